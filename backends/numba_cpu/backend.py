@@ -1,0 +1,5 @@
+from blocksim.backend import Backend
+
+
+class NumbaBackend(Backend):
+    pass

@@ -1,0 +1,41 @@
+"""blocksim: exact simulation, gradients and fitting of LIF and ALIF neurons in blocks of time, from NumPy arrays.
+
+>>> import numpy as np
+>>> import blocksim
+>>> neuron = blocksim.ALIF.from_ms(tau_mem=20, tau_adapt=200, adaptation=0.2, refractory=4, dt=0.1)
+>>> run = blocksim.simulate(blocksim.Layer(neuron), np.full((1000, 1), 0.02), backend="numpy")
+>>> int(run.spikes.sum())
+6
+"""
+
+from blocksim.backend import Backend, BackendEntry, available_backends, get_backend
+from blocksim.errors import ArgumentError, BlocksimError, FileError, MissingLibraryError
+from blocksim.events import Events
+from blocksim.layer import Layer
+from blocksim.neurons import ALIF, LIF
+from blocksim.simulation import Gradients, Run, simulate
+from blocksim.state import State, StateGradient
+from blocksim.surrogates import Surrogate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALIF",
+    "LIF",
+    "ArgumentError",
+    "Backend",
+    "BackendEntry",
+    "BlocksimError",
+    "Events",
+    "FileError",
+    "Gradients",
+    "Layer",
+    "MissingLibraryError",
+    "Run",
+    "State",
+    "StateGradient",
+    "Surrogate",
+    "available_backends",
+    "get_backend",
+    "simulate",
+]

@@ -1,0 +1,232 @@
+"""The Backend that the core is written against, and how backends are found.
+
+Owns the interface and the registry. A backend is a class of seven small methods; `layer_forward` and `layer_adjoint`
+compose them into whole runs and may be replaced by fused ones, which tests hold equal to the composed ones. Backends
+register through the entry-point group ``blocksim.backends``, ours and other people's alike; the core imports none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import numpy as np
+
+from blocksim import blocks
+from blocksim.arrays import (
+    AdjointCarry,
+    AdjointResult,
+    AdjointRule,
+    Array,
+    BlockOutputs,
+    Carry,
+    ForwardResult,
+    Input,
+    LayerArrays,
+    ParameterSums,
+    Plan,
+    Tape,
+)
+from blocksim.errors import ArgumentError, MissingLibraryError
+from blocksim.events import Events
+
+GROUP = "blocksim.backends"
+# what backend="auto" tries, fastest first
+PREFERENCE = ("cupy", "numba", "numpy")
+
+
+class Backend(ABC):
+    """One way to compute. Arrays that methods take and return are the backend's own, C-contiguous or views of such.
+
+    Methods check nothing: `blocksim.simulate` has. IN arrays are never written to.
+    """
+
+    name: str
+
+    @abstractmethod
+    def asarray(self, array: np.ndarray, dtype: Any = None) -> Array:
+        """The backend's array with these values, C-contiguous; the same memory where that is possible."""
+
+    @abstractmethod
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """The NumPy array with these values."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A new array, uninitialised."""
+
+    @abstractmethod
+    def projection(self, x: Input, weights: Array, out: Array) -> None:
+        """Add x @ weights to `out`: the first and the last term of (2).
+
+        Rows of spikes (events, or bool arrays) are added to `out` one at a time in ascending order of the input, so
+        that every backend gives the same bits; real-valued input is a matrix product.
+
+        Parameters: x IN (B, T, K); weights IN (K, N); out INOUT (B, T, N).
+        """
+
+    @abstractmethod
+    def projection_adjoint(self, x: Input, grad_current: Array) -> Array:
+        """Sum over samples and steps of x^T grad_current, equation (11), in an order fixed by the shapes alone.
+
+        Parameters: x IN (B, T, K); grad_current IN (B, T, N). Returns (K, N).
+        """
+
+    @abstractmethod
+    def block_forward(self, current: Array, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
+        """Compute one block, equations (1) and (3)-(6).
+
+        Parameters: current IN (B, L, N); carry IN; out OUT. Returns what the next block is handed.
+        """
+
+    @abstractmethod
+    def block_adjoint(
+        self,
+        voltage: Array,
+        spikes: Array,
+        start: Carry,
+        layer: LayerArrays,
+        rule: AdjointRule,
+        grad_spikes: Array,
+        grad_voltage: Array | None,
+        grad_carry: AdjointCarry,
+        grad_current: Array,
+        sums: ParameterSums,
+    ) -> AdjointCarry:
+        """Differentiate one block, equations (7)-(10), (12) and the first of (11).
+
+        Parameters: voltage IN (B, L, N), from the tape; spikes IN (B, L, N); start IN, what the block was handed;
+        grad_spikes IN (B, L, N), with the recurrent term of (7) already in it; grad_voltage IN (B, L, N) or None;
+        grad_carry IN, from the later block; grad_current OUT (B, L, N); sums INOUT. Returns what the earlier block
+        is handed.
+        """
+
+    def events(self, x: np.ndarray) -> Events:
+        """The events of an array of spike counts (B, T, K); a backend may replace it by a faster one."""
+        return Events.from_dense(x)
+
+    def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
+        """Simulate a whole layer; composed of the methods above unless a backend replaces it."""
+        return blocks.forward(self, layer, x, carry, history, plan)
+
+    def layer_adjoint(
+        self,
+        layer: LayerArrays,
+        x: Input,
+        tape: Tape,
+        rule: AdjointRule,
+        grad_spikes: Array | None,
+        grad_voltage: Array | None,
+        grad_carry: AdjointCarry,
+        grad_history: Array,
+    ) -> AdjointResult:
+        """Differentiate a whole layer; composed of the methods above unless a backend replaces it."""
+        return blocks.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """What an entry point of the group ``blocksim.backends`` names: enough to say if the backend is ready.
+
+    Attributes
+    ----------
+    module, attribute : str
+        Where the `Backend` class is; imported only when the backend is used.
+    requires : tuple of str
+        Import names of the libraries it needs.
+    install : str
+        Command that installs them.
+    """
+
+    module: str
+    attribute: str
+    requires: tuple[str, ...]
+    install: str
+
+    def missing(self) -> list[str]:
+        """The required libraries that are not installed; found without importing them."""
+        return [name for name in self.requires if importlib.util.find_spec(name) is None]
+
+
+@cache
+def _registered() -> dict[str, EntryPoint]:
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+@cache
+def _load(name: str) -> Backend:
+    entry: BackendEntry = _registered()[name].load()
+    missing = entry.missing()
+    if missing:
+        raise MissingLibraryError(
+            f"backend {name!r}: expected the library {', '.join(missing)}, which is not installed; "
+            f"install it with: {entry.install}"
+        )
+    try:
+        backend: Backend = getattr(importlib.import_module(entry.module), entry.attribute)()
+    except ImportError as error:
+        raise MissingLibraryError(
+            f"backend {name!r}: importing it failed: {error}; install it with: {entry.install}"
+        ) from error
+    return backend
+
+
+def get_backend(backend: Any) -> Backend:
+    """Return the backend of that name, ``"auto"`` for the fastest that is ready, or a `Backend` object itself.
+
+    Nothing falls back silently: a backend that is not ready raises `MissingLibraryError` naming what to install, an
+    unknown name raises `ArgumentError` listing the names.
+
+    Examples
+    --------
+    >>> from blocksim import get_backend
+    >>> get_backend("numpy").name
+    'numpy'
+    """
+    if isinstance(backend, Backend):
+        return backend
+    registered = _registered()
+    if not registered:
+        raise MissingLibraryError(
+            "backends: expected entry points of the group 'blocksim.backends'; found none, so blocksim is not "
+            "installed (python -m pip install .)"
+        )
+    if backend == "auto":
+        ready = available_backends()
+        return _load(next(name for name in (*PREFERENCE, *ready) if ready.get(name) == "ready"))
+    if not isinstance(backend, str) or backend not in registered:
+        raise ArgumentError(
+            f"backend: expected one of {', '.join(map(repr, [*registered, 'auto']))}, or a blocksim.Backend object; "
+            f"found {backend!r}"
+        )
+    return _load(backend)
+
+
+def available_backends() -> dict[str, str]:
+    """Every registered backend by name: ``"ready"``, or why it is not and what to install.
+
+    Examples
+    --------
+    >>> import blocksim
+    >>> blocksim.available_backends()["numpy"]
+    'ready'
+    """
+    status = {}
+    for name in _registered():
+        try:
+            _load(name)
+            status[name] = "ready"
+        except MissingLibraryError as error:
+            status[name] = str(error).removeprefix(f"backend {name!r}: ")
+    return status
+
+
+def default_backend() -> str:
+    """The environment variable BLOCKSIM_BACKEND, or ``"numba"``; used by the command line."""
+    return os.environ.get("BLOCKSIM_BACKEND") or "numba"

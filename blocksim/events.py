@@ -1,0 +1,249 @@
+"""Spike events as a compressed sparse row structure: what event-driven kernels read.
+
+Owns the `Events` type and its constructors. A row is one time step of one sample; it lists the inputs that spike then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from blocksim.errors import ArgumentError
+from blocksim.validation import found, frozen, real_array, whole
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Spikes of a batch of samples, stored as the indices of the inputs that spike.
+
+    Parameters
+    ----------
+    indptr : (batch * time + 1,) int64 array
+        Row r = sample * time + step holds the events indices[indptr[r]:indptr[r + 1]].
+    indices : (events,) int32 array
+        Inputs, ascending within a row. An input named twice in a row spikes twice in that step.
+    shape : (batch, time, K)
+        Shape of the dense array the events stand for.
+
+    Raises
+    ------
+    ArgumentError
+        The three do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim import Events
+    >>> events = Events.from_dense(np.array([[0, 1, 1], [0, 0, 0]]))
+    >>> events.indices, events.shape
+    (array([1, 2], dtype=int32), (1, 2, 3))
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        try:
+            batch, time, inputs = self.shape
+        except (TypeError, ValueError):
+            raise ArgumentError(f"shape: expected (batch, time, K); found {found(self.shape)}") from None
+        shape = (whole("shape: batch", batch, 1), whole("shape: time", time, 1), whole("shape: K", inputs, 1))
+        if shape[2] > np.iinfo(np.int32).max:
+            raise ArgumentError(f"shape: expected at most 2**31 - 1 inputs; found {shape[2]}")
+        indptr, indices = real_array("indptr", self.indptr), real_array("indices", self.indices)
+        for name, array in (("indptr", indptr), ("indices", indices)):
+            if array.dtype.kind not in "iu" or array.ndim != 1:
+                raise ArgumentError(f"{name}: expected a one-dimensional integer array; found {found(array)}")
+        rows = shape[0] * shape[1]
+        if len(indptr) != rows + 1:
+            raise ArgumentError(f"indptr: expected batch * time + 1 = {rows + 1} entries; found {len(indptr)}")
+        if indptr[0] != 0 or indptr[-1] != len(indices) or (indptr[1:] < indptr[:-1]).any():
+            raise ArgumentError(
+                f"indptr: expected an ascending array from 0 to the number of events, {len(indices)}; found one "
+                f"from {indptr[0]} to {indptr[-1]}" + (", not ascending" if (indptr[1:] < indptr[:-1]).any() else "")
+            )
+        if len(indices) and not 0 <= indices.min() <= indices.max() < shape[2]:
+            worst = indices.min() if indices.min() < 0 else indices.max()
+            raise ArgumentError(f"indices: expected inputs from 0 to {shape[2] - 1}; found {worst}")
+        indptr = indptr.astype(np.int64, copy=False)
+        indices = indices.astype(np.int32, copy=False)
+        descents = indices[1:] < indices[:-1]
+        if descents.any():
+            descents[indptr[1:-1][(indptr[1:-1] > 0) & (indptr[1:-1] < len(indices))] - 1] = False
+            if descents.any():
+                row_of = np.repeat(np.arange(rows), np.diff(indptr))
+                indices = indices[np.lexsort((indices, row_of))]
+        for name, value in (("indptr", indptr), ("indices", indices), ("shape", shape)):
+            object.__setattr__(self, name, frozen(value.view()) if isinstance(value, np.ndarray) else value)
+
+    def __repr__(self) -> str:
+        return f"Events({len(self.indices)} events, shape={self.shape}, density={self.density:.3g})"
+
+    @property
+    def density(self) -> float:
+        """Events per input and step."""
+        return len(self.indices) / float(np.prod(self.shape, dtype=np.float64))
+
+    @classmethod
+    def from_dense(cls, x: np.ndarray) -> Self:
+        """Make events from an array of spike counts.
+
+        Parameters
+        ----------
+        x : (time, K) or (batch, time, K) array of bool, or of whole numbers >= 0 in any integer or float dtype
+            Number of spikes of each input in each step.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim import Events
+        >>> Events.from_dense(np.eye(3, dtype=bool)[None])
+        Events(3 events, shape=(1, 3, 3), density=0.333)
+        """
+        x = real_array("x", x)
+        if x.ndim == 2:
+            x = x[None]
+        if x.ndim != 3 or 0 in x.shape:
+            raise ArgumentError(f"x: expected a non-empty array of shape (batch, time, K); found {found(x)}")
+        batch, time, inputs = x.shape
+        flat = x.reshape(batch * time, inputs)
+        rows, columns = np.nonzero(flat)
+        if x.dtype != np.bool_:
+            counts = flat[rows, columns]
+            if (counts < 0).any() or (counts.dtype.kind == "f" and (counts != np.floor(counts)).any()):
+                bad = counts[(counts < 0) | (counts != np.floor(counts))][0]
+                raise ArgumentError(f"x: expected spike counts, whole numbers of 0 or more; found {bad}")
+            if (counts > 1).any():
+                repeats = counts.astype(np.int64)
+                rows, columns = np.repeat(rows, repeats), np.repeat(columns, repeats)
+        return cls(_row_starts(rows, batch * time), columns.astype(np.int32), (batch, time, inputs))
+
+    @classmethod
+    def from_lists(
+        cls,
+        times: Sequence[Any],
+        units: Sequence[Any],
+        *,
+        channels: int,
+        dt: float = 1.0,
+        steps: int | None = None,
+    ) -> Self:
+        """Make events from spike times and the inputs they arrive on, one pair of arrays a sample.
+
+        Parameters
+        ----------
+        times : sequence of (events,) arrays
+            Spike times of each sample in ms, in any order. A time t falls into step floor(t / dt); a time within
+            1e-6 steps below an edge counts as on it, so that 0.3 ms at dt = 0.1 ms is step 3.
+        units : sequence of (events,) integer arrays
+            Input of each spike, 0 .. channels - 1.
+        channels : int
+            Number of inputs K.
+        dt : float
+            Length of a step in ms.
+        steps : int or None
+            Number of steps; None: as many as the latest spike of the batch needs.
+
+        Raises
+        ------
+        ArgumentError
+            Lists of different lengths, a spike before 0 or after the last step, an input out of range.
+
+        Examples
+        --------
+        >>> from blocksim import Events
+        >>> Events.from_lists([[0.3, 1.2], [0.0]], [[0, 1], [1]], channels=2, dt=0.5)
+        Events(3 events, shape=(2, 3, 2), density=0.25)
+        """
+        channels = whole("channels", channels, 1)
+        if not np.isscalar(dt) or not 0 < float(dt) < np.inf:  # type: ignore[arg-type]
+            raise ArgumentError(f"dt: expected a step in ms above 0; found {found(dt)}")
+        if len(times) != len(units) or not len(times):
+            raise ArgumentError(
+                f"times, units: expected one array of each for every sample; found {len(times)} and {len(units)}"
+            )
+        bins, inputs = [], []
+        for sample, (when, which) in enumerate(zip(times, units, strict=True)):
+            when, which = np.asarray(when, dtype=np.float64), np.asarray(which)
+            if when.ndim != 1 or when.shape != which.shape:
+                raise ArgumentError(
+                    f"times, units: expected arrays of the same length for sample {sample}; "
+                    f"found shapes {when.shape} and {which.shape}"
+                )
+            if which.size and which.dtype.kind not in "iu":
+                raise ArgumentError(f"units: expected integers for sample {sample}; found dtype {which.dtype}")
+            if not np.isfinite(when).all():
+                raise ArgumentError(f"times: expected finite times in ms for sample {sample}; found NaN or infinity")
+            if which.size and not 0 <= which.min() <= which.max() < channels:
+                worst = which.min() if which.min() < 0 else which.max()
+                raise ArgumentError(f"units: expected inputs 0 to {channels - 1} for sample {sample}; found {worst}")
+            bins.append(np.floor(when / dt + 1e-6).astype(np.int64))
+            inputs.append(which.astype(np.int32))
+        last = max((int(b.max()) for b in bins if b.size), default=0)
+        total = last + 1 if steps is None else whole("steps", steps, 1)
+        for sample, when in enumerate(bins):
+            if when.size and not 0 <= when.min() <= when.max() < total:
+                worst = when.min() if when.min() < 0 else when.max()
+                raise ArgumentError(
+                    f"times: expected times from 0 to below {total * dt:g} ms ({total} steps) for sample {sample}; "
+                    f"found one in step {worst}"
+                )
+        rows = np.concatenate([sample * total + when for sample, when in enumerate(bins)])
+        columns = np.concatenate(inputs)
+        order = np.lexsort((columns, rows))
+        return cls(_row_starts(rows[order], len(times) * total), columns[order], (len(times), total, channels))
+
+    @classmethod
+    def from_csr(cls, matrix: Any, batch: int) -> Self:
+        """Make events from a SciPy CSR array of shape (batch * time, K) that holds spike counts."""
+        batch = whole("batch_size", batch, 1)
+        rows, inputs = matrix.shape
+        if rows % batch:
+            raise ArgumentError(
+                f"batch_size: expected a divisor of the {rows} rows (batch * time) of the CSR array; found {batch}"
+            )
+        data = np.asarray(matrix.data)
+        indptr, indices = np.asarray(matrix.indptr), np.asarray(matrix.indices)
+        if data.size and not (data == 1).all():
+            if data.dtype.kind not in "biuf" or not (np.isfinite(data) & (data >= 0) & (data == np.floor(data))).all():
+                raise ArgumentError(
+                    "x: expected a CSR array of spike counts, whole numbers of 0 or more; found other values "
+                    "(real-valued input: pass x.toarray() reshaped to (batch, time, K))"
+                )
+            counts = data.astype(np.int64)
+            row_of = np.repeat(np.repeat(np.arange(rows), np.diff(indptr)), counts)
+            indptr, indices = _row_starts(row_of, rows), np.repeat(indices, counts)
+        return cls(indptr, indices, (batch, rows // batch, inputs))
+
+    def to_dense(self, dtype: Any = np.uint8) -> np.ndarray:
+        """The (batch, time, K) array of spike counts these events stand for."""
+        batch, time, inputs = self.shape
+        row_of = np.repeat(np.arange(batch * time), np.diff(self.indptr))
+        dense = np.zeros((batch * time, inputs), dtype=dtype)
+        np.add.at(dense, (row_of, self.indices), 1)
+        return dense.reshape(self.shape)
+
+    def __getitem__(self, steps: slice) -> Events:
+        """The events of a stretch of time, ``events[start:stop]``: as a dense array's ``x[:, start:stop]``."""
+        if not isinstance(steps, slice) or steps.step not in (None, 1):
+            raise ArgumentError(f"events[...]: expected a slice of steps, events[start:stop]; found {found(steps)}")
+        batch, time, inputs = self.shape
+        start, stop, _ = steps.indices(time)
+        if stop <= start:
+            raise ArgumentError(f"events[...]: expected at least one step; found {start}:{stop} of {time}")
+        edges = self.indptr[:-1].reshape(batch, time)[:, start]
+        ends = self.indptr[1:].reshape(batch, time)[:, stop - 1]
+        indices = np.concatenate([self.indices[a:b] for a, b in zip(edges, ends, strict=True)])
+        counts = np.diff(self.indptr).reshape(batch, time)[:, start:stop].ravel()
+        return Events(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
+
+
+def _row_starts(rows: np.ndarray, total: int) -> np.ndarray:
+    """Offsets of each of `total` rows in a sorted array of row numbers."""
+    starts = np.zeros(total + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=total), out=starts[1:])
+    return starts

@@ -1,0 +1,108 @@
+"""Input of a layer: what a caller may pass as x, checked, and the form in which kernels read it.
+
+Owns the choice between event-driven and dense projection, and the choice of the computing precision.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from blocksim.backend import Backend
+from blocksim.errors import ArgumentError
+from blocksim.events import Events
+from blocksim.layer import Layer
+from blocksim.validation import finite, found, real_array
+
+# Spikes denser than this go through a matrix product: docs/performance.md, "Events or dense".
+EVENT_DENSITY = 0.25
+
+
+def read_input(x: Any, layer: Layer, batch_size: int | None) -> tuple[np.ndarray | Events, bool]:
+    """Check x against a layer; return it as an array (B, T, K) or events, and whether it had a batch axis."""
+    if _is_csr(x):
+        if batch_size is None:
+            raise ArgumentError(
+                f"batch_size: expected the number of samples in the CSR array of shape {x.shape}, which holds "
+                "(batch * time, K); found None"
+            )
+        x = Events.from_csr(x, batch_size)
+    elif batch_size is not None:
+        raise ArgumentError("batch_size: expected None unless x is a SciPy CSR array; found " + repr(batch_size))
+    if isinstance(x, Events):
+        batched = True
+    else:
+        x = real_array("x", x)
+        if x.ndim not in (2, 3) or 0 in x.shape:
+            raise ArgumentError(
+                f"x: expected a non-empty array of shape (time, {layer.inputs or 'K'}) or "
+                f"(batch, time, {layer.inputs or 'K'}); found {found(x)}"
+            )
+        batched = x.ndim == 3
+        x = x if batched else x[None]
+    columns = x.shape[2]
+    if layer.weights is not None and columns != layer.inputs:
+        raise ArgumentError(
+            f"x: expected {layer.inputs} inputs in its last axis, one a row of the weights; found {columns}"
+        )
+    if layer.weights is None and layer.size is not None and columns not in (1, layer.size):
+        raise ArgumentError(
+            f"x: expected a current for each of {layer.size} neurons, or one for all, in its last axis (the layer has "
+            f"no weights); found {columns}"
+        )
+    return x, batched
+
+
+def computing_dtype(x: np.ndarray | Events, layer: Layer) -> np.dtype[Any]:
+    """float32 or float64: NumPy's promotion of the floating arrays among x and the layer's; float64 if there is none.
+
+    Bool and integer arrays, events and plain numbers carry no precision and do not take part.
+    """
+    dtypes = layer.floating_dtypes()
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+        dtypes.append(x.dtype)
+    if not dtypes:
+        return np.dtype(np.float64)
+    return np.result_type(np.float32, *dtypes)
+
+
+def prepare(x: np.ndarray | Events, layer: Layer, backend: Backend, dtype: np.dtype[Any]) -> np.ndarray | Events:
+    """The form a backend computes with: events where x is sparse spikes, else real numbers of the computing dtype.
+
+    Raises `ArgumentError` if x holds NaN or infinity.
+    """
+    if isinstance(x, np.ndarray) and layer.weights is not None and _sparse_spikes(x):
+        return backend.events(x)
+    if isinstance(x, Events):
+        return x if layer.weights is not None else x.to_dense(dtype)
+    finite("x", x)
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(x, dtype=dtype)
+    if converted.dtype != x.dtype and x.dtype.kind == "f":
+        finite("x (as float32)", converted)
+    return converted
+
+
+def _sparse_spikes(x: np.ndarray) -> bool:
+    """Whether x holds spike counts, few enough for event-driven projection.
+
+    Floating input is looked at in slices, and no further than the first that holds anything but whole numbers.
+    """
+    if x.dtype == np.bool_:
+        return np.count_nonzero(x) <= EVENT_DENSITY * x.size
+    if x.dtype.kind in "iu":
+        return bool(x.min() >= 0 and x.sum(dtype=np.float64) <= EVENT_DENSITY * x.size)
+    total = 0.0
+    for sample in x:
+        for start in range(0, len(sample), 64):
+            part = sample[start : start + 64]
+            if not ((part == 0) | (part == 1)).all():
+                return False
+            total += float(np.count_nonzero(part))
+    return total <= EVENT_DENSITY * x.size
+
+
+def _is_csr(x: Any) -> bool:
+    """Whether x is a SciPy CSR array or matrix, told without importing SciPy."""
+    return getattr(x, "format", None) == "csr" and hasattr(x, "indptr") and hasattr(x, "indices")

@@ -1,0 +1,52 @@
+"""The state a layer carries from one stretch of time to the next, and the gradient with respect to it.
+
+Owns the definition of "everything the future depends on": hand `run.state` to the next `simulate` and the two runs
+equal one long run, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Everything the future of a layer depends on, after the last step that was simulated.
+
+    Attributes
+    ----------
+    voltage : (batch, N) float array
+        V (1 - S) of the last step: the potential that the next step decays from, zero after a spike.
+    adaptation : (batch, N) float array
+        Adaptation a of the next step.
+    refractory : (batch, N) int32 array
+        Steps for which each neuron is still refractory.
+    spikes : (batch, D, N) bool array
+        Spikes of the last D steps, oldest first, D the recurrent latency; D = 0 without recurrence.
+    """
+
+    voltage: np.ndarray
+    adaptation: np.ndarray
+    refractory: np.ndarray
+    spikes: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class StateGradient:
+    """dLoss/d(state), equation (13): the gradient into, or out of, a carried `State`.
+
+    Attributes
+    ----------
+    voltage : (batch, N) float array
+        dLoss/d(state.voltage).
+    adaptation : (batch, N) float array
+        dLoss/d(state.adaptation).
+    spikes : (batch, D, N) float array
+        dLoss/d(state.spikes), through recurrence.
+    """
+
+    voltage: np.ndarray
+    adaptation: np.ndarray
+    spikes: np.ndarray

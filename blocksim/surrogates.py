@@ -1,0 +1,179 @@
+r"""Surrogate derivatives sigma'(m) of the spike's step function, at m = V - theta, for the adjoint, equation (8).
+
+Owns their formulas, scales and names. Compiled kernels hold a copy each, chosen by `kind` and fed with `scales`; tests
+hold every copy to the formulas here.
+
+| name | sigma'(m) | scale |
+|---|---|---|
+| fast_sigmoid | 1 / (1 + k abs(m))^2 | k = 10 |
+| superspike | the same | k = 25 |
+| box_car | 1 on (-w/2, w/2] | w = 1 |
+| multi_gaussian | gamma [(1+h) N(m; 0, s) - h N(m; s, 6s) - h N(m; -s, 6s)] | s = 1/2, h = 0.15, gamma = 1/2 |
+| arctan | (k/2) / (1 + (pi k m / 2)^2) | k = 2 |
+| sigmoid | k q (1 - q), q = 1 / (1 + exp(-k m)) | k = 4 |
+| triangle | gamma max(0, 1 - abs(m)) | gamma = 0.3 |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from blocksim.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A surrogate derivative; an instance carries its scale and is called with m = V - theta.
+
+    Subclasses hold their formula in `__call__` and a number, `kind`, that compiled kernels choose their copy by.
+
+    Raises
+    ------
+    ArgumentError
+        A scale is not a finite number, or a width or slope is not above 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.surrogates import FastSigmoid
+    >>> FastSigmoid(k=10)(np.array([0.0, 0.1]))
+    array([1.  , 0.25])
+    """
+
+    kind: ClassVar[int] = -1
+    # fields that only scale the height may be 0 or negative; all others are slopes and widths
+    heights: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            name = f"{type(self).__name__}.{field.name}"
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+                raise ArgumentError(f"{name}: expected a finite number; found {value!r}")
+            if field.name not in self.heights and value <= 0:
+                raise ArgumentError(f"{name}: expected a number above 0; found {value!r}")
+            object.__setattr__(self, field.name, float(value))
+
+    @property
+    def scales(self) -> tuple[float, float, float]:
+        """The scales in the order of the fields, padded with zeros: what kernels are given."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        first, second, third = (values + [0.0, 0.0, 0.0])[:3]
+        return first, second, third
+
+    def __call__(self, m: np.ndarray) -> np.ndarray:
+        """sigma'(m) for an array m = V - theta of any shape, in its dtype."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FastSigmoid(Surrogate):
+    """1 / (1 + k abs(m))^2 (Zenke and Ganguli 2018; Taylor et al. 2023 with k = 10)."""
+
+    k: float = 10.0
+    kind: ClassVar[int] = 0
+
+    def __call__(self, m: np.ndarray) -> np.ndarray:
+        """sigma'(m)."""
+        return 1 / (1 + self.k * np.abs(m)) ** 2
+
+
+@dataclass(frozen=True)
+class BoxCar(Surrogate):
+    """1 on (-width/2, width/2], else 0 (Kaiser, Mostafa, Neftci 2020)."""
+
+    width: float = 1.0
+    kind: ClassVar[int] = 1
+
+    def __call__(self, m: np.ndarray) -> np.ndarray:
+        """sigma'(m)."""
+        return ((m > -self.width / 2) & (m <= self.width / 2)).astype(m.dtype)
+
+
+@dataclass(frozen=True)
+class MultiGaussian(Surrogate):
+    """gamma [(1+h) N(m; 0, s) - h N(m; s, 6s) - h N(m; -s, 6s)], N the normal density (Yin, Corradi, Bohte 2021)."""
+
+    s: float = 0.5
+    h: float = 0.15
+    gamma: float = 0.5
+    kind: ClassVar[int] = 2
+    heights: ClassVar[tuple[str, ...]] = ("h", "gamma")
+
+    def __call__(self, m: np.ndarray) -> np.ndarray:
+        """sigma'(m)."""
+        s, h = self.s, self.h
+        return self.gamma * ((1 + h) * _normal(m, 0.0, s) - h * _normal(m, s, 6 * s) - h * _normal(m, -s, 6 * s))
+
+
+@dataclass(frozen=True)
+class Arctan(Surrogate):
+    """(k/2) / (1 + (pi k m / 2)^2) (Fang et al. 2021)."""
+
+    k: float = 2.0
+    kind: ClassVar[int] = 3
+
+    def __call__(self, m: np.ndarray) -> np.ndarray:
+        """sigma'(m)."""
+        return self.k / 2 / (1 + (math.pi * self.k / 2 * m) ** 2)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Surrogate):
+    """k q (1 - q) with q = 1 / (1 + exp(-k m)), the derivative of the logistic function."""
+
+    k: float = 4.0
+    kind: ClassVar[int] = 4
+
+    def __call__(self, m: np.ndarray) -> np.ndarray:
+        """sigma'(m), written with exp(-k abs(m)), which cannot overflow (the function is even)."""
+        e = np.exp(-self.k * np.abs(m))
+        return self.k * e / (1 + e) ** 2
+
+
+@dataclass(frozen=True)
+class Triangle(Surrogate):
+    """gamma max(0, 1 - abs(m)) (Bellec et al. 2018)."""
+
+    gamma: float = 0.3
+    kind: ClassVar[int] = 5
+    heights: ClassVar[tuple[str, ...]] = ("gamma",)
+
+    def __call__(self, m: np.ndarray) -> np.ndarray:
+        """sigma'(m)."""
+        return self.gamma * np.maximum(0, 1 - np.abs(m))
+
+
+def _normal(m: np.ndarray, mean: float, sd: float) -> np.ndarray:
+    return np.exp(-0.5 * ((m - mean) / sd) ** 2) / (sd * math.sqrt(2 * math.pi))
+
+
+SURROGATES: dict[str, Callable[[], Surrogate]] = {
+    "fast_sigmoid": FastSigmoid,
+    "box_car": BoxCar,
+    "multi_gaussian": MultiGaussian,
+    "arctan": Arctan,
+    "sigmoid": Sigmoid,
+    "triangle": Triangle,
+    "superspike": lambda: FastSigmoid(k=25.0),
+}
+
+
+def get_surrogate(surrogate: Any) -> Surrogate:
+    """Return the surrogate of that name with its default scale, or the `Surrogate` object itself.
+
+    Raises `ArgumentError` listing the names for anything else.
+    """
+    if isinstance(surrogate, Surrogate):
+        return surrogate
+    if isinstance(surrogate, str) and surrogate in SURROGATES:
+        return SURROGATES[surrogate]()
+    raise ArgumentError(
+        f"surrogate: expected one of {', '.join(map(repr, SURROGATES))}, or a blocksim.surrogates object that carries "
+        f"its scale, such as FastSigmoid(k=25); found {surrogate!r}"
+    )

@@ -1,0 +1,112 @@
+"""Checks shared by the public functions: each raises `ArgumentError` naming the argument, expected and found.
+
+Owns the wording of these messages. Kernels check nothing; whatever reaches them has passed through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from blocksim.errors import ArgumentError
+
+
+def found(value: Any) -> str:
+    """Short description of a value for an error message: shape and dtype of an array, else its repr, cut short."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def choice(argument: str, value: Any, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`, else raise and list them."""
+    names = list(choices)
+    if isinstance(value, str) and value in names:
+        return value
+    raise ArgumentError(f"{argument}: expected one of {', '.join(map(repr, names))}; found {value!r}")
+
+
+def choices(argument: str, value: Any, allowed: Iterable[str]) -> tuple[str, ...]:
+    """Return `value`, a sequence of names (or one name), as a tuple of names out of `allowed`, each once."""
+    names = list(allowed)
+    given = (value,) if isinstance(value, str) else value
+    try:
+        items = tuple(given)
+    except TypeError:
+        items = (given,)
+    for item in items:
+        if item not in names:
+            raise ArgumentError(
+                f"{argument}: expected a tuple of names out of {', '.join(map(repr, names))}; found {value!r}"
+            )
+    return tuple(name for name in names if name in items)
+
+
+def whole(argument: str, value: Any, minimum: int) -> int:
+    """Return `value` as an int if it is a whole number of at least `minimum`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < minimum:
+        raise ArgumentError(f"{argument}: expected a whole number of at least {minimum}; found {found(value)}")
+    return int(value)
+
+
+def real_array(argument: str, value: Any) -> np.ndarray:
+    """Return `value` as a NumPy array of real numbers (bool, integer, float32 or float64), or raise."""
+    if isinstance(value, (list, tuple)) or np.isscalar(value):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray):
+        raise ArgumentError(
+            f"{argument}: expected a NumPy array or a number; found {type(value).__name__} "
+            "(convert it with numpy.asarray first)"
+        )
+    if value.dtype.kind not in "biuf":
+        raise ArgumentError(f"{argument}: expected real numbers; found {found(value)}")
+    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
+        raise ArgumentError(f"{argument}: expected float64 at most; found {found(value)} (use astype(numpy.float64))")
+    return value
+
+
+def finite(argument: str, value: np.ndarray) -> None:
+    """Raise if the array holds NaN or infinity, naming the first place.
+
+    One reduction, at memory speed: a sum is finite unless an element is not, or it overflows, and only then is every
+    element looked at.
+    """
+    if value.dtype.kind != "f":
+        return
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.sum(value)):
+            return
+    bad = ~np.isfinite(value)
+    if bad.any():
+        where = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), value.shape))
+        place = f" at index {where}" if where else ""
+        raise ArgumentError(
+            f"{argument}: expected finite numbers; found {value[where]}{place} ({int(bad.sum())} of {value.size} values)"
+        )
+
+
+def parameter(argument: str, value: Any, expected: str, valid: Callable[[np.ndarray], Any]) -> float | np.ndarray:
+    """Return a neuron parameter as a float or a read-only (N,) array of its own, in range according to `valid`.
+
+    An array keeps its floating dtype; integers become float64. `expected` words the range for the message.
+    """
+    array = real_array(argument, value)
+    if array.ndim > 1:
+        raise ArgumentError(f"{argument}: expected a number or an array of shape (neurons,); found {found(array)}")
+    finite(argument, array)
+    ok = np.asarray(valid(array))
+    if not ok.all():
+        worst = array if not array.ndim else array[int(np.argmin(ok))]
+        raise ArgumentError(f"{argument}: expected {expected}; found {worst}")
+    if array.ndim == 0:
+        return float(array)
+    return frozen(array.astype(np.float64 if array.dtype.kind != "f" else array.dtype, copy=True))
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    """Mark an array of our own read-only and return it."""
+    array.flags.writeable = False
+    return array
