@@ -105,12 +105,13 @@ class AdjointCarry:
 
 @dataclass(frozen=True)
 class ParameterSums:
-    """INOUT: sums over time of equation (12), added to block by block in float64 whatever the dtype."""
+    """INOUT: sums over time of equations (11) and (12), added to block by block in float64 whatever the dtype."""
 
     beta: Array  # (B, N) float64
     p: Array  # (B, N) float64
     b: Array  # (B, N) float64
     theta: Array  # (B, N) float64
+    bias: Array  # (B, N) float64
 
 
 @dataclass(frozen=True)

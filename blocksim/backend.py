@@ -34,7 +34,7 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.errors import ArgumentError, MissingLibraryError
-from blocksim.events import Events
+from blocksim.events import Events, is_sparse_counts
 
 GROUP = "blocksim.backends"
 # what backend="auto" tries, fastest first
@@ -107,9 +107,12 @@ class Backend(ABC):
         is handed.
         """
 
-    def events(self, x: np.ndarray) -> Events:
-        """The events of an array of spike counts (B, T, K); a backend may replace it by a faster one."""
-        return Events.from_dense(x)
+    def events(self, x: np.ndarray, density: float) -> Events | None:
+        """The events of spike counts x (B, T, K); None if x holds anything else, or more than `density` an element.
+
+        A backend may replace it by a faster one.
+        """
+        return Events.from_dense(x) if is_sparse_counts(x, density) else None
 
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
         """Simulate a whole layer; composed of the methods above unless a backend replaces it."""

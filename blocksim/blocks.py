@@ -121,8 +121,8 @@ def adjoint(
     batch, steps, neurons = tape.spikes.shape
     latency = tape.history.shape[1]
     grad_current = backend.empty((batch, steps, neurons), dtype)
-    sums = ParameterSums(*(backend.empty((batch, neurons), np.float64) for _ in range(4)))
-    for total in (sums.beta, sums.p, sums.b, sums.theta):
+    sums = ParameterSums(*(backend.empty((batch, neurons), np.float64) for _ in range(5)))
+    for total in (sums.beta, sums.p, sums.b, sums.theta, sums.bias):
         total[...] = 0
 
     def add_recurrent(grad: Array, start: int, stop: int) -> None:

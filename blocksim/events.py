@@ -219,6 +219,14 @@ class Events:
             indptr, indices = _row_starts(row_of, rows), np.repeat(indices, counts)
         return cls(indptr, indices, (batch, rows // batch, inputs))
 
+    @classmethod
+    def trusted(cls, indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) -> Self:
+        """Events from arrays that are known to be as the class describes: made by a kernel, say. Nothing is checked."""
+        events = object.__new__(cls)
+        for name, value in (("indptr", frozen(indptr.view())), ("indices", frozen(indices.view())), ("shape", shape)):
+            object.__setattr__(events, name, value)
+        return events
+
     def to_dense(self, dtype: Any = np.uint8) -> np.ndarray:
         """The (batch, time, K) array of spike counts these events stand for."""
         batch, time, inputs = self.shape
@@ -240,6 +248,27 @@ class Events:
         indices = np.concatenate([self.indices[a:b] for a, b in zip(edges, ends, strict=True)])
         counts = np.diff(self.indptr).reshape(batch, time)[:, start:stop].ravel()
         return Events(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
+
+
+def is_sparse_counts(x: np.ndarray, density: float) -> bool:
+    """Whether x holds spike counts, whole numbers >= 0, and at most `density` of them an element.
+
+    Floating input is looked at in slices, and no further than the first that holds anything else.
+    """
+    if x.dtype == np.bool_:
+        return bool(np.count_nonzero(x) <= density * x.size)
+    if x.dtype.kind in "iu":
+        return bool(x.min() >= 0 and x.sum(dtype=np.float64) <= density * x.size)
+    total = 0.0
+    for sample in x:
+        for start in range(0, len(sample), 64):
+            part = sample[start : start + 64]
+            if not ((part >= 0) & (part == np.floor(part))).all():
+                return False
+            total += float(part.sum(dtype=np.float64))
+            if total > density * x.size:
+                return False
+    return True
 
 
 def _row_starts(rows: np.ndarray, total: int) -> np.ndarray:

@@ -72,8 +72,10 @@ def prepare(x: np.ndarray | Events, layer: Layer, backend: Backend, dtype: np.dt
 
     Raises `ArgumentError` if x holds NaN or infinity.
     """
-    if isinstance(x, np.ndarray) and layer.weights is not None and _sparse_spikes(x):
-        return backend.events(x)
+    if isinstance(x, np.ndarray) and layer.weights is not None:
+        sparse = backend.events(x, EVENT_DENSITY)
+        if sparse is not None:
+            return sparse
     if isinstance(x, Events):
         return x if layer.weights is not None else x.to_dense(dtype)
     finite("x", x)
@@ -82,25 +84,6 @@ def prepare(x: np.ndarray | Events, layer: Layer, backend: Backend, dtype: np.dt
     if converted.dtype != x.dtype and x.dtype.kind == "f":
         finite("x (as float32)", converted)
     return converted
-
-
-def _sparse_spikes(x: np.ndarray) -> bool:
-    """Whether x holds spike counts, few enough for event-driven projection.
-
-    Floating input is looked at in slices, and no further than the first that holds anything but whole numbers.
-    """
-    if x.dtype == np.bool_:
-        return np.count_nonzero(x) <= EVENT_DENSITY * x.size
-    if x.dtype.kind in "iu":
-        return bool(x.min() >= 0 and x.sum(dtype=np.float64) <= EVENT_DENSITY * x.size)
-    total = 0.0
-    for sample in x:
-        for start in range(0, len(sample), 64):
-            part = sample[start : start + 64]
-            if not ((part == 0) | (part == 1)).all():
-                return False
-            total += float(np.count_nonzero(part))
-    return total <= EVENT_DENSITY * x.size
 
 
 def _is_csr(x: Any) -> bool:

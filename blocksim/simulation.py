@@ -26,6 +26,7 @@ METHODS = ("blocks", "standard")
 GRADIENTS = ("standard", "paper")
 DETACH = ("reset", "recurrent", "adaptation")
 RECORD = ("voltage", "threshold")
+NUMBERS = ("beta", "p", "b", "theta", "bias")  # what has one gradient a neuron
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,8 +204,7 @@ class _Context:
             backend.asarray(given["spikes"], dtype),
         )
         current = backend.to_numpy(result.current)
-        sums = {name: backend.to_numpy(getattr(result.sums, name)).sum(axis=0) for name in ("beta", "p", "b", "theta")}
-        sums["bias"] = current.sum(axis=(0, 1), dtype=np.float64)
+        sums = {name: backend.to_numpy(getattr(result.sums, name)).sum(axis=0) for name in NUMBERS}
         like = {**self.layer.neuron.parameters(), "bias": self.layer.bias}
 
         def shaped(name: str) -> Any:

@@ -1,5 +1,408 @@
+"""The Numba backend's host side: allocates what kernels write, chooses widths and how work is split, launches.
+
+Owns nothing of the model. The composed methods run the fused kernels on one block, so there is one kernel text for
+both; the tests hold the two ways of running it equal.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+from blocksim.arrays import (
+    AdjointCarry,
+    AdjointResult,
+    AdjointRule,
+    BlockOutputs,
+    Carry,
+    ForwardResult,
+    Input,
+    LayerArrays,
+    ParameterSums,
+    Plan,
+    Tape,
+)
 from blocksim.backend import Backend
+from blocksim.backends.numba_cpu import adjoint, events, forward
+from blocksim.events import Events
+from blocksim.numerics import tiny
+
+# Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
+FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
 
 
 class NumbaBackend(Backend):
-    pass
+    """Fused parallel loops on the CPU; arrays are NumPy's."""
+
+    name = "numba"
+
+    def asarray(self, array: np.ndarray, dtype: Any = None) -> np.ndarray:
+        """A C-contiguous NumPy array."""
+        return np.ascontiguousarray(array, dtype=dtype)
+
+    def to_numpy(self, array: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """numpy.empty."""
+        return np.empty(shape, dtype)
+
+    def events(self, x: np.ndarray, density: float) -> Events | None:
+        """Events of spike counts x (B, T, K) by two parallel passes; None if x is something else, or too dense."""
+        flat = _plain(x.view(np.uint8) if x.dtype == np.bool_ else x).reshape(-1, x.shape[2])
+        # most real-valued input shows itself in its first row, without a pass over all of it
+        counts = np.empty(1, np.int64)
+        events.count_events(flat[:1], counts)
+        if counts[0] < 0:
+            return None
+        counts = np.empty(len(flat), np.int64)
+        events.count_events(flat, counts)
+        if counts.min() < 0 or counts.sum() > density * x.size:
+            return None
+        indptr = np.zeros(len(flat) + 1, np.int64)
+        np.cumsum(counts, out=indptr[1:])
+        indices = np.empty(indptr[-1], np.int32)
+        events.list_events(flat, indptr, indices)
+        return Events.trusted(indptr, indices, x.shape)
+
+    def projection(self, x: Input, weights: np.ndarray, out: np.ndarray) -> None:
+        """Equation (2), event by event or as a matrix product."""
+        x = self._spikes_as_events(x)
+        if isinstance(x, Events):
+            total = np.ascontiguousarray(out)
+            forward.project(
+                _plain(x.indptr), _plain(x.indices), _plain(weights), _rows(total), _width(FORWARD_BYTES, out)
+            )
+            if total is not out:
+                out[...] = total
+        else:
+            out += x @ weights
+
+    def projection_adjoint(self, x: Input, grad_current: np.ndarray) -> np.ndarray:
+        """Equation (11), by sorted events or as a matrix product."""
+        x = self._spikes_as_events(x)
+        if isinstance(x, Events):
+            return _weight_gradient(x, np.ascontiguousarray(grad_current), 0)
+        size = grad_current.shape[2]
+        product: np.ndarray = x.reshape(-1, x.shape[2]).T @ grad_current.reshape(-1, size)
+        return product
+
+    def block_forward(self, current: np.ndarray, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
+        """The fused kernel, given one block's currents."""
+        alone = LayerArrays(layer.beta, layer.p, layer.b, layer.theta, 0 * layer.bias, layer.refractory, None, None, 0)
+        plan = Plan(
+            block_length=current.shape[1],
+            record_voltage=out.voltage is not None,
+            record_threshold=out.threshold is not None,
+            tape=out.free_voltage is not None,
+            paper=out.free_voltage is not None,
+        )
+        history = np.empty((len(current), 0, current.shape[2]), np.bool_)
+        result = self.layer_forward(alone, np.ascontiguousarray(current), carry, history, plan)
+        out.spikes[...] = result.spikes
+        for target, source in ((out.voltage, result.voltage), (out.threshold, result.threshold)):
+            if target is not None:
+                target[...] = source
+        if out.free_voltage is not None and result.tape is not None:
+            out.free_voltage[...] = result.tape.voltage
+        return result.carry
+
+    def block_adjoint(
+        self,
+        voltage: np.ndarray,
+        spikes: np.ndarray,
+        start: Carry,
+        layer: LayerArrays,
+        rule: AdjointRule,
+        grad_spikes: np.ndarray,
+        grad_voltage: np.ndarray | None,
+        grad_carry: AdjointCarry,
+        grad_current: np.ndarray,
+        sums: ParameterSums,
+    ) -> AdjointCarry:
+        """The fused kernel on one block."""
+        batch, length, size = spikes.shape
+        alone = LayerArrays(layer.beta, layer.p, layer.b, layer.theta, layer.bias, layer.refractory, None, None, 0)
+        history = np.empty((batch, 0, size), np.bool_)
+        starts = Carry(start.voltage[None], start.adaptation[None], start.refractory[None])
+        tape = Tape(length, np.ascontiguousarray(voltage), np.ascontiguousarray(spikes), starts, history)
+        nothing = np.empty((batch, 0, size), voltage.dtype)
+        result = self._adjoint(
+            alone, tape, rule, grad_spikes, None if grad_voltage is None else np.ascontiguousarray(grad_voltage),
+            grad_carry, nothing,
+        )  # fmt: skip
+        grad_current[...] = result.current
+        for name in ("beta", "p", "b", "theta", "bias"):
+            getattr(sums, name)[...] += getattr(result.sums, name)
+        return result.carry
+
+    def layer_forward(
+        self, layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan
+    ) -> ForwardResult:
+        """Simulate a whole layer in one parallel region."""
+        dtype = layer.beta.dtype
+        batch, steps = x.shape[:2]
+        size = layer.beta.shape[0]
+        latency = history.shape[1]
+        width = _width(FORWARD_BYTES, layer.beta)
+        source = _source(x, layer)
+
+        def trace(kind: Any, wanted: bool) -> np.ndarray:
+            return np.empty((batch, steps, size) if wanted else (1, 1, 1), kind)
+
+        paper = plan.tape and plan.paper
+        keep_voltage = plan.record_voltage or (plan.tape and not plan.paper)
+        spikes = trace(np.bool_, True)
+        voltage = trace(dtype, keep_voltage)
+        threshold = trace(dtype, plan.record_threshold)
+        free_voltage = trace(dtype, paper)
+        out = forward.Recorded(
+            spikes=_rows(spikes),
+            voltage=_rows(voltage),
+            threshold=_rows(threshold),
+            free_voltage=_rows(free_voltage),
+            keep_voltage=keep_voltage,
+            keep_threshold=plan.record_threshold,
+            keep_free=paper,
+        )
+        blocks = -(-steps // plan.block_length) if plan.tape else 1
+        shape_of_starts = (blocks, batch, size) if plan.tape else (1, 1, 1)
+        starts = Carry(*(np.empty(shape_of_starts, kind) for kind in (dtype, dtype, np.int32)))
+        moved = forward.CarryArrays(
+            voltage=carry.voltage.copy(),
+            adaptation=carry.adaptation.copy(),
+            refractory=carry.refractory.copy(),
+            free_voltage=np.empty((batch, size) if paper else (1, 1), dtype),
+            free_refractory=np.empty((batch, size) if paper else (1, 1), np.int32),
+        )
+        neurons = forward.Neurons(
+            values=np.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias]),
+            refractory=_plain(layer.refractory[None]),
+            recurrent=np.empty((1, 1), dtype) if layer.recurrent is None else _plain(layer.recurrent),
+            latency=latency,
+            tiny=dtype.type(tiny(dtype)),
+        )
+        rows = min(forward.CHUNK, plan.block_length)
+        forward.layer_forward(
+            source, neurons, moved, _plain(_rows(history)), out,
+            forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
+            steps, plan.block_length, _columns(batch, size, width, latency),
+            np.empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
+        )  # fmt: skip
+        tape = None
+        if plan.tape:
+            tape = Tape(plan.block_length, free_voltage if plan.paper else voltage, spikes, starts, history)
+        return ForwardResult(
+            spikes,
+            voltage if plan.record_voltage else None,
+            threshold if plan.record_threshold else None,
+            Carry(moved.voltage, moved.adaptation, moved.refractory),
+            tape,
+        )
+
+    def layer_adjoint(
+        self,
+        layer: LayerArrays,
+        x: Input,
+        tape: Tape,
+        rule: AdjointRule,
+        grad_spikes: np.ndarray | None,
+        grad_voltage: np.ndarray | None,
+        grad_carry: AdjointCarry,
+        grad_history: np.ndarray,
+    ) -> AdjointResult:
+        """Differentiate a whole layer in one parallel region, and its weights in another."""
+        result = self._adjoint(layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+        latency, steps = tape.history.shape[1], tape.spikes.shape[1]
+        weights = None if layer.weights is None else self.projection_adjoint(x, result.current)
+        recurrent = None
+        if layer.recurrent is not None:
+            recurrent = _weight_gradient(_all_events(tape.spikes), result.current, latency)
+            if tape.history.any():
+                early = np.ascontiguousarray(result.current[:, : min(latency, steps)])
+                recurrent += _weight_gradient(_all_events(tape.history[:, : early.shape[1]]), early, 0)
+        return AdjointResult(result.current, weights, recurrent, result.sums, result.carry, result.history)
+
+    def _adjoint(
+        self,
+        layer: LayerArrays,
+        tape: Tape,
+        rule: AdjointRule,
+        grad_spikes: np.ndarray | None,
+        grad_voltage: np.ndarray | None,
+        grad_carry: AdjointCarry,
+        grad_history: np.ndarray,
+    ) -> AdjointResult:
+        """Everything but the weights."""
+        if type(rule.surrogate).kind < 0:
+            raise NotImplementedError(
+                f"surrogate: the numba backend has no compiled copy of {type(rule.surrogate).__name__}; "
+                "use backend='numpy', or one of blocksim.surrogates"
+            )
+        dtype = layer.beta.dtype
+        batch, steps, size = tape.spikes.shape
+        latency = tape.history.shape[1]
+        length = tape.block_length
+        width = _width(ADJOINT_BYTES, layer.beta)
+        padded = _round_up(size, len(width))
+        threads = numba.get_num_threads()
+        none = np.empty((1, 1), dtype)
+        feedback = layer.recurrent is not None and rule.through_recurrent
+        neurons = adjoint.AdjointNeurons(
+            values=np.stack([layer.beta, layer.p, layer.b, layer.theta]),
+            refractory=_plain(layer.refractory[None]),
+            transposed=np.ascontiguousarray(layer.recurrent.T) if feedback and layer.recurrent is not None else none,
+            latency=latency,
+            tiny=dtype.type(tiny(dtype)),
+        )
+        starts = tape.starts
+        arrays = adjoint.TapeArrays(
+            _plain(_rows(tape.voltage)),
+            _plain(_rows(tape.spikes)),
+            _plain(starts.voltage),
+            _plain(starts.adaptation),
+            _plain(starts.refractory),
+        )
+        cotangents = adjoint.Cotangents(
+            spikes=none if grad_spikes is None else _plain(_rows(grad_spikes)),
+            voltage=none if grad_voltage is None else _plain(_rows(grad_voltage)),
+            history=_plain(_rows(grad_history)),
+            has_spikes=grad_spikes is not None,
+            has_voltage=grad_voltage is not None,
+        )
+        kernel_rule = adjoint.Rule(
+            rule.surrogate.kind,
+            np.array(adjoint.kernel_scales(rule.surrogate), dtype),
+            rule.paper,
+            rule.through_reset,
+            rule.through_recurrent and layer.recurrent is not None,
+            rule.through_adaptation,
+        )
+        out = adjoint.AdjointOutputs(
+            voltage=grad_carry.voltage.copy(),
+            adaptation=grad_carry.adaptation.copy(),
+            current=np.empty((batch * steps, size), dtype),
+            history=np.empty((batch * latency, size), dtype),
+            sums=np.zeros((5, batch, size), np.float64),
+        )
+        at_once = max(length, forward.CHUNK) if rule.paper else forward.CHUNK
+        scratch = adjoint.Scratch(
+            adaptation=np.empty((threads, length, padded), dtype),
+            free_adaptation=np.empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
+            slope=np.empty((threads, length, padded), dtype),
+            live=np.empty((threads, length, padded), np.bool_),
+            grad_spikes=np.empty((threads, at_once + adjoint.ROWS, padded), dtype),
+        )
+        lowest, degree = (-87.0, 7) if dtype == np.float32 else (-708.0, 13)
+        adjoint.layer_adjoint(
+            neurons, arrays, cotangents, kernel_rule, out, steps, length, _columns(batch, size, width, latency),
+            scratch, dtype.type(lowest), degree, width,
+        )  # fmt: skip
+        return AdjointResult(
+            current=out.current.reshape(batch, steps, size),
+            weights=None,
+            recurrent=None,
+            sums=ParameterSums(*out.sums),
+            carry=AdjointCarry(out.voltage, out.adaptation),
+            history=out.history.reshape(batch, latency, size),
+        )
+
+    def _spikes_as_events(self, x: Input) -> Input:
+        return _all_events(x) if isinstance(x, np.ndarray) and x.dtype == np.bool_ else x
+
+
+def _source(x: Input, layer: LayerArrays) -> forward.Source:
+    """Events as they are; anything else as currents."""
+    dtype = layer.beta.dtype
+    if isinstance(x, Events):
+        assert layer.weights is not None
+        return forward.Source(
+            forward.EVENTS, np.empty((1, 1), dtype), _plain(x.indptr), _plain(x.indices), _plain(layer.weights)
+        )
+    current = x if layer.weights is None else np.matmul(x, layer.weights)
+    shared = current.shape[2] == 1 and layer.beta.shape[0] > 1
+    return forward.Source(
+        forward.SHARED if shared else forward.GIVEN,
+        _plain(_rows(current)),
+        np.zeros(1, np.int64),
+        np.zeros(1, np.int32),
+        np.empty((1, 1), dtype),
+    )
+
+
+def _all_events(spikes: np.ndarray) -> Events:
+    """Events of a bool array (B, T, N), however dense."""
+    flat = _rows(np.ascontiguousarray(spikes)).view(np.uint8)
+    counts = np.empty(len(flat), np.int64)
+    events.count_events(flat, counts)
+    indptr = np.zeros(len(flat) + 1, np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    indices = np.empty(indptr[-1], np.int32)
+    events.list_events(flat, indptr, indices)
+    return Events.trusted(indptr, indices, spikes.shape)
+
+
+def _weight_gradient(x: Events, grad_current: np.ndarray, shift: int) -> np.ndarray:
+    """Sum over events of dLoss/dI `shift` steps later: (K, N)."""
+    batch, steps, inputs = x.shape
+    size = grad_current.shape[2]
+    dtype = grad_current.dtype
+    width = _width(FORWARD_BYTES, grad_current)
+    offsets = np.empty(len(x.indices), np.uint8)
+    starts = np.empty((batch, -(-steps // events.SPAN), inputs + 1), np.int64)
+    events.sort_events(_plain(x.indptr), _plain(x.indices), steps, offsets, starts)
+    grad = np.zeros((inputs, size), dtype)
+    events.weight_gradient(
+        offsets, starts, _plain(_rows(grad_current)), steps, shift, dtype.type(0), grad, width
+    )
+    return grad
+
+
+def _width(bytes_: int, array: np.ndarray) -> tuple[int, ...]:
+    """The tuple whose length is the number of lanes for an array (..., N)."""
+    narrow = NARROW_BYTES // array.dtype.itemsize
+    return (0,) * (narrow if array.shape[-1] <= narrow else bytes_ // array.dtype.itemsize)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _columns(batch: int, size: int, width: tuple[int, ...], latency: int) -> int:
+    """Neurons in one item of work: all of a sample, unless there are too few samples to share among the threads."""
+    if latency or batch >= 4 * numba.get_num_threads():
+        return size
+    return min(size, len(width))
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    """A (B, T, N) array as (B * T, N)."""
+    return array.reshape(-1, array.shape[2])
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """The same memory without the read-only mark, which Numba would compile every kernel anew for.
+
+    Kernels do not write to their IN arrays, so the mark loses nothing.
+    """
+    array = np.ascontiguousarray(array)
+    if array.flags.writeable:
+        return array
+    return np.asarray(_Writeable(array))
+
+
+class _Writeable:
+    """The array interface of a read-only array, with the mark taken off; keeps the array alive."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept between processes: NUMBA_CACHE_DIR, or beside this file."""
+    return Path(forward.layer_forward.stats.cache_path)

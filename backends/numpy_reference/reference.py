@@ -163,6 +163,7 @@ def _standard_adjoint(
         delta = slope[:, t] * lambda_s  # (8)
         lambda_v = _flush(grad_v[:, t] + delta + (1 - s[:, t]) * into_v)  # (9)
         grad_current[:, t] = np.where(live[:, t], lambda_v, 0)  # (11)
+        sums.bias[...] += grad_current[:, t]
         before = v[:, t - 1] * (1 - s[:, t - 1]) if t else start.voltage
         sums.beta[...] += lambda_v * before  # (12)
         sums.p[...] += into_a * a[:, t]
@@ -220,6 +221,7 @@ def _paper_adjoint(
         delta = slope[:, t] * ramp  # (15)
         lambda_u = _flush(np.where(after[:, t], 0, grad_v[:, t]) + delta + into_u)  # (16)
         grad_current[:, t] = np.where(live[:, t], lambda_u, 0)
+        sums.bias[...] += grad_current[:, t]
         sums.beta[...] += lambda_u * (u[:, t - 1] if t else start.voltage)
         sums.p[...] += into_free_a * free_a[:, t] + into_a * a[:, t]  # (17)
         sums.b[...] -= delta * free_a[:, t]

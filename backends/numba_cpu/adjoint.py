@@ -1,0 +1,477 @@
+"""Adjoint kernels: a whole layer differentiated in one parallel region, equations (7)-(17) of docs/model.md.
+
+Owns the fused adjoint loop and the kernels' copies of the surrogates. Kernels check nothing and allocate nothing. Rows
+of time are flat, row = sample * steps + step; work is split over samples and, without recurrence, over columns of
+neurons, so results do not depend on the number of threads.
+
+Last block first: walk the block forward once for what the tape does not hold (liveness, adaptation, the surrogate's
+slope), add the recurrent term of (7) for the whole block as one product, then walk it backward with the adjoint state
+of `width` neurons in registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import njit, prange
+
+from blocksim.backends.numba_cpu.forward import CHUNK, OPTIONS
+from blocksim.backends.numba_cpu.lanes import (
+    absolute,
+    add,
+    at_most,
+    both,
+    div,
+    either,
+    equal,
+    greater,
+    less,
+    load,
+    mul,
+    multiply_add,
+    power_of_two,
+    round_even,
+    select,
+    splat,
+    store,
+    sub,
+    widen,
+)
+
+ROWS = 4  # rows of time that share a load of recurrent weights
+
+
+class AdjointNeurons(NamedTuple):
+    """IN: parameters."""
+
+    values: Any  # (4, N): beta, p, b, theta_0
+    refractory: Any  # (1, N) int32 steps
+    transposed: Any  # (N, N), recurrent weights, row = to; empty if no gradient passes
+    latency: int  # D steps; 0 without recurrence
+    tiny: Any
+
+
+class TapeArrays(NamedTuple):
+    """IN: what the forward pass kept."""
+
+    voltage: Any  # (B * T, N): V, or the block's potential without reset for gradient="paper"
+    spikes: Any  # (B * T, N) bool
+    start_voltage: Any  # (blocks, B, N)
+    start_adaptation: Any  # (blocks, B, N)
+    start_refractory: Any  # (blocks, B, N) int32
+
+
+class Cotangents(NamedTuple):
+    """IN: gradients of the loss with respect to what the run returned; empty where zero."""
+
+    spikes: Any  # (B * T, N)
+    voltage: Any  # (B * T, N)
+    history: Any  # (B * D, N), with respect to the spikes that the state after the run holds
+    has_spikes: bool
+    has_voltage: bool
+
+
+class Rule(NamedTuple):
+    """Which gradient."""
+
+    surrogate: int
+    scales: Any  # (5,) of the computing dtype, by kind: `kernel_scales`
+    paper: bool
+    through_reset: bool
+    through_recurrent: bool
+    through_adaptation: bool
+
+
+class AdjointOutputs(NamedTuple):
+    """INOUT and OUT."""
+
+    voltage: Any  # INOUT (B, N), dLoss/d(carry.voltage)
+    adaptation: Any  # INOUT (B, N), dLoss/d(carry.adaptation)
+    current: Any  # OUT (B * T, N), dLoss/dI
+    history: Any  # OUT (B * D, N), dLoss/d(spikes before the run)
+    sums: Any  # INOUT (5, B, N) float64: sums of (11), (12) for beta, p, b, theta_0, bias
+
+
+class Scratch(NamedTuple):
+    """Per thread: N and a block's steps rounded up to the width and to ROWS."""
+
+    adaptation: Any  # (threads, L, N)
+    free_adaptation: Any  # (threads, L, N), for gradient="paper", else empty
+    slope: Any  # (threads, L, N)
+    live: Any  # (threads, L, N) bool
+    grad_spikes: Any  # (threads, CHUNK + ROWS, N)
+
+
+def kernel_scales(surrogate: Any) -> list[float]:
+    """The numbers that `_slope` reads for a surrogate of `blocksim.surrogates`."""
+    first, second, third = surrogate.scales
+    if surrogate.kind == 1:
+        return [first / 2, 0, 0, 0, 0]
+    if surrogate.kind == 2:
+        s, h, gamma = first, second, third
+        density = 1 / (s * np.sqrt(2 * np.pi))
+        return [gamma * (1 + h) * density, -0.5 / s**2, gamma * h * density / 6, -0.5 / (6 * s) ** 2, s]
+    if surrogate.kind == 3:
+        return [first / 2, np.pi * first / 2, 0, 0, 0]
+    return [first, 0, 0, 0, 0]
+
+
+@njit(**OPTIONS)
+def _exp(x, lowest, degree, width):  # type: ignore[no-untyped-def]
+    """exp(x) for x <= 0, to rounding: x = k ln 2 + r, Taylor series in r, times 2^k; 0 below `lowest`."""
+    unit = lowest * 0
+    k = round_even(mul(x, splat(unit + 1.4426950408889634, width)))
+    # ln 2 in two parts, the first short enough that k times it is exact
+    r = sub(x, mul(k, splat(unit + 0.693145751953125, width)))
+    r = sub(r, mul(k, splat(unit + 1.4286068203094172e-06, width)))
+    total = splat(unit + 1, width)
+    for n in range(degree, 0, -1):
+        total = add(mul(mul(total, r), splat(unit + 1 / n, width)), splat(unit + 1, width))
+    return select(less(x, splat(lowest, width)), splat(unit, width), mul(total, power_of_two(k)))
+
+
+@njit(**OPTIONS)
+def _slope(m, kind, scales, lowest, degree, width):  # type: ignore[no-untyped-def]
+    """sigma'(m): the formulas of blocksim.surrogates, by `Surrogate.kind`."""
+    zero = splat(scales[0] * 0, width)
+    one = splat(scales[0] * 0 + 1, width)
+    first = splat(scales[0], width)
+    size = absolute(m)
+    if kind == 0:  # fast_sigmoid, superspike
+        root = add(one, mul(first, size))
+        return div(one, mul(root, root))
+    if kind == 1:  # box_car
+        return select(both(greater(m, sub(zero, first)), at_most(m, first)), one, zero)
+    if kind == 2:  # multi_gaussian
+        near, far = splat(scales[1], width), splat(scales[3], width)
+        right, left = sub(m, splat(scales[4], width)), add(m, splat(scales[4], width))
+        centre = mul(first, _exp(mul(near, mul(m, m)), lowest, degree, width))
+        sides = add(
+            _exp(mul(far, mul(right, right)), lowest, degree, width),
+            _exp(mul(far, mul(left, left)), lowest, degree, width),
+        )
+        return sub(centre, mul(splat(scales[2], width), sides))
+    if kind == 3:  # arctan
+        root = mul(splat(scales[1], width), m)
+        return div(first, add(one, mul(root, root)))
+    if kind == 4:  # sigmoid
+        e = _exp(sub(zero, mul(first, size)), lowest, degree, width)
+        return div(mul(first, e), mul(add(one, e), add(one, e)))
+    return mul(first, select(less(size, one), sub(one, size), zero))  # triangle
+
+
+@njit(**OPTIONS)
+def _flush(x, tiny, zero):  # type: ignore[no-untyped-def]
+    return select(less(absolute(x), tiny), zero, x)
+
+
+@njit(**OPTIONS)
+def _walk_forward(  # type: ignore[no-untyped-def]
+    neurons, tape, rule, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope, live_steps,
+    lowest, degree, width,
+):  # fmt: skip
+    """OUT (rows, N) each: a of (6), liveness (1), and sigma'(V - theta), zero where refractory, of one block.
+
+    For gradient="paper": liveness and thresholds as if the block did not spike, and the slope not masked, (15).
+    """
+    lanes = len(width)
+    for n in range(begin, end, lanes):
+        valid = end - n
+        p = load(neurons.values, 1, n, valid, width)
+        b = load(neurons.values, 2, n, valid, width)
+        theta = load(neurons.values, 3, n, valid, width)
+        period = load(neurons.refractory, 0, n, valid, width)
+        a = load(tape.start_adaptation[block], sample, n, valid, width)
+        left = load(tape.start_refractory[block], sample, n, valid, width)
+        free_a = a
+        tiny = splat(neurons.tiny, width)
+        zero = splat(neurons.tiny * 0, width)
+        one = splat(neurons.tiny * 0 + 1, width)
+        none = splat(np.int32(0), width)
+        step = splat(np.int32(1), width)
+        for t in range(rows):
+            spike = load(tape.spikes, row + t, n, valid, width)
+            v = load(tape.voltage, row + t, n, valid, width)
+            live = equal(left, none)
+            store(live, live_steps, t, n, lanes)
+            store(a, adaptation, t, n, lanes)
+            left = select(live, none, sub(left, step))
+            if rule.paper:
+                store(free_a, free_adaptation, t, n, lanes)
+                m = sub(v, add(theta, mul(b, free_a)))
+                store(_slope(m, rule.surrogate, rule.scales, lowest, degree, width), slope, t, n, lanes)
+                free_a = _flush(mul(p, free_a), tiny, zero)
+            else:
+                m = sub(v, add(theta, mul(b, a)))
+                s = _slope(m, rule.surrogate, rule.scales, lowest, degree, width)
+                store(select(live, s, zero), slope, t, n, lanes)
+                left = select(spike, period, left)
+            a = _flush(add(mul(p, a), select(spike, one, zero)), tiny, zero)
+
+
+@njit(**OPTIONS)
+def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):  # type: ignore[no-untyped-def]
+    """grad_spikes[: rows] INOUT += grad_current[row : row + rows] R^T: the recurrent term of (7), one product.
+
+    ROWS rows of time share each load of R^T, and a neuron that is refractory in all of them (its dLoss/dI is zero) is
+    passed over. Rounding is not part of any promise here, so multiply and add may be one operation.
+    """
+    lanes = len(width)
+    size = transposed.shape[1]
+    for t in range(0, rows, ROWS):
+        # past the last row the last is computed again, into rows of the scratch that nobody reads
+        r1, r2, r3 = min(t + 1, rows - 1), min(t + 2, rows - 1), min(t + 3, rows - 1)
+        for n in range(0, size, lanes):
+            s0 = load(grad_spikes, t, n, lanes, width)
+            s1 = load(grad_spikes, t + 1, n, lanes, width)
+            s2 = load(grad_spikes, t + 2, n, lanes, width)
+            s3 = load(grad_spikes, t + 3, n, lanes, width)
+            for j in range(size):
+                g0 = grad_current[row + t, j]
+                g1 = grad_current[row + r1, j]
+                g2 = grad_current[row + r2, j]
+                g3 = grad_current[row + r3, j]
+                if g0 != 0 or g1 != 0 or g2 != 0 or g3 != 0:
+                    r = load(transposed, j, n, size - n, width)
+                    s0 = multiply_add(splat(g0, width), r, s0)
+                    s1 = multiply_add(splat(g1, width), r, s1)
+                    s2 = multiply_add(splat(g2, width), r, s2)
+                    s3 = multiply_add(splat(g3, width), r, s3)
+            store(s0, grad_spikes, t, n, lanes)
+            store(s1, grad_spikes, t + 1, n, lanes)
+            store(s2, grad_spikes, t + 2, n, lanes)
+            store(s3, grad_spikes, t + 3, n, lanes)
+
+
+@njit(**OPTIONS)
+def _gather_grad_spikes(  # type: ignore[no-untyped-def]
+    neurons, cotangents, rule, out, sample, steps, step, rows, begin, end, grad_spikes, width
+):
+    """grad_spikes[: rows] OUT: lambda_S of (7) for steps step .. but for its last two terms.
+
+    `step` may lie before the run (negative): then it is the gradient of the spikes that the run started from.
+    """
+    lanes = len(width)
+    latency = neurons.latency
+    zero = splat(neurons.tiny * 0, width)
+    for t in range(rows):
+        now = step + t
+        held = now - (steps - latency)  # its place in the state after the run
+        for n in range(begin, end, lanes):
+            total = zero
+            if cotangents.has_spikes and now >= 0:
+                total = load(cotangents.spikes, sample * steps + now, n, end - n, width)
+            if latency and held >= 0:
+                total = add(total, load(cotangents.history, sample * latency + held, n, end - n, width))
+            store(total, grad_spikes, t, n, lanes)
+    if latency and rule.through_recurrent and step + latency < steps:
+        ahead = min(rows, steps - (step + latency))
+        _add_feedback(out.current, neurons.transposed, sample * steps + step + latency, ahead, grad_spikes, width)
+
+
+@njit(**OPTIONS)
+def _walk_backward(  # type: ignore[no-untyped-def]
+    neurons, tape, cotangents, rule, out, block, sample, row, offset, rows, begin, end, adaptation, slope,
+    live_steps, grad_spikes, width,
+):  # fmt: skip
+    """One chunk of (7)-(12), last step first; `offset` is its first step within the block."""
+    lanes = len(width)
+    for n in range(begin, end, lanes):
+        valid = end - n
+        beta = load(neurons.values, 0, n, valid, width)
+        p = load(neurons.values, 1, n, valid, width)
+        b = load(neurons.values, 2, n, valid, width)
+        into_v = load(out.voltage, sample, n, valid, width)
+        into_a = load(out.adaptation, sample, n, valid, width)
+        tiny = splat(neurons.tiny, width)
+        zero = splat(neurons.tiny * 0, width)
+        sum_beta = zero
+        sum_p = zero
+        sum_b = zero
+        sum_theta = zero
+        sum_bias = zero
+        spike = load(tape.spikes, row + rows - 1, n, valid, width)
+        v = load(tape.voltage, row + rows - 1, n, valid, width)
+        for back in range(rows):
+            t = rows - 1 - back
+            if offset + t > 0:
+                spike_before = load(tape.spikes, row + t - 1, n, valid, width)
+                v_before = load(tape.voltage, row + t - 1, n, valid, width)
+                handed = select(spike_before, zero, v_before)
+            else:
+                spike_before = spike
+                v_before = v
+                handed = load(tape.start_voltage[block], sample, n, valid, width)
+            a = load(adaptation, offset + t, n, lanes, width)
+            live = load(live_steps, offset + t, n, lanes, width)
+            lambda_s = load(grad_spikes, t, n, lanes, width)  # (7)
+            if rule.through_adaptation:
+                lambda_s = add(lambda_s, into_a)
+            if rule.through_reset:
+                lambda_s = sub(lambda_s, mul(v, into_v))
+            delta = mul(load(slope, offset + t, n, lanes, width), lambda_s)  # (8)
+            lambda_v = add(delta, select(spike, zero, into_v))  # (9)
+            if cotangents.has_voltage:
+                lambda_v = add(lambda_v, load(cotangents.voltage, row + t, n, valid, width))
+            lambda_v = _flush(lambda_v, tiny, zero)
+            current = select(live, lambda_v, zero)  # (11)
+            store(current, out.current, row + t, n, valid)
+            sum_bias = add(sum_bias, current)
+            sum_beta = add(sum_beta, mul(lambda_v, handed))  # (12)
+            sum_p = add(sum_p, mul(into_a, a))
+            sum_b = sub(sum_b, mul(delta, a))
+            sum_theta = sub(sum_theta, delta)
+            into_a = _flush(sub(mul(p, into_a), mul(b, delta)), tiny, zero)  # (10)
+            into_v = _flush(mul(beta, lambda_v), tiny, zero)
+            spike = spike_before
+            v = v_before
+        store(into_v, out.voltage, sample, n, valid)
+        store(into_a, out.adaptation, sample, n, valid)
+        _add_sum(sum_beta, out.sums[0], sample, n, valid, width)
+        _add_sum(sum_p, out.sums[1], sample, n, valid, width)
+        _add_sum(sum_b, out.sums[2], sample, n, valid, width)
+        _add_sum(sum_theta, out.sums[3], sample, n, valid, width)
+        _add_sum(sum_bias, out.sums[4], sample, n, valid, width)
+
+
+@njit(**OPTIONS)
+def _add_sum(part, total, sample, n, valid, width):  # type: ignore[no-untyped-def]
+    """total INOUT float64 += a chunk's sum, so that long runs in float32 lose nothing."""
+    store(add(load(total, sample, n, valid, width), widen(part)), total, sample, n, valid)
+
+
+@njit(**OPTIONS)
+def _walk_backward_paper(  # type: ignore[no-untyped-def]
+    neurons, tape, cotangents, rule, out, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope,
+    live_steps, grad_spikes, width,
+):  # fmt: skip
+    """One whole block of (14)-(17), last step first; grad_spikes IN holds the block."""
+    lanes = len(width)
+    for n in range(begin, end, lanes):
+        valid = end - n
+        beta = load(neurons.values, 0, n, valid, width)
+        p = load(neurons.values, 1, n, valid, width)
+        b = load(neurons.values, 2, n, valid, width)
+        after_block = load(out.voltage, sample, n, valid, width)
+        into_a = load(out.adaptation, sample, n, valid, width)
+        tiny = splat(neurons.tiny, width)
+        zero = splat(neurons.tiny * 0, width)
+        sum_beta = zero
+        sum_p = zero
+        sum_b = zero
+        sum_theta = zero
+        sum_bias = zero
+        # whether the block spiked, and from which step on it had: spikes are at most one a neuron
+        spiked = load(tape.spikes, row, n, valid, width)
+        for t in range(1, rows):
+            spiked = either(spiked, load(tape.spikes, row + t, n, valid, width))
+        u = load(tape.voltage, row + rows - 1, n, valid, width)
+        reset = sub(zero, mul(u, after_block))
+        into_u = select(spiked, zero, after_block)
+        into_free_a = zero
+        plain = zero
+        ramp = zero
+        after = spiked  # the block's spike lies before the step in hand
+        for back in range(rows):
+            t = rows - 1 - back
+            spike = load(tape.spikes, row + t, n, valid, width)
+            after = both(after, equal(select(spike, splat(np.int32(1), width), splat(np.int32(0), width)),
+                                      splat(np.int32(0), width)))  # fmt: skip
+            a = load(adaptation, t, n, lanes, width)
+            free_a = load(free_adaptation, t, n, lanes, width)
+            live = load(live_steps, t, n, lanes, width)
+            lambda_s = load(grad_spikes, t, n, lanes, width)
+            if rule.through_adaptation:
+                lambda_s = add(lambda_s, into_a)
+            if rule.through_reset:
+                lambda_s = add(lambda_s, reset)
+            plain = add(plain, lambda_s)
+            ramp = add(ramp, plain)  # (14)
+            delta = mul(load(slope, t, n, lanes, width), ramp)  # (15)
+            lambda_u = add(delta, into_u)  # (16)
+            if cotangents.has_voltage:
+                grad_v = load(cotangents.voltage, row + t, n, valid, width)
+                lambda_u = add(lambda_u, select(after, zero, grad_v))
+                reset = sub(reset, mul(u, grad_v))
+            lambda_u = _flush(lambda_u, tiny, zero)
+            current = select(live, lambda_u, zero)
+            store(current, out.current, row + t, n, valid)
+            if t > 0:
+                u = load(tape.voltage, row + t - 1, n, valid, width)
+            else:
+                u = load(tape.start_voltage[block], sample, n, valid, width)
+            sum_bias = add(sum_bias, current)
+            sum_beta = add(sum_beta, mul(lambda_u, u))
+            sum_p = add(sum_p, add(mul(into_free_a, free_a), mul(into_a, a)))  # (17)
+            sum_b = sub(sum_b, mul(delta, free_a))
+            sum_theta = sub(sum_theta, delta)
+            into_free_a = _flush(sub(mul(p, into_free_a), mul(b, delta)), tiny, zero)
+            into_a = _flush(mul(p, into_a), tiny, zero)
+            into_u = _flush(mul(beta, lambda_u), tiny, zero)
+        store(into_u, out.voltage, sample, n, valid)
+        store(add(into_a, into_free_a), out.adaptation, sample, n, valid)
+        _add_sum(sum_beta, out.sums[0], sample, n, valid, width)
+        _add_sum(sum_p, out.sums[1], sample, n, valid, width)
+        _add_sum(sum_b, out.sums[2], sample, n, valid, width)
+        _add_sum(sum_theta, out.sums[3], sample, n, valid, width)
+        _add_sum(sum_bias, out.sums[4], sample, n, valid, width)
+
+
+@njit(parallel=True, cache=True, **OPTIONS)
+def layer_adjoint(  # type: ignore[no-untyped-def]
+    neurons, tape, cotangents, rule, out, steps, block_length, columns, scratch, lowest, degree, width
+):
+    """Differentiate a layer. `lowest`, `degree`: where exp underflows, and the degree of its series, for the dtype."""
+    batch, size = out.voltage.shape
+    parts = (size + columns - 1) // columns
+    blocks = (steps + block_length - 1) // block_length
+    for item in prange(batch * parts):
+        sample = item // parts
+        begin = item % parts * columns
+        end = min(begin + columns, size)
+        thread = numba.get_thread_id()
+        adaptation = scratch.adaptation[thread]
+        free_adaptation = scratch.free_adaptation[thread]
+        slope = scratch.slope[thread]
+        live = scratch.live[thread]
+        grad_spikes = scratch.grad_spikes[thread]
+        for back in range(blocks):
+            block = blocks - 1 - back
+            start = block * block_length
+            length = min(block_length, steps - start)
+            row = sample * steps + start
+            _walk_forward(
+                neurons, tape, rule, block, sample, row, length, begin, end, adaptation, free_adaptation, slope, live,
+                lowest, degree, width,
+            )  # fmt: skip
+            if rule.paper:
+                _gather_grad_spikes(
+                    neurons, cotangents, rule, out, sample, steps, start, length, begin, end, grad_spikes, width
+                )
+                _walk_backward_paper(
+                    neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation,
+                    free_adaptation, slope, live, grad_spikes, width,
+                )  # fmt: skip
+                continue
+            chunks = (length + CHUNK - 1) // CHUNK
+            for chunk_back in range(chunks):
+                offset = (chunks - 1 - chunk_back) * CHUNK
+                rows = min(CHUNK, length - offset)
+                _gather_grad_spikes(
+                    neurons, cotangents, rule, out, sample, steps, start + offset, rows, begin, end, grad_spikes, width
+                )
+                _walk_backward(
+                    neurons, tape, cotangents, rule, out, block, sample, row + offset, offset, rows, begin, end,
+                    adaptation, slope, live, grad_spikes, width,
+                )  # fmt: skip
+        for first in range(0, neurons.latency, CHUNK):
+            rows = min(CHUNK, neurons.latency - first)
+            _gather_grad_spikes(
+                neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, begin, end, grad_spikes,
+                width,
+            )  # fmt: skip
+            for t in range(rows):
+                for n in range(begin, end):
+                    out.history[sample * neurons.latency + first + t, n] = grad_spikes[t, n]

@@ -1,0 +1,279 @@
+"""Lanes: fixed-width vectors for Numba kernels, so that a loop over neurons is packed SIMD by construction.
+
+Owns the SIMD vocabulary and nothing of the model. A `Lanes(dtype, count)` value holds `count` neighbouring neurons and
+lives in registers; arithmetic is an LLVM vector instruction that every processor has some form of, in IEEE arithmetic
+with no contraction (`multiply_add` is the one, explicit, exception). LLVM's own vectoriser gives up on loops with many
+possibly aliasing arrays; here it has nothing to decide.
+
+The number of lanes is carried by the *type* of a tuple of that length, `width`: one kernel text, compiled per width.
+`valid` counts the lanes that exist: arrays end where the neurons do, and the lanes beyond are neither read nor written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.extending import intrinsic, register_model
+
+INT32 = ir.IntType(32)
+ELEMENTS = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    types.int32: INT32,
+    types.int64: ir.IntType(64),
+    types.boolean: ir.IntType(1),
+}
+
+
+class Lanes(types.Type):  # type: ignore[misc]
+    """`count` values of `dtype` in registers."""
+
+    def __init__(self, dtype: Any, count: int) -> None:
+        self.dtype = dtype
+        self.count = count
+        super().__init__(name=f"Lanes({dtype}, {count})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        super().__init__(manager, lanes, ir.VectorType(ELEMENTS[lanes.dtype], lanes.count))
+
+
+def _splat(builder: Any, value: Any, count: int) -> Any:
+    kind = ir.VectorType(value.type, count)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT32(0))
+    return builder.shuffle_vector(
+        first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(INT32, count), [0] * count)
+    )
+
+
+def _place(context: Any, builder: Any, sig: Any, args: Any, array: int, count: int) -> Any:
+    """Pointer to lanes array[i, j : j + count], the indices being the two arguments after `array`."""
+    kind = sig.args[array]
+    indices = [context.cast(builder, args[array + k], sig.args[array + k], types.intp) for k in (1, 2)]
+    made = context.make_array(kind)(context, builder, args[array])
+    first = cgutils.get_item_pointer(context, builder, kind, made, indices, wraparound=False, boundscheck=False)
+    return builder.bitcast(first, ir.VectorType(first.type.pointee, count).as_pointer())
+
+
+def _mask(builder: Any, valid: Any, count: int) -> Any:
+    numbers = ir.Constant(ir.VectorType(ir.IntType(64), count), list(range(count)))
+    return builder.icmp_signed("<", numbers, _splat(builder, valid, count))
+
+
+def _vector_name(kind: Any) -> str:
+    element = {"float": "f32", "double": "f64"}.get(str(kind.element), str(kind.element))
+    return f"v{kind.count}{element}"
+
+
+@intrinsic
+def load(typingctx: Any, array: Any, i: Any, j: Any, valid: Any, width: Any) -> Any:
+    """Lanes of array[i, j : j + count]; those from `valid` on are zero."""
+    count = width.count
+    result = Lanes(types.boolean if array.dtype == types.boolean else array.dtype, count)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _place(context, builder, sig, args, 0, count)
+        kind = place.type.pointee
+        align = max(1, array.dtype.bitwidth // 8)
+        number = context.cast(builder, args[3], sig.args[3], types.intp)
+        whole = builder.icmp_signed(">=", number, ir.Constant(number.type, count))
+        with builder.if_else(whole, likely=True) as (then, otherwise):
+            with then:
+                full = builder.load(place, align=align)
+                from_full = builder.block
+            with otherwise:
+                masked = cgutils.get_or_insert_function(
+                    builder.module,
+                    ir.FunctionType(
+                        kind, [place.type, INT32, ir.VectorType(ir.IntType(1), count), kind]
+                    ),
+                    f"llvm.masked.load.{_vector_name(kind)}.p0",
+                )
+                part = builder.call(
+                    masked, [place, INT32(align), _mask(builder, number, count), ir.Constant(kind, [0] * count)]
+                )
+                from_part = builder.block
+        value = builder.phi(kind)
+        value.add_incoming(full, from_full)
+        value.add_incoming(part, from_part)
+        if array.dtype == types.boolean:
+            return builder.icmp_unsigned("!=", value, ir.Constant(kind, [0] * count))
+        return value
+
+    return result(array, i, j, valid, width), generate
+
+
+@intrinsic
+def store(typingctx: Any, lanes: Any, array: Any, i: Any, j: Any, valid: Any) -> Any:
+    """array[i, j : j + count] = lanes, up to `valid`."""
+    count = lanes.count
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _place(context, builder, sig, args, 1, count)
+        kind = place.type.pointee
+        value = builder.zext(args[0], kind) if lanes.dtype == types.boolean else args[0]
+        align = max(1, array.dtype.bitwidth // 8)
+        number = context.cast(builder, args[4], sig.args[4], types.intp)
+        whole = builder.icmp_signed(">=", number, ir.Constant(number.type, count))
+        with builder.if_else(whole, likely=True) as (then, otherwise):
+            with then:
+                builder.store(value, place, align=align)
+            with otherwise:
+                masked = cgutils.get_or_insert_function(
+                    builder.module,
+                    ir.FunctionType(
+                        ir.VoidType(), [kind, place.type, INT32, ir.VectorType(ir.IntType(1), count)]
+                    ),
+                    f"llvm.masked.store.{_vector_name(kind)}.p0",
+                )
+                builder.call(masked, [value, place, INT32(align), _mask(builder, number, count)])
+        return context.get_dummy_value()
+
+    return types.void(lanes, array, i, j, valid), generate
+
+
+@intrinsic
+def splat(typingctx: Any, value: Any, width: Any) -> Any:
+    """Lanes that all hold `value`."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, args[0], width.count)
+
+    return Lanes(value, width.count)(value, width), generate
+
+
+def _binary(of_floats: str | None, of_integers: str | None, doc: str) -> Any:
+    def operation(typingctx: Any, x: Any, y: Any) -> Any:
+        method = of_floats if isinstance(x.dtype, types.Float) else of_integers
+
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return getattr(builder, str(method))(args[0], args[1])
+
+        return x(x, y), generate
+
+    operation.__doc__ = doc
+    return intrinsic(operation)
+
+
+add = _binary("fadd", "add", "x + y.")
+sub = _binary("fsub", "sub", "x - y.")
+mul = _binary("fmul", "mul", "x * y.")
+div = _binary("fdiv", None, "x / y.")
+both = _binary(None, "and_", "x and y, of masks.")
+either = _binary(None, "or_", "x or y, of masks.")
+
+
+def _comparison(predicate: str) -> Any:
+    def operation(typingctx: Any, x: Any, y: Any) -> Any:
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            if isinstance(x.dtype, types.Float):
+                return builder.fcmp_ordered(predicate, args[0], args[1])
+            return builder.icmp_signed(predicate, args[0], args[1])
+
+        return Lanes(types.boolean, x.count)(x, y), generate
+
+    operation.__doc__ = f"Mask of x {predicate} y."
+    return intrinsic(operation)
+
+
+less = _comparison("<")
+at_most = _comparison("<=")
+greater = _comparison(">")
+equal = _comparison("==")
+
+
+@intrinsic
+def select(typingctx: Any, mask: Any, x: Any, y: Any) -> Any:
+    """x where the mask is set, else y."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return x(mask, x, y), generate
+
+
+def _llvm_function(name: str, arguments: int, doc: str) -> Any:
+    def build(typing_args: tuple[Any, ...]) -> Any:
+        x = typing_args[0]
+
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            kind = args[0].type
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(kind, [kind] * arguments), f"llvm.{name}.{_vector_name(kind)}"
+            )
+            return builder.call(function, args)
+
+        return x(*typing_args), generate
+
+    operation: Callable[..., Any]
+    if arguments == 1:
+
+        def operation(typingctx: Any, x: Any) -> Any:
+            return build((x,))
+
+    else:
+
+        def operation(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
+            return build((x, y, z))
+
+    operation.__doc__ = doc
+    return intrinsic(operation)
+
+
+absolute = _llvm_function("fabs", 1, "abs(x).")
+round_even = _llvm_function("rint", 1, "x rounded to the nearest whole number.")
+multiply_add = _llvm_function("fmuladd", 3, "x * y + z, in one rounding where the processor can.")
+
+
+@intrinsic
+def widen(typingctx: Any, lanes: Any) -> Any:
+    """Lanes as float64."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if lanes.dtype == types.float64:
+            return args[0]
+        return builder.fpext(args[0], ir.VectorType(ir.DoubleType(), lanes.count))
+
+    return Lanes(types.float64, lanes.count)(lanes), generate
+
+
+@intrinsic
+def power_of_two(typingctx: Any, lanes: Any) -> Any:
+    """2 ** x for lanes that hold whole numbers within the exponents of normal numbers."""
+    bits, mantissa, bias = (32, 23, 127) if lanes.dtype == types.float32 else (64, 52, 1023)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(bits), lanes.count)
+        exponent = builder.fptosi(args[0], kind)
+        biased = builder.add(exponent, ir.Constant(kind, [bias] * lanes.count))
+        return builder.bitcast(builder.shl(biased, ir.Constant(kind, [mantissa] * lanes.count)), args[0].type)
+
+    return lanes(lanes), generate
+
+
+@intrinsic
+def bits(typingctx: Any, mask: Any) -> Any:
+    """The mask as an integer, lane k in bit k."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        packed = builder.bitcast(args[0], ir.IntType(mask.count))
+        return packed if mask.count == 64 else builder.zext(packed, ir.IntType(64))
+
+    return types.uint64(mask), generate
+
+
+@intrinsic
+def lowest_bit(typingctx: Any, value: Any) -> Any:
+    """Number of the lowest set bit of an integer that is not zero."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
