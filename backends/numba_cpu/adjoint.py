@@ -95,13 +95,13 @@ class AdjointOutputs(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Per thread: N and a block's steps rounded up to the width and to ROWS."""
+    """Per thread; N rounded up to the width."""
 
     adaptation: Any  # (threads, L, N)
     free_adaptation: Any  # (threads, L, N), for gradient="paper", else empty
     slope: Any  # (threads, L, N)
     live: Any  # (threads, L, N) bool
-    grad_spikes: Any  # (threads, CHUNK + ROWS, N)
+    grad_spikes: Any  # (threads, CHUNK, N); for gradient="paper" a whole block
 
 
 def kernel_scales(surrogate: Any) -> list[float]:
@@ -220,9 +220,8 @@ def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):  # t
     """
     lanes = len(width)
     size = transposed.shape[1]
-    for t in range(0, rows, ROWS):
-        # past the last row the last is computed again, into rows of the scratch that nobody reads
-        r1, r2, r3 = min(t + 1, rows - 1), min(t + 2, rows - 1), min(t + 3, rows - 1)
+    whole = rows - rows % ROWS
+    for t in range(0, whole, ROWS):
         for n in range(0, size, lanes):
             s0 = load(grad_spikes, t, n, lanes, width)
             s1 = load(grad_spikes, t + 1, n, lanes, width)
@@ -230,9 +229,9 @@ def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):  # t
             s3 = load(grad_spikes, t + 3, n, lanes, width)
             for j in range(size):
                 g0 = grad_current[row + t, j]
-                g1 = grad_current[row + r1, j]
-                g2 = grad_current[row + r2, j]
-                g3 = grad_current[row + r3, j]
+                g1 = grad_current[row + t + 1, j]
+                g2 = grad_current[row + t + 2, j]
+                g3 = grad_current[row + t + 3, j]
                 if g0 != 0 or g1 != 0 or g2 != 0 or g3 != 0:
                     r = load(transposed, j, n, size - n, width)
                     s0 = multiply_add(splat(g0, width), r, s0)
@@ -243,6 +242,14 @@ def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):  # t
             store(s1, grad_spikes, t + 1, n, lanes)
             store(s2, grad_spikes, t + 2, n, lanes)
             store(s3, grad_spikes, t + 3, n, lanes)
+    for t in range(whole, rows):
+        for n in range(0, size, lanes):
+            s0 = load(grad_spikes, t, n, lanes, width)
+            for j in range(size):
+                g0 = grad_current[row + t, j]
+                if g0 != 0:
+                    s0 = multiply_add(splat(g0, width), load(transposed, j, n, size - n, width), s0)
+            store(s0, grad_spikes, t, n, lanes)
 
 
 @njit(**OPTIONS)
@@ -419,6 +426,19 @@ def _walk_backward_paper(  # type: ignore[no-untyped-def]
         _add_sum(sum_bias, out.sums[4], sample, n, valid, width)
 
 
+@njit(**OPTIONS)
+def _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, grad_spikes, width):  # type: ignore[no-untyped-def]
+    """out.history OUT: the recurrent term of (7) for the D steps before the run, (13)."""
+    for first in range(0, neurons.latency, CHUNK):
+        rows = min(CHUNK, neurons.latency - first)
+        _gather_grad_spikes(
+            neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, begin, end, grad_spikes, width
+        )
+        for t in range(rows):
+            for n in range(begin, end):
+                out.history[sample * neurons.latency + first + t, n] = grad_spikes[t, n]
+
+
 @njit(parallel=True, cache=True, **OPTIONS)
 def layer_adjoint(  # type: ignore[no-untyped-def]
     neurons, tape, cotangents, rule, out, steps, block_length, columns, scratch, lowest, degree, width
@@ -466,12 +486,4 @@ def layer_adjoint(  # type: ignore[no-untyped-def]
                     neurons, tape, cotangents, rule, out, block, sample, row + offset, offset, rows, begin, end,
                     adaptation, slope, live, grad_spikes, width,
                 )  # fmt: skip
-        for first in range(0, neurons.latency, CHUNK):
-            rows = min(CHUNK, neurons.latency - first)
-            _gather_grad_spikes(
-                neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, begin, end, grad_spikes,
-                width,
-            )  # fmt: skip
-            for t in range(rows):
-                for n in range(begin, end):
-                    out.history[sample * neurons.latency + first + t, n] = grad_spikes[t, n]
+        _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, grad_spikes, width)

@@ -289,13 +289,13 @@ class NumbaBackend(Backend):
             history=np.empty((batch * latency, size), dtype),
             sums=np.zeros((5, batch, size), np.float64),
         )
-        at_once = max(length, forward.CHUNK) if rule.paper else forward.CHUNK
+        at_once = max(length if rule.paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
         scratch = adjoint.Scratch(
             adaptation=np.empty((threads, length, padded), dtype),
             free_adaptation=np.empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
             slope=np.empty((threads, length, padded), dtype),
             live=np.empty((threads, length, padded), np.bool_),
-            grad_spikes=np.empty((threads, at_once + adjoint.ROWS, padded), dtype),
+            grad_spikes=np.empty((threads, at_once, padded), dtype),
         )
         lowest, degree = (-87.0, 7) if dtype == np.float32 else (-708.0, 13)
         adjoint.layer_adjoint(

@@ -191,6 +191,19 @@ def _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, 
         store(left, carry.free_refractory, sample, n, valid)
 
 
+@njit(**OPTIONS)
+def _start_block(carry, starts, keep_free, block, sample, begin, end):  # type: ignore[no-untyped-def]
+    """Keep the state at the start of a block. (Written in the parallel loop itself, Numba 0.68 drops these stores.)"""
+    for n in range(begin, end):
+        if starts.keep:
+            starts.voltage[block, sample, n] = carry.voltage[sample, n]
+            starts.adaptation[block, sample, n] = carry.adaptation[sample, n]
+            starts.refractory[block, sample, n] = carry.refractory[sample, n]
+        if keep_free:
+            carry.free_voltage[sample, n] = carry.voltage[sample, n]
+            carry.free_refractory[sample, n] = carry.refractory[sample, n]
+
+
 @njit(parallel=True, cache=True, **OPTIONS)
 def layer_forward(source, neurons, carry, history, out, starts, steps, block_length, columns, scratch, width):  # type: ignore[no-untyped-def]
     """Simulate a layer.
@@ -208,15 +221,7 @@ def layer_forward(source, neurons, carry, history, out, starts, steps, block_len
         for block in range((steps + block_length - 1) // block_length):
             start = block * block_length
             stop = min(start + block_length, steps)
-            if starts.keep:
-                for n in range(begin, end):
-                    starts.voltage[block, sample, n] = carry.voltage[sample, n]
-                    starts.adaptation[block, sample, n] = carry.adaptation[sample, n]
-                    starts.refractory[block, sample, n] = carry.refractory[sample, n]
-            if out.keep_free:
-                for n in range(begin, end):
-                    carry.free_voltage[sample, n] = carry.voltage[sample, n]
-                    carry.free_refractory[sample, n] = carry.refractory[sample, n]
+            _start_block(carry, starts, out.keep_free, block, sample, begin, end)
             for step in range(start, stop, CHUNK):
                 rows = min(CHUNK, stop - step)
                 row = sample * steps + step

@@ -62,6 +62,10 @@ def _place(context: Any, builder: Any, sig: Any, args: Any, array: int, count: i
     return builder.bitcast(first, ir.VectorType(first.type.pointee, count).as_pointer())
 
 
+def _alignment(array: Any) -> int:
+    return 1 if array.dtype == types.boolean else array.dtype.bitwidth // 8
+
+
 def _mask(builder: Any, valid: Any, count: int) -> Any:
     numbers = ir.Constant(ir.VectorType(ir.IntType(64), count), list(range(count)))
     return builder.icmp_signed("<", numbers, _splat(builder, valid, count))
@@ -81,7 +85,7 @@ def load(typingctx: Any, array: Any, i: Any, j: Any, valid: Any, width: Any) -> 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = _place(context, builder, sig, args, 0, count)
         kind = place.type.pointee
-        align = max(1, array.dtype.bitwidth // 8)
+        align = _alignment(array)
         number = context.cast(builder, args[3], sig.args[3], types.intp)
         whole = builder.icmp_signed(">=", number, ir.Constant(number.type, count))
         with builder.if_else(whole, likely=True) as (then, otherwise):
@@ -119,7 +123,7 @@ def store(typingctx: Any, lanes: Any, array: Any, i: Any, j: Any, valid: Any) ->
         place = _place(context, builder, sig, args, 1, count)
         kind = place.type.pointee
         value = builder.zext(args[0], kind) if lanes.dtype == types.boolean else args[0]
-        align = max(1, array.dtype.bitwidth // 8)
+        align = _alignment(array)
         number = context.cast(builder, args[4], sig.args[4], types.intp)
         whole = builder.icmp_signed(">=", number, ir.Constant(number.type, count))
         with builder.if_else(whole, likely=True) as (then, otherwise):
