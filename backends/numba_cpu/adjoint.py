@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import njit, prange
-
 from blocksim.backends.numba_cpu.forward import CHUNK, OPTIONS
 from blocksim.backends.numba_cpu.lanes import (
     absolute,
@@ -26,11 +24,13 @@ from blocksim.backends.numba_cpu.lanes import (
     div,
     either,
     equal,
+    fill,
     greater,
     less,
     load,
     mul,
     multiply_add,
+    opposite,
     power_of_two,
     round_even,
     select,
@@ -39,6 +39,7 @@ from blocksim.backends.numba_cpu.lanes import (
     sub,
     widen,
 )
+from numba import njit, prange
 
 ROWS = 4  # rows of time that share a load of recurrent weights
 
@@ -119,25 +120,25 @@ def kernel_scales(surrogate: Any) -> list[float]:
 
 
 @njit(**OPTIONS)
-def _exp(x, lowest, degree, width):  # type: ignore[no-untyped-def]
+def _exp(x, lowest, degree):  # type: ignore[no-untyped-def]
     """exp(x) for x <= 0, to rounding: x = k ln 2 + r, Taylor series in r, times 2^k; 0 below `lowest`."""
-    unit = lowest * 0
-    k = round_even(mul(x, splat(unit + 1.4426950408889634, width)))
+    one = fill(1.0, x)
+    k = round_even(mul(x, fill(1.4426950408889634, x)))
     # ln 2 in two parts, the first short enough that k times it is exact
-    r = sub(x, mul(k, splat(unit + 0.693145751953125, width)))
-    r = sub(r, mul(k, splat(unit + 1.4286068203094172e-06, width)))
-    total = splat(unit + 1, width)
+    r = sub(x, mul(k, fill(0.693145751953125, x)))
+    r = sub(r, mul(k, fill(1.4286068203094172e-06, x)))
+    total = one
     for n in range(degree, 0, -1):
-        total = add(mul(mul(total, r), splat(unit + 1 / n, width)), splat(unit + 1, width))
-    return select(less(x, splat(lowest, width)), splat(unit, width), mul(total, power_of_two(k)))
+        total = add(mul(mul(total, r), fill(1.0 / n, x)), one)
+    return select(less(x, fill(lowest, x)), fill(0.0, x), mul(total, power_of_two(k)))
 
 
 @njit(**OPTIONS)
-def _slope(m, kind, scales, lowest, degree, width):  # type: ignore[no-untyped-def]
+def _slope(m, kind, scales, lowest, degree):  # type: ignore[no-untyped-def]
     """sigma'(m): the formulas of blocksim.surrogates, by `Surrogate.kind`."""
-    zero = splat(scales[0] * 0, width)
-    one = splat(scales[0] * 0 + 1, width)
-    first = splat(scales[0], width)
+    zero = fill(0.0, m)
+    one = fill(1.0, m)
+    first = fill(scales[0], m)
     size = absolute(m)
     if kind == 0:  # fast_sigmoid, superspike
         root = add(one, mul(first, size))
@@ -145,19 +146,19 @@ def _slope(m, kind, scales, lowest, degree, width):  # type: ignore[no-untyped-d
     if kind == 1:  # box_car
         return select(both(greater(m, sub(zero, first)), at_most(m, first)), one, zero)
     if kind == 2:  # multi_gaussian
-        near, far = splat(scales[1], width), splat(scales[3], width)
-        right, left = sub(m, splat(scales[4], width)), add(m, splat(scales[4], width))
-        centre = mul(first, _exp(mul(near, mul(m, m)), lowest, degree, width))
+        near, far = fill(scales[1], m), fill(scales[3], m)
+        right, left = sub(m, fill(scales[4], m)), add(m, fill(scales[4], m))
+        centre = mul(first, _exp(mul(near, mul(m, m)), lowest, degree))
         sides = add(
-            _exp(mul(far, mul(right, right)), lowest, degree, width),
-            _exp(mul(far, mul(left, left)), lowest, degree, width),
+            _exp(mul(far, mul(right, right)), lowest, degree),
+            _exp(mul(far, mul(left, left)), lowest, degree),
         )
-        return sub(centre, mul(splat(scales[2], width), sides))
+        return sub(centre, mul(fill(scales[2], m), sides))
     if kind == 3:  # arctan
-        root = mul(splat(scales[1], width), m)
+        root = mul(fill(scales[1], m), m)
         return div(first, add(one, mul(root, root)))
     if kind == 4:  # sigmoid
-        e = _exp(sub(zero, mul(first, size)), lowest, degree, width)
+        e = _exp(sub(zero, mul(first, size)), lowest, degree)
         return div(mul(first, e), mul(add(one, e), add(one, e)))
     return mul(first, select(less(size, one), sub(one, size), zero))  # triangle
 
@@ -186,11 +187,11 @@ def _walk_forward(  # type: ignore[no-untyped-def]
         a = load(tape.start_adaptation[block], sample, n, valid, width)
         left = load(tape.start_refractory[block], sample, n, valid, width)
         free_a = a
-        tiny = splat(neurons.tiny, width)
-        zero = splat(neurons.tiny * 0, width)
-        one = splat(neurons.tiny * 0 + 1, width)
-        none = splat(np.int32(0), width)
-        step = splat(np.int32(1), width)
+        tiny = fill(neurons.tiny, b)
+        zero = fill(0.0, b)
+        one = fill(1.0, b)
+        none = fill(0, left)
+        step = fill(1, left)
         for t in range(rows):
             spike = load(tape.spikes, row + t, n, valid, width)
             v = load(tape.voltage, row + t, n, valid, width)
@@ -201,11 +202,11 @@ def _walk_forward(  # type: ignore[no-untyped-def]
             if rule.paper:
                 store(free_a, free_adaptation, t, n, lanes)
                 m = sub(v, add(theta, mul(b, free_a)))
-                store(_slope(m, rule.surrogate, rule.scales, lowest, degree, width), slope, t, n, lanes)
+                store(_slope(m, rule.surrogate, rule.scales, lowest, degree), slope, t, n, lanes)
                 free_a = _flush(mul(p, free_a), tiny, zero)
             else:
                 m = sub(v, add(theta, mul(b, a)))
-                s = _slope(m, rule.surrogate, rule.scales, lowest, degree, width)
+                s = _slope(m, rule.surrogate, rule.scales, lowest, degree)
                 store(select(live, s, zero), slope, t, n, lanes)
                 left = select(spike, period, left)
             a = _flush(add(mul(p, a), select(spike, one, zero)), tiny, zero)
@@ -262,12 +263,11 @@ def _gather_grad_spikes(  # type: ignore[no-untyped-def]
     """
     lanes = len(width)
     latency = neurons.latency
-    zero = splat(neurons.tiny * 0, width)
     for t in range(rows):
         now = step + t
         held = now - (steps - latency)  # its place in the state after the run
         for n in range(begin, end, lanes):
-            total = zero
+            total = fill(0.0, load(neurons.values, 0, n, end - n, width))
             if cotangents.has_spikes and now >= 0:
                 total = load(cotangents.spikes, sample * steps + now, n, end - n, width)
             if latency and held >= 0:
@@ -292,8 +292,8 @@ def _walk_backward(  # type: ignore[no-untyped-def]
         b = load(neurons.values, 2, n, valid, width)
         into_v = load(out.voltage, sample, n, valid, width)
         into_a = load(out.adaptation, sample, n, valid, width)
-        tiny = splat(neurons.tiny, width)
-        zero = splat(neurons.tiny * 0, width)
+        tiny = fill(neurons.tiny, b)
+        zero = fill(0.0, b)
         sum_beta = zero
         sum_p = zero
         sum_b = zero
@@ -363,8 +363,8 @@ def _walk_backward_paper(  # type: ignore[no-untyped-def]
         b = load(neurons.values, 2, n, valid, width)
         after_block = load(out.voltage, sample, n, valid, width)
         into_a = load(out.adaptation, sample, n, valid, width)
-        tiny = splat(neurons.tiny, width)
-        zero = splat(neurons.tiny * 0, width)
+        tiny = fill(neurons.tiny, b)
+        zero = fill(0.0, b)
         sum_beta = zero
         sum_p = zero
         sum_b = zero
@@ -384,8 +384,7 @@ def _walk_backward_paper(  # type: ignore[no-untyped-def]
         for back in range(rows):
             t = rows - 1 - back
             spike = load(tape.spikes, row + t, n, valid, width)
-            after = both(after, equal(select(spike, splat(np.int32(1), width), splat(np.int32(0), width)),
-                                      splat(np.int32(0), width)))  # fmt: skip
+            after = both(after, opposite(spike))
             a = load(adaptation, t, n, lanes, width)
             free_a = load(free_adaptation, t, n, lanes, width)
             live = load(live_steps, t, n, lanes, width)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from blocksim.backends.numba_cpu import adjoint, events, forward
 
 from blocksim.arrays import (
     AdjointCarry,
@@ -26,7 +27,6 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.backend import Backend
-from blocksim.backends.numba_cpu import adjoint, events, forward
 from blocksim.events import Events
 from blocksim.numerics import tiny
 
@@ -356,9 +356,7 @@ def _weight_gradient(x: Events, grad_current: np.ndarray, shift: int) -> np.ndar
     starts = np.empty((batch, -(-steps // events.SPAN), inputs + 1), np.int64)
     events.sort_events(_plain(x.indptr), _plain(x.indices), steps, offsets, starts)
     grad = np.zeros((inputs, size), dtype)
-    events.weight_gradient(
-        offsets, starts, _plain(_rows(grad_current)), steps, shift, dtype.type(0), grad, width
-    )
+    events.weight_gradient(offsets, starts, _plain(_rows(grad_current)), steps, shift, dtype.type(0), grad, width)
     return grad
 
 

@@ -9,10 +9,9 @@ first-level cache. The order of summation depends on the shapes alone.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
-
 from blocksim.backends.numba_cpu.forward import OPTIONS
 from blocksim.backends.numba_cpu.lanes import add, load, splat, store
+from numba import njit, prange
 
 SPAN = 64  # steps; at most 256, for offsets are bytes
 

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import njit, prange
-
 from blocksim.backends.numba_cpu.lanes import (
     absolute,
     add,
     bits,
     both,
     equal,
+    fill,
     greater,
     less,
     load,
@@ -33,6 +32,7 @@ from blocksim.backends.numba_cpu.lanes import (
     store,
     sub,
 )
+from numba import njit, prange
 
 CHUNK = 64
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
@@ -143,11 +143,11 @@ def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width
         v = load(carry.voltage, sample, n, valid, width)
         a = load(carry.adaptation, sample, n, valid, width)
         left = load(carry.refractory, sample, n, valid, width)
-        tiny = splat(neurons.tiny, width)
-        zero = splat(neurons.tiny * 0, width)
-        one = splat(neurons.tiny * 0 + 1, width)
-        none = splat(np.int32(0), width)
-        step = splat(np.int32(1), width)
+        tiny = fill(neurons.tiny, beta)
+        zero = fill(0.0, beta)
+        one = fill(1.0, beta)
+        none = fill(0, left)
+        step = fill(1, left)
         for t in range(rows):
             live = equal(left, none)  # (1)
             u = add(mul(beta, v), select(live, load(current, t, n, lanes, width), zero))  # (3)
@@ -177,10 +177,10 @@ def _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, 
         beta = load(neurons.values, 0, n, valid, width)
         u = load(carry.free_voltage, sample, n, valid, width)
         left = load(carry.free_refractory, sample, n, valid, width)
-        tiny = splat(neurons.tiny, width)
-        zero = splat(neurons.tiny * 0, width)
-        none = splat(np.int32(0), width)
-        step = splat(np.int32(1), width)
+        tiny = fill(neurons.tiny, beta)
+        zero = fill(0.0, beta)
+        none = fill(0, left)
+        step = fill(1, left)
         for t in range(rows):
             live = equal(left, none)
             u = add(mul(beta, u), select(live, load(current, t, n, lanes, width), zero))

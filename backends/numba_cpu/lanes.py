@@ -95,9 +95,7 @@ def load(typingctx: Any, array: Any, i: Any, j: Any, valid: Any, width: Any) -> 
             with otherwise:
                 masked = cgutils.get_or_insert_function(
                     builder.module,
-                    ir.FunctionType(
-                        kind, [place.type, INT32, ir.VectorType(ir.IntType(1), count), kind]
-                    ),
+                    ir.FunctionType(kind, [place.type, INT32, ir.VectorType(ir.IntType(1), count), kind]),
                     f"llvm.masked.load.{_vector_name(kind)}.p0",
                 )
                 part = builder.call(
@@ -132,9 +130,7 @@ def store(typingctx: Any, lanes: Any, array: Any, i: Any, j: Any, valid: Any) ->
             with otherwise:
                 masked = cgutils.get_or_insert_function(
                     builder.module,
-                    ir.FunctionType(
-                        ir.VoidType(), [kind, place.type, INT32, ir.VectorType(ir.IntType(1), count)]
-                    ),
+                    ir.FunctionType(ir.VoidType(), [kind, place.type, INT32, ir.VectorType(ir.IntType(1), count)]),
                     f"llvm.masked.store.{_vector_name(kind)}.p0",
                 )
                 builder.call(masked, [value, place, INT32(align), _mask(builder, number, count)])
@@ -151,6 +147,16 @@ def splat(typingctx: Any, value: Any, width: Any) -> Any:
         return _splat(builder, args[0], width.count)
 
     return Lanes(value, width.count)(value, width), generate
+
+
+@intrinsic
+def fill(typingctx: Any, value: Any, like: Any) -> Any:
+    """Lanes that all hold `value`, of the type of the lanes `like`."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, context.cast(builder, args[0], sig.args[0], like.dtype), like.count)
+
+    return like(value, like), generate
 
 
 def _binary(of_floats: str | None, of_integers: str | None, doc: str) -> Any:
@@ -172,6 +178,16 @@ mul = _binary("fmul", "mul", "x * y.")
 div = _binary("fdiv", None, "x / y.")
 both = _binary(None, "and_", "x and y, of masks.")
 either = _binary(None, "or_", "x or y, of masks.")
+
+
+@intrinsic
+def opposite(typingctx: Any, mask: Any) -> Any:
+    """not x, of a mask."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.not_(args[0])
+
+    return mask(mask), generate
 
 
 def _comparison(predicate: str) -> Any:

@@ -1,0 +1,81 @@
+"""What all tests share: every engine as the `backend` fixture, the data folder, slow tests, Hypothesis profiles."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import blocksim
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# A fixed set of examples in CI, so that a red build stays red; new ones on every run elsewhere. No deadlines: the
+# first call of a kernel compiles it. Sessions share one compiled engine, hence the suppressed fixture check.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("slow", deadline=None, max_examples=400)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run slow tests too, and more Hypothesis examples")
+
+
+def pytest_configure(config):
+    profile = "ci" if IN_CI else "slow" if config.getoption("--slow") else "default"
+    hypothesis.settings.load_profile(profile)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow") or IN_CI:
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, and where CI=true"))
+
+
+def engine_names() -> list[str]:
+    """Every registered backend; those that fuse whole layers also in their composed form.
+
+    "numpy" composes already. For the others the composed form is the class with the core's own loop over blocks.
+    """
+    registered = sorted({point.name for point in entry_points(group="blocksim.backends")})
+    names = []
+    for name in registered:
+        names += [name] if name == "numpy" else [name, f"{name}-composed"]
+    return names
+
+
+def make_engine(name: str) -> blocksim.Backend:
+    """The engine of that name; skips, saying why, where its library is not there."""
+    base = name.removesuffix("-composed")
+    status = blocksim.available_backends()[base]
+    if status != "ready":
+        pytest.skip(f"backend {base}: {status}")
+    engine = blocksim.get_backend(base)
+    if name == base:
+        return engine
+    kind = type(engine)
+    core = blocksim.Backend
+    if (kind.layer_forward, kind.layer_adjoint) == (core.layer_forward, core.layer_adjoint):
+        pytest.skip(f"backend {base} composes already")
+    composed = {"name": name, "layer_forward": core.layer_forward, "layer_adjoint": core.layer_adjoint}
+    return type(f"Composed{kind.__name__}", (kind,), composed)()
+
+
+@pytest.fixture(scope="session", params=engine_names())
+def backend(request) -> blocksim.Backend:
+    """Each engine in turn."""
+    return make_engine(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of recordings and reference data that lies beside the repository; not part of the package."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the data folder ../shared/data is not beside this checkout")
+    return SHARED_DATA
