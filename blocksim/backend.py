@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +34,7 @@ from blocksim.arrays import (
 )
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.events import Events, is_sparse_counts
+from blocksim.surrogates import Surrogate
 
 GROUP = "blocksim.backends"
 # what backend="auto" tries, fastest first
@@ -113,6 +113,14 @@ class Backend(ABC):
         A backend may replace it by a faster one.
         """
         return Events.from_dense(x) if is_sparse_counts(x, density) else None
+
+    def describe(self) -> dict[str, str]:
+        """What a person may want to know about this backend on this machine, by name: for `blocksim info`."""
+        return {}
+
+    def check_surrogate(self, surrogate: Surrogate) -> None:
+        """Raise `ArgumentError` if this backend cannot compute this surrogate; called before a run with a tape."""
+        del surrogate  # any, unless a backend says otherwise
 
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
         """Simulate a whole layer; composed of the methods above unless a backend replaces it."""
@@ -228,8 +236,3 @@ def available_backends() -> dict[str, str]:
         except MissingLibraryError as error:
             status[name] = str(error).removeprefix(f"backend {name!r}: ")
     return status
-
-
-def default_backend() -> str:
-    """The environment variable BLOCKSIM_BACKEND, or ``"numba"``; used by the command line."""
-    return os.environ.get("BLOCKSIM_BACKEND") or "numba"

@@ -160,8 +160,9 @@ class Events:
         Events(3 events, shape=(2, 3, 2), density=0.25)
         """
         channels = whole("channels", channels, 1)
-        if not np.isscalar(dt) or not 0 < float(dt) < np.inf:  # type: ignore[arg-type]
+        if not isinstance(dt, (int, float, np.number)) or not 0 < float(dt) < np.inf:
             raise ArgumentError(f"dt: expected a step in ms above 0; found {found(dt)}")
+        dt = float(dt)
         if len(times) != len(units) or not len(times):
             raise ArgumentError(
                 f"times, units: expected one array of each for every sample; found {len(times)} and {len(units)}"

@@ -173,11 +173,13 @@ class _Context:
         self, grad_spikes: np.ndarray | None, grad_voltage: np.ndarray | None, grad_state: StateGradient | None
     ) -> Gradients:
         backend, arrays, dtype = self.backend, self.arrays, self.dtype
+        tape = self.result.tape
+        assert tape is not None
         batch, _, neurons = self.result.spikes.shape
         shapes = {
             "voltage": (batch, neurons),
             "adaptation": (batch, neurons),
-            "spikes": (batch, self.result.tape.history.shape[1] if self.result.tape else 0, neurons),
+            "spikes": (batch, tape.history.shape[1], neurons),
         }
         given = {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
         if grad_state is not None:
@@ -196,7 +198,7 @@ class _Context:
         result = backend.layer_adjoint(
             arrays,
             self.x,
-            self.result.tape,
+            tape,
             self.rule,
             None if grad_spikes is None else backend.asarray(grad_spikes, dtype),
             None if grad_voltage is None else backend.asarray(grad_voltage, dtype),
@@ -321,8 +323,10 @@ def simulate(
         raise ArgumentError(f"tape: expected True or False; found {tape!r}")
     x, batched = read_input(x, layer, batch_size)
     engine = get_backend(backend)
+    if tape:
+        engine.check_surrogate(rule.surrogate)
     dtype = computing_dtype(x, layer)
-    batch, steps, columns = x.shape
+    batch, _, columns = x.shape
     neurons = layer.size or columns
     latency = layer.latency_steps if layer.recurrent is not None else 0
     assert latency is not None

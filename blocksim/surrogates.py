@@ -63,7 +63,7 @@ class Surrogate:
     def scales(self) -> tuple[float, float, float]:
         """The scales in the order of the fields, padded with zeros: what kernels are given."""
         values = [getattr(self, field.name) for field in fields(self)]
-        first, second, third = (values + [0.0, 0.0, 0.0])[:3]
+        first, second, third = [*values, 0.0, 0.0, 0.0][:3]
         return first, second, third
 
     def __call__(self, m: np.ndarray) -> np.ndarray:
@@ -80,7 +80,8 @@ class FastSigmoid(Surrogate):
 
     def __call__(self, m: np.ndarray) -> np.ndarray:
         """sigma'(m)."""
-        return 1 / (1 + self.k * np.abs(m)) ** 2
+        slope: np.ndarray = 1 / (1 + self.k * np.abs(m)) ** 2
+        return slope
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class Arctan(Surrogate):
 
     def __call__(self, m: np.ndarray) -> np.ndarray:
         """sigma'(m)."""
-        return self.k / 2 / (1 + (math.pi * self.k / 2 * m) ** 2)
+        slope: np.ndarray = self.k / 2 / (1 + (math.pi * self.k / 2 * m) ** 2)
+        return slope
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class Sigmoid(Surrogate):
     def __call__(self, m: np.ndarray) -> np.ndarray:
         """sigma'(m), written with exp(-k abs(m)), which cannot overflow (the function is even)."""
         e = np.exp(-self.k * np.abs(m))
-        return self.k * e / (1 + e) ** 2
+        slope: np.ndarray = self.k * e / (1 + e) ** 2
+        return slope
 
 
 @dataclass(frozen=True)
@@ -146,11 +149,13 @@ class Triangle(Surrogate):
 
     def __call__(self, m: np.ndarray) -> np.ndarray:
         """sigma'(m)."""
-        return self.gamma * np.maximum(0, 1 - np.abs(m))
+        slope: np.ndarray = self.gamma * np.maximum(0, 1 - np.abs(m))
+        return slope
 
 
 def _normal(m: np.ndarray, mean: float, sd: float) -> np.ndarray:
-    return np.exp(-0.5 * ((m - mean) / sd) ** 2) / (sd * math.sqrt(2 * math.pi))
+    density: np.ndarray = np.exp(-0.5 * ((m - mean) / sd) ** 2) / (sd * math.sqrt(2 * math.pi))
+    return density
 
 
 SURROGATES: dict[str, Callable[[], Surrogate]] = {

@@ -84,7 +84,8 @@ def finite(argument: str, value: np.ndarray) -> None:
         where = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), value.shape))
         place = f" at index {where}" if where else ""
         raise ArgumentError(
-            f"{argument}: expected finite numbers; found {value[where]}{place} ({int(bad.sum())} of {value.size} values)"
+            f"{argument}: expected finite numbers; found {value[where]}{place} "
+            f"({int(bad.sum())} of {value.size} values)"
         )
 
 

@@ -75,7 +75,7 @@ def threads(engine, count):
         return
     import numba
 
-    if numba.config.NUMBA_NUM_THREADS < count:
+    if count > numba.config.NUMBA_NUM_THREADS:
         pytest.skip(f"numba was started with {numba.config.NUMBA_NUM_THREADS} threads, this needs {count}")
     before = numba.get_num_threads()
     numba.set_num_threads(count)

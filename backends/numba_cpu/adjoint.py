@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from blocksim.backends.numba_cpu.forward import CHUNK, OPTIONS
-from blocksim.backends.numba_cpu.lanes import (
+from numba import prange
+
+from .compiling import helper, kernel
+from .forward import CHUNK
+from .lanes import (
     absolute,
     add,
     at_most,
@@ -39,7 +42,6 @@ from blocksim.backends.numba_cpu.lanes import (
     sub,
     widen,
 )
-from numba import njit, prange
 
 ROWS = 4  # rows of time that share a load of recurrent weights
 
@@ -119,8 +121,8 @@ def kernel_scales(surrogate: Any) -> list[float]:
     return [first, 0, 0, 0, 0]
 
 
-@njit(**OPTIONS)
-def _exp(x, lowest, degree):  # type: ignore[no-untyped-def]
+@helper
+def _exp(x, lowest, degree):
     """exp(x) for x <= 0, to rounding: x = k ln 2 + r, Taylor series in r, times 2^k; 0 below `lowest`."""
     one = fill(1.0, x)
     k = round_even(mul(x, fill(1.4426950408889634, x)))
@@ -133,8 +135,8 @@ def _exp(x, lowest, degree):  # type: ignore[no-untyped-def]
     return select(less(x, fill(lowest, x)), fill(0.0, x), mul(total, power_of_two(k)))
 
 
-@njit(**OPTIONS)
-def _slope(m, kind, scales, lowest, degree):  # type: ignore[no-untyped-def]
+@helper
+def _slope(m, kind, scales, lowest, degree):
     """sigma'(m): the formulas of blocksim.surrogates, by `Surrogate.kind`."""
     zero = fill(0.0, m)
     one = fill(1.0, m)
@@ -163,13 +165,13 @@ def _slope(m, kind, scales, lowest, degree):  # type: ignore[no-untyped-def]
     return mul(first, select(less(size, one), sub(one, size), zero))  # triangle
 
 
-@njit(**OPTIONS)
-def _flush(x, tiny, zero):  # type: ignore[no-untyped-def]
+@helper
+def _flush(x, tiny, zero):
     return select(less(absolute(x), tiny), zero, x)
 
 
-@njit(**OPTIONS)
-def _walk_forward(  # type: ignore[no-untyped-def]
+@helper
+def _walk_forward(
     neurons, tape, rule, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope, live_steps,
     lowest, degree, width,
 ):  # fmt: skip
@@ -212,8 +214,8 @@ def _walk_forward(  # type: ignore[no-untyped-def]
             a = _flush(add(mul(p, a), select(spike, one, zero)), tiny, zero)
 
 
-@njit(**OPTIONS)
-def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):  # type: ignore[no-untyped-def]
+@helper
+def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):
     """grad_spikes[: rows] INOUT += grad_current[row : row + rows] R^T: the recurrent term of (7), one product.
 
     ROWS rows of time share each load of R^T, and a neuron that is refractory in all of them (its dLoss/dI is zero) is
@@ -253,10 +255,8 @@ def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):  # t
             store(s0, grad_spikes, t, n, lanes)
 
 
-@njit(**OPTIONS)
-def _gather_grad_spikes(  # type: ignore[no-untyped-def]
-    neurons, cotangents, rule, out, sample, steps, step, rows, begin, end, grad_spikes, width
-):
+@helper
+def _gather_grad_spikes(neurons, cotangents, rule, out, sample, steps, step, rows, begin, end, grad_spikes, width):
     """grad_spikes[: rows] OUT: lambda_S of (7) for steps step .. but for its last two terms.
 
     `step` may lie before the run (negative): then it is the gradient of the spikes that the run started from.
@@ -278,8 +278,8 @@ def _gather_grad_spikes(  # type: ignore[no-untyped-def]
         _add_feedback(out.current, neurons.transposed, sample * steps + step + latency, ahead, grad_spikes, width)
 
 
-@njit(**OPTIONS)
-def _walk_backward(  # type: ignore[no-untyped-def]
+@helper
+def _walk_backward(
     neurons, tape, cotangents, rule, out, block, sample, row, offset, rows, begin, end, adaptation, slope,
     live_steps, grad_spikes, width,
 ):  # fmt: skip
@@ -343,14 +343,14 @@ def _walk_backward(  # type: ignore[no-untyped-def]
         _add_sum(sum_bias, out.sums[4], sample, n, valid, width)
 
 
-@njit(**OPTIONS)
-def _add_sum(part, total, sample, n, valid, width):  # type: ignore[no-untyped-def]
+@helper
+def _add_sum(part, total, sample, n, valid, width):
     """total INOUT float64 += a chunk's sum, so that long runs in float32 lose nothing."""
     store(add(load(total, sample, n, valid, width), widen(part)), total, sample, n, valid)
 
 
-@njit(**OPTIONS)
-def _walk_backward_paper(  # type: ignore[no-untyped-def]
+@helper
+def _walk_backward_paper(
     neurons, tape, cotangents, rule, out, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope,
     live_steps, grad_spikes, width,
 ):  # fmt: skip
@@ -425,8 +425,8 @@ def _walk_backward_paper(  # type: ignore[no-untyped-def]
         _add_sum(sum_bias, out.sums[4], sample, n, valid, width)
 
 
-@njit(**OPTIONS)
-def _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, grad_spikes, width):  # type: ignore[no-untyped-def]
+@helper
+def _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, grad_spikes, width):
     """out.history OUT: the recurrent term of (7) for the D steps before the run, (13)."""
     for first in range(0, neurons.latency, CHUNK):
         rows = min(CHUNK, neurons.latency - first)
@@ -438,10 +438,8 @@ def _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, gra
                 out.history[sample * neurons.latency + first + t, n] = grad_spikes[t, n]
 
 
-@njit(parallel=True, cache=True, **OPTIONS)
-def layer_adjoint(  # type: ignore[no-untyped-def]
-    neurons, tape, cotangents, rule, out, steps, block_length, columns, scratch, lowest, degree, width
-):
+@kernel
+def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, columns, scratch, lowest, degree, width):
     """Differentiate a layer. `lowest`, `degree`: where exp underflows, and the degree of its series, for the dtype."""
     batch, size = out.voltage.shape
     parts = (size + columns - 1) // columns

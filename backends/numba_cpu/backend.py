@@ -6,12 +6,10 @@ both; the tests hold the two ways of running it equal.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-from blocksim.backends.numba_cpu import adjoint, events, forward
 
 from blocksim.arrays import (
     AdjointCarry,
@@ -27,8 +25,12 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.backend import Backend
+from blocksim.errors import ArgumentError
 from blocksim.events import Events
 from blocksim.numerics import tiny
+from blocksim.surrogates import Surrogate
+
+from . import adjoint, events, forward
 
 # Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
 FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
@@ -68,6 +70,21 @@ class NumbaBackend(Backend):
         indices = np.empty(indptr[-1], np.int32)
         events.list_events(flat, indptr, indices)
         return Events.trusted(indptr, indices, x.shape)
+
+    def describe(self) -> dict[str, str]:
+        """Threads, and where compiled kernels are kept between processes: NUMBA_CACHE_DIR, or beside the sources."""
+        return {
+            "threads": f"{numba.get_num_threads()} ({numba.threading_layer()})",
+            "kernel cache": str(forward.layer_forward.stats.cache_path),
+        }
+
+    def check_surrogate(self, surrogate: Surrogate) -> None:
+        """Kernels hold copies of the package's own surrogates only."""
+        if surrogate.kind < 0:
+            raise ArgumentError(
+                f"surrogate: expected one of blocksim.surrogates, which the numba backend has compiled copies of; "
+                f"found {type(surrogate).__name__} (backend='numpy' computes any)"
+            )
 
     def projection(self, x: Input, weights: np.ndarray, out: np.ndarray) -> None:
         """Equation (2), event by event or as a matrix product."""
@@ -238,11 +255,6 @@ class NumbaBackend(Backend):
         grad_history: np.ndarray,
     ) -> AdjointResult:
         """Everything but the weights."""
-        if type(rule.surrogate).kind < 0:
-            raise NotImplementedError(
-                f"surrogate: the numba backend has no compiled copy of {type(rule.surrogate).__name__}; "
-                "use backend='numpy', or one of blocksim.surrogates"
-            )
         dtype = layer.beta.dtype
         batch, steps, size = tape.spikes.shape
         latency = tape.history.shape[1]
@@ -399,8 +411,3 @@ class _Writeable:
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept between processes: NUMBA_CACHE_DIR, or beside this file."""
-    return Path(forward.layer_forward.stats.cache_path)

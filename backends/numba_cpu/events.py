@@ -9,15 +9,16 @@ first-level cache. The order of summation depends on the shapes alone.
 from __future__ import annotations
 
 import numpy as np
-from blocksim.backends.numba_cpu.forward import OPTIONS
-from blocksim.backends.numba_cpu.lanes import add, load, splat, store
-from numba import njit, prange
+from numba import prange
+
+from .compiling import kernel
+from .lanes import add, load, splat, store
 
 SPAN = 64  # steps; at most 256, for offsets are bytes
 
 
-@njit(parallel=True, cache=True, **OPTIONS)
-def count_events(x, counts):  # type: ignore[no-untyped-def]
+@kernel
+def count_events(x, counts):
     """counts OUT (rows,) int64: spikes of each row of x IN (rows, K), -1 where x is no spike count."""
     for row in prange(x.shape[0]):
         total = 0
@@ -29,8 +30,8 @@ def count_events(x, counts):  # type: ignore[no-untyped-def]
         counts[row] = total if valid else -1
 
 
-@njit(parallel=True, cache=True, **OPTIONS)
-def list_events(x, indptr, indices):  # type: ignore[no-untyped-def]
+@kernel
+def list_events(x, indptr, indices):
     """indices OUT: the inputs that spike in each row of x IN (rows, K), ascending, from indptr[row] on."""
     for row in prange(x.shape[0]):
         place = indptr[row]
@@ -47,8 +48,8 @@ def list_events(x, indptr, indices):  # type: ignore[no-untyped-def]
                     count -= 1
 
 
-@njit(parallel=True, cache=True, **OPTIONS)
-def sort_events(indptr, indices, steps, offsets, starts):  # type: ignore[no-untyped-def]
+@kernel
+def sort_events(indptr, indices, steps, offsets, starts):
     """Sort the events of every span by input.
 
     indptr, indices IN as in `Events`; offsets OUT (events,) uint8: step within the span; starts OUT
@@ -83,8 +84,8 @@ def sort_events(indptr, indices, steps, offsets, starts):  # type: ignore[no-unt
         place[0] = indptr[row + first]
 
 
-@njit(parallel=True, cache=True, **OPTIONS)
-def weight_gradient(offsets, starts, grad_current, steps, shift, zero, grad, width):  # type: ignore[no-untyped-def]
+@kernel
+def weight_gradient(offsets, starts, grad_current, steps, shift, zero, grad, width):
     """grad INOUT (K, N) += sum over events of grad_current IN (B * T, N) `shift` steps later; later than T is none."""
     lanes = len(width)
     size = grad.shape[1]

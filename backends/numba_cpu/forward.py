@@ -15,7 +15,10 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from blocksim.backends.numba_cpu.lanes import (
+from numba import prange
+
+from .compiling import helper, kernel
+from .lanes import (
     absolute,
     add,
     bits,
@@ -32,10 +35,8 @@ from blocksim.backends.numba_cpu.lanes import (
     store,
     sub,
 )
-from numba import njit, prange
 
 CHUNK = 64
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 GIVEN, SHARED, EVENTS = 0, 1, 2
 
 
@@ -90,8 +91,8 @@ class Starts(NamedTuple):
     keep: bool
 
 
-@njit(**OPTIONS)
-def _fill(source, neurons, row, rows, begin, end, current, width):  # type: ignore[no-untyped-def]
+@helper
+def _fill(source, neurons, row, rows, begin, end, current, width):
     """current[: rows] OUT = bias + input, event by event in ascending order: (2) without recurrence."""
     lanes = len(width)
     for n in range(begin, end, lanes):
@@ -109,8 +110,8 @@ def _fill(source, neurons, row, rows, begin, end, current, width):  # type: igno
             store(total, current, t, n, lanes)
 
 
-@njit(**OPTIONS)
-def _add_recurrent(neurons, spikes, row, history, history_row, step, rows, current, width):  # type: ignore[no-untyped-def]
+@helper
+def _add_recurrent(neurons, spikes, row, history, history_row, step, rows, current, width):
     """current[: rows] INOUT += S[t - D] R for t = step .., rows of R in ascending order: the middle term of (2)."""
     lanes = len(width)
     size = neurons.recurrent.shape[1]
@@ -129,8 +130,8 @@ def _add_recurrent(neurons, spikes, row, history, history_row, step, rows, curre
                     store(add(load(current, t, n, lanes, width), more), current, t, n, lanes)
 
 
-@njit(**OPTIONS)
-def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width):  # type: ignore[no-untyped-def]
+@helper
+def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width):
     """One chunk of (1), (3)-(6): current IN (rows, N); carry INOUT; out OUT from `row` on."""
     lanes = len(width)
     for n in range(begin, end, lanes):
@@ -168,8 +169,8 @@ def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width
         store(left, carry.refractory, sample, n, valid)
 
 
-@njit(**OPTIONS)
-def _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width):  # type: ignore[no-untyped-def]
+@helper
+def _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width):
     """One chunk of (3) as if the block did not spike: the potential that gradient="paper" differentiates."""
     lanes = len(width)
     for n in range(begin, end, lanes):
@@ -191,8 +192,8 @@ def _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, 
         store(left, carry.free_refractory, sample, n, valid)
 
 
-@njit(**OPTIONS)
-def _start_block(carry, starts, keep_free, block, sample, begin, end):  # type: ignore[no-untyped-def]
+@helper
+def _start_block(carry, starts, keep_free, block, sample, begin, end):
     """Keep the state at the start of a block. (Written in the parallel loop itself, Numba 0.68 drops these stores.)"""
     for n in range(begin, end):
         if starts.keep:
@@ -204,8 +205,8 @@ def _start_block(carry, starts, keep_free, block, sample, begin, end):  # type: 
             carry.free_refractory[sample, n] = carry.refractory[sample, n]
 
 
-@njit(parallel=True, cache=True, **OPTIONS)
-def layer_forward(source, neurons, carry, history, out, starts, steps, block_length, columns, scratch, width):  # type: ignore[no-untyped-def]
+@kernel
+def layer_forward(source, neurons, carry, history, out, starts, steps, block_length, columns, scratch, width):
     """Simulate a layer.
 
     history IN (B * D, N) bool, spikes of the D steps before the first; columns: neurons of one item of work, a multiple
@@ -236,8 +237,8 @@ def layer_forward(source, neurons, carry, history, out, starts, steps, block_len
                 _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width)
 
 
-@njit(parallel=True, cache=True, **OPTIONS)
-def project(indptr, indices, weights, out, width):  # type: ignore[no-untyped-def]
+@kernel
+def project(indptr, indices, weights, out, width):
     """out INOUT (rows, N) += weights[indices], event by event in ascending order: (2) for one kind of input."""
     lanes = len(width)
     size = out.shape[1]

@@ -30,7 +30,7 @@ ELEMENTS = {
 }
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Lanes(types.Type):
     """`count` values of `dtype` in registers."""
 
     def __init__(self, dtype: Any, count: int) -> None:
@@ -40,7 +40,7 @@ class Lanes(types.Type):  # type: ignore[misc]
 
 
 @register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Lanes) -> None:
         super().__init__(manager, lanes, ir.VectorType(ELEMENTS[lanes.dtype], lanes.count))
 

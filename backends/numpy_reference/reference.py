@@ -234,7 +234,8 @@ def _paper_adjoint(
 
 def _live(carry: Carry, length: int) -> np.ndarray:
     """Equation (1) as far as it is known at the start of a block: (B, L, N) bool."""
-    return np.arange(length)[None, :, None] >= carry.refractory[:, None, :]
+    live: np.ndarray = np.arange(length)[None, :, None] >= carry.refractory[:, None, :]
+    return live
 
 
 def _flush(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,42 @@
+"""The command line: `blocksim info`, `blocksim simulate`, `blocksim demo`.
+
+Owns how commands are found and how errors end: what the caller can mend is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import blocksim
+from blocksim.cli.demo import demo
+from blocksim.cli.info import info
+from blocksim.cli.simulate import simulate
+from blocksim.errors import BlocksimError
+
+
+class _WrongInput(click.ClickException):
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BlocksimError as error:
+            raise _WrongInput(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException(
+                f"not enough memory: {error} (pass a smaller --chunk, or record fewer traces)"
+            ) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(blocksim.__version__, prog_name="blocksim")
+def main() -> None:
+    """Simulate leaky and adaptive integrate-and-fire neurons, exactly, in blocks of time."""
+
+
+for _command in (info, simulate, demo):
+    main.add_command(_command)

@@ -1,0 +1,194 @@
+"""`blocksim demo`: the synthetic experiment of Taylor et al. 2023, by both methods in every ready backend."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import blocksim
+from blocksim import plotting
+from blocksim.cli.info import machine
+from blocksim.cli.options import ENVIRONMENT, backend_option, progress
+from blocksim.errors import ArgumentError, MissingLibraryError
+from blocksim.files import check_folder, written
+from blocksim.simulation import METHODS
+
+DT = 1.0  # ms a step, for the picture alone
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    backend: str
+    method: str
+    block_length: int
+    first_s: float  # the first call, with compilation where there is any
+    time_s: float  # median of the calls after it: forward and backward pass
+    forward_s: float  # forward pass alone
+    speed_up: float  # over the first row
+    spikes: int
+    identical: bool  # to the spikes of the first row
+
+
+def experiment(
+    batch: int, steps: int, inputs: int, neurons: int, refractory_steps: int, rate: float, dtype: str, seed: int
+) -> tuple[blocksim.Layer, blocksim.Events, np.ndarray]:
+    """The layer, its Poisson input, and a random gradient of the loss with respect to its spikes."""
+    rng = np.random.default_rng(seed)
+    x = blocksim.Events.from_dense(rng.random((batch, steps, inputs), dtype=np.float32) < rate)
+    kind = np.dtype(dtype)
+    # a mean drive somewhat below the threshold's, fluctuations that cross it: some per cent of steps hold a spike
+    events = max(inputs * rate, 1e-9)
+    weights = rng.normal(0.08 / events, 0.2 / np.sqrt(events), (inputs, neurons)).astype(kind)
+    recurrent = rng.normal(0, 0.5 / np.sqrt(neurons), (neurons, neurons)).astype(kind)
+    neuron = blocksim.ALIF(beta=0.95, p=0.99, b=0.2, refractory_steps=refractory_steps)
+    grad_spikes = rng.normal(size=(batch, steps, neurons)).astype(kind)
+    return blocksim.Layer(neuron, weights, recurrent=recurrent), x, grad_spikes
+
+
+@click.command()
+@click.option(
+    "-o", "--output", default="blocksim-demo", type=click.Path(path_type=Path), help="Folder for the results."
+)
+@backend_option(multiple=True, help="Backend to run; may be given more than once.  [default: every ready one]")
+@click.option("--batch", type=click.IntRange(min=1), default=64)
+@click.option("--steps", type=click.IntRange(min=1), default=1024)
+@click.option("--inputs", type=click.IntRange(min=1), default=1000)
+@click.option("--neurons", type=click.IntRange(min=1), default=128)
+@click.option("--refractory-steps", type=click.IntRange(min=0), default=40)
+@click.option("--rate", type=click.FloatRange(0, 1), default=0.1, help="Spikes of an input in a step.")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, help="Timed calls; one where a call takes long.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
+@click.option("--seed", type=int, default=0)
+@click.pass_context
+def demo(
+    context: click.Context,
+    output: Path,
+    backend: tuple[str, ...],
+    batch: int,
+    steps: int,
+    inputs: int,
+    neurons: int,
+    refractory_steps: int,
+    rate: float,
+    repeats: int,
+    dtype: str,
+    seed: int,
+) -> None:
+    """Compare both methods in every ready backend, on the experiment of the paper that introduced blocks.
+
+    Poisson spikes to a recurrent layer of adaptive neurons, forward and backward pass. Writes table.json, table.csv and
+    raster.png to a folder.
+    """
+    ready = [name for name, status in blocksim.available_backends().items() if status == "ready"]
+    names = list(dict.fromkeys(backend)) or sorted(ready, key=lambda name: (name != "numpy", name))
+    engines = [blocksim.get_backend(name) for name in names]
+    if not engines:
+        raise ArgumentError(f"--backend: expected the name of a backend; found none ({ENVIRONMENT} is empty)")
+    if not output.exists():
+        check_folder(output.parent)
+    else:
+        check_folder(output)
+    console = Console()
+    settings = {
+        "batch": batch, "steps": steps, "inputs": inputs, "neurons": neurons, "refractory_steps": refractory_steps,
+        "rate": rate, "dtype": dtype, "seed": seed,
+    }  # fmt: skip
+    console.print(
+        f"{inputs} Poisson inputs ({rate:.0%} a step) to {neurons} recurrent ALIF neurons, {steps} steps, batch "
+        f"{batch}, refractory period {refractory_steps} steps, {dtype}: forward and backward pass",
+        highlight=False,
+    )
+    layer, x, grad_spikes = experiment(**settings)  # type: ignore[arg-type]
+
+    rows: list[Row] = []
+    reference = ""
+    with progress("runs") as bar:
+        task = bar.add_task("preparing", total=len(engines) * len(METHODS))
+        for engine in engines:
+            for method in reversed(METHODS):
+                bar.update(task, description=f"{engine.name}, {method}")
+                row, spikes, digest = _measure(engine, method, layer, x, grad_spikes, repeats, rows)
+                reference = reference or digest
+                rows.append(Row(**{**row, "identical": digest == reference}))
+                bar.advance(task)
+    _print(console, rows)
+    output.mkdir(exist_ok=True)
+    _write(output, rows, settings)
+    try:
+        _, step, neuron = np.nonzero(spikes[:1])
+        plotting.save(plotting.raster(step * DT, neuron, neurons, steps * DT), output / "raster.png")
+    except MissingLibraryError as error:
+        console.print(f"no picture: {error}", highlight=False, markup=False)
+    console.print(f"written: {', '.join(str(path) for path in sorted(output.iterdir()))}", highlight=False)
+    if not all(row.identical for row in rows):
+        console.print("[red]The spikes differ between rows: this is a fault of blocksim, please report it.[/red]")
+        context.exit(1)
+
+
+def _measure(
+    engine: blocksim.Backend, method: str, layer: blocksim.Layer, x: blocksim.Events, grad_spikes: np.ndarray,
+    repeats: int, before: list[Row],
+) -> tuple[dict[str, Any], np.ndarray, str]:  # fmt: skip
+    def call() -> tuple[float, float, blocksim.Run]:
+        began = time.perf_counter()
+        run = blocksim.simulate(layer, x, engine, method, tape=True)
+        forward = time.perf_counter()
+        run.backward(grad_spikes)
+        return forward - began, time.perf_counter() - began, run
+
+    first = call()
+    # a slow reference is not run again and again
+    taken = [call() for _ in range(repeats if first[1] < 5 or engine.name != "numpy" else 0)] or [first]
+    total = statistics.median(item[1] for item in taken)
+    run = taken[-1][2]
+    row = {
+        "backend": engine.name,
+        "method": method,
+        "block_length": run.block_length,
+        "first_s": first[1],
+        "time_s": total,
+        "forward_s": statistics.median(item[0] for item in taken),
+        "speed_up": before[0].time_s / total if before else 1.0,
+        "spikes": int(run.spikes.sum()),
+    }
+    return row, run.spikes, hashlib.sha256(np.packbits(run.spikes).tobytes()).hexdigest()
+
+
+def _print(console: Console, rows: list[Row]) -> None:
+    table = Table()
+    for name in ("backend", "method"):
+        table.add_column(name)
+    for name in ("block", "first call", "time", "forward", "speed-up", "spikes", "identical"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.backend, row.method, str(row.block_length), f"{row.first_s:.3g} s", f"{1000 * row.time_s:.4g} ms",
+            f"{1000 * row.forward_s:.4g} ms", f"{row.speed_up:.3g}", str(row.spikes), "yes" if row.identical else "NO",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _write(folder: Path, rows: list[Row], settings: dict[str, Any]) -> None:
+    lines = [asdict(row) for row in rows]
+    with written(folder / "table.json") as part:
+        part.write_text(json.dumps({"machine": machine(), "settings": settings, "rows": lines}, indent=2) + "\n")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(lines[0]))
+    writer.writeheader()
+    writer.writerows(lines)
+    with written(folder / "table.csv") as part:
+        part.write_text(text.getvalue())

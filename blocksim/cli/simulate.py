@@ -1,0 +1,231 @@
+"""`blocksim simulate`: a layer over a file of currents or spikes, in stretches of time that fit in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import blocksim
+from blocksim import plotting
+from blocksim.backend import get_backend
+from blocksim.cli.options import backend_option, progress
+from blocksim.errors import ArgumentError
+from blocksim.files import InputFile, check_output, open_input, read_array, write_npz
+from blocksim.neurons import ROUNDINGS
+from blocksim.simulation import RECORD
+from blocksim.state import State
+from blocksim.validation import choices
+
+# working set of one stretch of time, unless --chunk says otherwise
+CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass
+class _Result:
+    """What is kept of all stretches: spikes as events, traces on disk."""
+
+    samples: list[np.ndarray] = field(default_factory=list)
+    steps: list[np.ndarray] = field(default_factory=list)
+    neurons: list[np.ndarray] = field(default_factory=list)
+    traces: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, run: blocksim.Run, start: int) -> None:
+        spikes = run.spikes
+        sample, step, neuron = np.nonzero(spikes)
+        self.samples.append(sample.astype(np.int32))
+        self.steps.append(step + start)
+        self.neurons.append(neuron.astype(np.int32))
+        for name, trace in self.traces.items():
+            trace[:, start : start + spikes.shape[1]] = getattr(run, name)
+
+    def events(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sample, step and neuron of every spike, in that order."""
+        sample, step, neuron = (np.concatenate(parts) for parts in (self.samples, self.steps, self.neurons))
+        order = np.argsort(sample, kind="stable")
+        return sample[order], step[order], neuron[order]
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write, .npz.")
+@click.option("--key", help="Which array of a .npz file.")
+@click.option("--sweeps", is_flag=True, help="A two-dimensional INPUT is (sweeps, time): a current a sweep.")
+@backend_option(default="numba", help="numpy, numba, cupy or auto.")
+@click.option("--method", default="blocks", help="blocks or standard; the results are the same.")
+@click.option("--block-length", type=int, help="Steps in a block.  [default: refractory steps + 1]")
+@click.option("--dt", type=float, default=0.1, help="Time step in ms.")
+@click.option("--tau-mem", type=float, default=20.0, help="Membrane time constant in ms.")
+@click.option("--tau-adapt", type=float, default=100.0, help="Adaptation time constant in ms.")
+@click.option("--adaptation", type=float, default=0.0, help="Rise of the threshold at a spike; 0 for LIF.")
+@click.option("--theta", type=float, default=1.0, help="Threshold at rest.")
+@click.option("--refractory", type=float, default=2.0, help="Absolute refractory period in ms.")
+@click.option("--rounding", type=click.Choice(ROUNDINGS), help="For a period that is no whole number of steps.")
+@click.option("--gain", type=float, default=1.0, help="Factor of the input (without --weights) or of the weights.")
+@click.option("--bias", type=float, default=0.0, help="Constant current.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Input weights (K, N), .npy.")
+@click.option("--recurrent", type=click.Path(path_type=Path), help="Recurrent weights (N, N), .npy.")
+@click.option("--latency", type=float, help="Recurrent latency in ms.  [default: refractory + one step]")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision.  [default: that of the input]")
+@click.option("--record", default="", help="Traces to keep: voltage, threshold, or both with a comma.")
+@click.option("--chunk", type=click.IntRange(min=1), help="Steps computed at a time.  [default: what fits in 64 MB]")
+@click.option("--plot", type=click.Path(path_type=Path), help="Raster to draw: .png, .pdf or .svg.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def simulate(
+    source: Path,
+    output: Path,
+    key: str | None,
+    sweeps: bool,
+    backend: str,
+    method: str,
+    block_length: int | None,
+    dt: float,
+    tau_mem: float,
+    tau_adapt: float,
+    adaptation: float,
+    theta: float,
+    refractory: float,
+    rounding: str | None,
+    gain: float,
+    bias: float,
+    weights: Path | None,
+    recurrent: Path | None,
+    latency: float | None,
+    dtype: str | None,
+    record: str,
+    chunk: int | None,
+    plot: Path | None,
+    overwrite: bool,
+) -> None:
+    """Simulate neurons over INPUT, a .npy or .npz file of currents or spikes.
+
+    INPUT has the shape (time,), (time, K) or (batch, time, K), or with --sweeps (sweeps, time). Without --weights it is the current itself, one column
+    a neuron; with --weights, spikes or real-valued input. The file is read in stretches of time, so that it need not
+    fit in memory. docs/command-line.md says what the output holds.
+    """
+    recorded = choices("--record", tuple(name for name in record.split(",") if name), RECORD)
+    output = check_output(output, (".npz",), overwrite)
+    if plot is not None:
+        plot = check_output(plot, plotting.SUFFIXES, overwrite)
+        plotting.require_matplotlib()
+    engine = get_backend(backend)
+    common: dict[str, Any] = {
+        "tau_mem": tau_mem, "theta": theta, "refractory": refractory, "dt": dt, "rounding": rounding,
+    }  # fmt: skip
+    neuron: blocksim.LIF | blocksim.ALIF
+    if adaptation:
+        neuron = blocksim.ALIF.from_ms(tau_adapt=tau_adapt, adaptation=adaptation, **common)
+    else:
+        neuron = blocksim.LIF.from_ms(**common)
+    file = open_input(source, key, sweeps)
+    kind = np.dtype(dtype or (file.dtype if file.dtype.kind == "f" and file.dtype.itemsize > 2 else np.float64))
+    layer = blocksim.Layer(
+        neuron,
+        None if weights is None else gain * read_array(weights, kind, "weights"),
+        np.full(1, bias, kind)[0].item(),
+        None if recurrent is None else read_array(recurrent, kind, "recurrent weights"),
+        None if latency is None else _whole_steps(latency, dt),
+    )
+    batch, steps, inputs = file.shape
+    neurons = layer.size or inputs
+    at_once = chunk or max(1, CHUNK_BYTES // (batch * (8 * inputs + 32 * neurons)))
+
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".blocksim-") as folder, progress("steps") as bar:
+        result = _Result()
+        for name in recorded:
+            place = Path(folder) / f"{name}.npy"
+            result.traces[name] = np.lib.format.open_memmap(place, "w+", kind, (batch, steps, neurons))
+        task = bar.add_task("simulating", total=steps)
+        state: State | None = None
+        length = 0
+        for start, x in _stretches(file, at_once, layer, kind, gain):
+            run = blocksim.simulate(layer, x, engine, method, block_length, state, record=recorded)
+            result.add(run, start)
+            state, length = run.state, run.block_length
+            bar.advance(task, run.spikes.shape[1])
+        took = time.perf_counter() - began
+        assert state is not None
+        sample, step, number = result.events()
+        meta = {
+            "blocksim": blocksim.__version__, "input": source.name, "backend": engine.name, "method": method,
+            "block_length": length, "dtype": str(kind), "dt_ms": dt, "tau_mem_ms": tau_mem,
+            "tau_adapt_ms": tau_adapt if adaptation else None, "adaptation": adaptation, "theta": theta,
+            "refractory_ms": refractory, "refractory_steps": neuron.refractory_steps, "gain": gain, "bias": bias,
+            "latency_steps": layer.latency_steps if recurrent is not None else None,
+        }  # fmt: skip
+        write_npz(
+            output,
+            {
+                "spike_sample": sample,
+                "spike_step": step,
+                "spike_neuron": number,
+                "spike_time_ms": step * dt,
+                "shape": np.array([batch, steps, neurons]),
+                **result.traces,
+                **{f"state_{name}": getattr(state, name) for name in ("voltage", "adaptation", "refractory", "spikes")},
+                "meta": np.array(json.dumps(meta)),
+            },
+        )
+        result.traces.clear()  # lets go of the mapped files before their folder goes
+    if plot is not None:
+        if neurons == 1:
+            figure = plotting.raster(step * dt, sample, batch, steps * dt, label="sample")
+        else:
+            first = sample == 0
+            figure = plotting.raster(step[first] * dt, number[first], neurons, steps * dt)
+        plotting.save(figure, plot)
+    _report(output, plot, file, neurons, len(step), steps * dt, took, engine.name, method, length)
+
+
+def _stretches(
+    file: InputFile, at_once: int, layer: blocksim.Layer, dtype: np.dtype[Any], gain: float
+) -> Iterator[tuple[int, Any]]:
+    """The input from step to step, in the same form throughout, so that results do not depend on `at_once`."""
+    steps = file.shape[1]
+    for start in range(0, steps, at_once):
+        stop = min(start + at_once, steps)
+        if layer.weights is None:
+            current = file.read(start, stop).astype(dtype)
+            current *= dtype.type(gain)
+            yield start, current
+        else:
+            yield start, file.read_events(start, stop) if file.counts else file.read(start, stop).astype(dtype)
+
+
+def _whole_steps(latency: float, dt: float) -> int:
+    steps = latency / dt
+    if not abs(steps - round(steps)) < 1e-6:
+        raise ArgumentError(f"--latency: expected a whole number of steps of {dt} ms; found {latency} ms = {steps:.6g}")
+    return round(steps)
+
+
+def _report(
+    output: Path, plot: Path | None, file: InputFile, neurons: int, spikes: int, duration: float, took: float,
+    backend: str, method: str, length: int,
+) -> None:  # fmt: skip
+    batch, steps, inputs = file.shape
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows = {
+        "input": f"{file.path.name}: {batch} x {steps} steps x {inputs}" + (", spikes" if file.counts else ""),
+        "duration": f"{duration:g} ms",
+        "neurons": str(neurons),
+        "spikes": f"{spikes}, {1000 * spikes / (batch * neurons * duration):.4g} Hz a neuron",
+        "computed by": f"{backend}, {method}, blocks of {length}",
+        "took": f"{took:.3g} s, {batch * duration / 1000 / took:.3g} times real time",
+        "written": ", ".join(str(path) for path in (output, plot) if path is not None),
+    }
+    for name, value in rows.items():
+        table.add_row(f"[bold]{name}[/bold]", value)
+    with contextlib.suppress(BrokenPipeError):
+        Console(highlight=False, soft_wrap=True).print(table)
