@@ -72,6 +72,9 @@ def prepare(x: np.ndarray | Events, layer: Layer, backend: Backend, dtype: np.dt
 
     Raises `ArgumentError` if x holds NaN or infinity.
     """
+    if isinstance(x, np.ndarray) and ((x.dtype.itemsize == 2 and x.dtype.kind == "f") or not x.dtype.isnative):
+        # kernels read neither float16 nor foreign byte orders
+        x = x.astype(np.float32 if x.dtype.itemsize == 2 and x.dtype.kind == "f" else x.dtype.newbyteorder("="))
     if isinstance(x, np.ndarray) and layer.weights is not None:
         sparse = backend.events(x, EVENT_DENSITY)
         if sparse is not None:

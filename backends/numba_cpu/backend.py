@@ -88,7 +88,7 @@ class NumbaBackend(Backend):
 
     def projection(self, x: Input, weights: np.ndarray, out: np.ndarray) -> None:
         """Equation (2), event by event or as a matrix product."""
-        x = self._spikes_as_events(x)
+        x = _spikes_as_events(x)
         if isinstance(x, Events):
             total = np.ascontiguousarray(out)
             forward.project(
@@ -101,7 +101,7 @@ class NumbaBackend(Backend):
 
     def projection_adjoint(self, x: Input, grad_current: np.ndarray) -> np.ndarray:
         """Equation (11), by sorted events or as a matrix product."""
-        x = self._spikes_as_events(x)
+        x = _spikes_as_events(x)
         if isinstance(x, Events):
             return _weight_gradient(x, np.ascontiguousarray(grad_current), 0)
         size = grad_current.shape[2]
@@ -119,7 +119,7 @@ class NumbaBackend(Backend):
             paper=out.free_voltage is not None,
         )
         history = np.empty((len(current), 0, current.shape[2]), np.bool_)
-        result = self.layer_forward(alone, np.ascontiguousarray(current), carry, history, plan)
+        result = _forward(alone, np.ascontiguousarray(current), carry, history, plan)
         out.spikes[...] = result.spikes
         for target, source in ((out.voltage, result.voltage), (out.threshold, result.threshold)):
             if target is not None:
@@ -148,7 +148,7 @@ class NumbaBackend(Backend):
         starts = Carry(start.voltage[None], start.adaptation[None], start.refractory[None])
         tape = Tape(length, np.ascontiguousarray(voltage), np.ascontiguousarray(spikes), starts, history)
         nothing = np.empty((batch, 0, size), voltage.dtype)
-        result = self._adjoint(
+        result = _adjoint(
             alone, tape, rule, grad_spikes, None if grad_voltage is None else np.ascontiguousarray(grad_voltage),
             grad_carry, nothing,
         )  # fmt: skip
@@ -161,65 +161,7 @@ class NumbaBackend(Backend):
         self, layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan
     ) -> ForwardResult:
         """Simulate a whole layer in one parallel region."""
-        dtype = layer.beta.dtype
-        batch, steps = x.shape[:2]
-        size = layer.beta.shape[0]
-        latency = history.shape[1]
-        width = _width(FORWARD_BYTES, layer.beta)
-        source = _source(x, layer)
-
-        def trace(kind: Any, wanted: bool) -> np.ndarray:
-            return np.empty((batch, steps, size) if wanted else (1, 1, 1), kind)
-
-        paper = plan.tape and plan.paper
-        keep_voltage = plan.record_voltage or (plan.tape and not plan.paper)
-        spikes = trace(np.bool_, True)
-        voltage = trace(dtype, keep_voltage)
-        threshold = trace(dtype, plan.record_threshold)
-        free_voltage = trace(dtype, paper)
-        out = forward.Recorded(
-            spikes=_rows(spikes),
-            voltage=_rows(voltage),
-            threshold=_rows(threshold),
-            free_voltage=_rows(free_voltage),
-            keep_voltage=keep_voltage,
-            keep_threshold=plan.record_threshold,
-            keep_free=paper,
-        )
-        blocks = -(-steps // plan.block_length) if plan.tape else 1
-        shape_of_starts = (blocks, batch, size) if plan.tape else (1, 1, 1)
-        starts = Carry(*(np.empty(shape_of_starts, kind) for kind in (dtype, dtype, np.int32)))
-        moved = forward.CarryArrays(
-            voltage=carry.voltage.copy(),
-            adaptation=carry.adaptation.copy(),
-            refractory=carry.refractory.copy(),
-            free_voltage=np.empty((batch, size) if paper else (1, 1), dtype),
-            free_refractory=np.empty((batch, size) if paper else (1, 1), np.int32),
-        )
-        neurons = forward.Neurons(
-            values=np.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias]),
-            refractory=_plain(layer.refractory[None]),
-            recurrent=np.empty((1, 1), dtype) if layer.recurrent is None else _plain(layer.recurrent),
-            latency=latency,
-            tiny=dtype.type(tiny(dtype)),
-        )
-        rows = min(forward.CHUNK, plan.block_length)
-        forward.layer_forward(
-            source, neurons, moved, _plain(_rows(history)), out,
-            forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
-            steps, plan.block_length, _columns(batch, size, width, latency),
-            np.empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
-        )  # fmt: skip
-        tape = None
-        if plan.tape:
-            tape = Tape(plan.block_length, free_voltage if plan.paper else voltage, spikes, starts, history)
-        return ForwardResult(
-            spikes,
-            voltage if plan.record_voltage else None,
-            threshold if plan.record_threshold else None,
-            Carry(moved.voltage, moved.adaptation, moved.refractory),
-            tape,
-        )
+        return _forward(layer, x, carry, history, plan)
 
     def layer_adjoint(
         self,
@@ -233,7 +175,7 @@ class NumbaBackend(Backend):
         grad_history: np.ndarray,
     ) -> AdjointResult:
         """Differentiate a whole layer in one parallel region, and its weights in another."""
-        result = self._adjoint(layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+        result = _adjoint(layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
         latency, steps = tape.history.shape[1], tape.spikes.shape[1]
         weights = None if layer.weights is None else self.projection_adjoint(x, result.current)
         recurrent = None
@@ -244,87 +186,147 @@ class NumbaBackend(Backend):
                 recurrent += _weight_gradient(_all_events(tape.history[:, : early.shape[1]]), early, 0)
         return AdjointResult(result.current, weights, recurrent, result.sums, result.carry, result.history)
 
-    def _adjoint(
-        self,
-        layer: LayerArrays,
-        tape: Tape,
-        rule: AdjointRule,
-        grad_spikes: np.ndarray | None,
-        grad_voltage: np.ndarray | None,
-        grad_carry: AdjointCarry,
-        grad_history: np.ndarray,
-    ) -> AdjointResult:
-        """Everything but the weights."""
-        dtype = layer.beta.dtype
-        batch, steps, size = tape.spikes.shape
-        latency = tape.history.shape[1]
-        length = tape.block_length
-        width = _width(ADJOINT_BYTES, layer.beta)
-        padded = _round_up(size, len(width))
-        threads = numba.get_num_threads()
-        none = np.empty((1, 1), dtype)
-        feedback = layer.recurrent is not None and rule.through_recurrent
-        neurons = adjoint.AdjointNeurons(
-            values=np.stack([layer.beta, layer.p, layer.b, layer.theta]),
-            refractory=_plain(layer.refractory[None]),
-            transposed=np.ascontiguousarray(layer.recurrent.T) if feedback and layer.recurrent is not None else none,
-            latency=latency,
-            tiny=dtype.type(tiny(dtype)),
-        )
-        starts = tape.starts
-        arrays = adjoint.TapeArrays(
-            _plain(_rows(tape.voltage)),
-            _plain(_rows(tape.spikes)),
-            _plain(starts.voltage),
-            _plain(starts.adaptation),
-            _plain(starts.refractory),
-        )
-        cotangents = adjoint.Cotangents(
-            spikes=none if grad_spikes is None else _plain(_rows(grad_spikes)),
-            voltage=none if grad_voltage is None else _plain(_rows(grad_voltage)),
-            history=_plain(_rows(grad_history)),
-            has_spikes=grad_spikes is not None,
-            has_voltage=grad_voltage is not None,
-        )
-        kernel_rule = adjoint.Rule(
-            rule.surrogate.kind,
-            np.array(adjoint.kernel_scales(rule.surrogate), dtype),
-            rule.paper,
-            rule.through_reset,
-            rule.through_recurrent and layer.recurrent is not None,
-            rule.through_adaptation,
-        )
-        out = adjoint.AdjointOutputs(
-            voltage=grad_carry.voltage.copy(),
-            adaptation=grad_carry.adaptation.copy(),
-            current=np.empty((batch * steps, size), dtype),
-            history=np.empty((batch * latency, size), dtype),
-            sums=np.zeros((5, batch, size), np.float64),
-        )
-        at_once = max(length if rule.paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
-        scratch = adjoint.Scratch(
-            adaptation=np.empty((threads, length, padded), dtype),
-            free_adaptation=np.empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
-            slope=np.empty((threads, length, padded), dtype),
-            live=np.empty((threads, length, padded), np.bool_),
-            grad_spikes=np.empty((threads, at_once, padded), dtype),
-        )
-        lowest, degree = (-87.0, 7) if dtype == np.float32 else (-708.0, 13)
-        adjoint.layer_adjoint(
-            neurons, arrays, cotangents, kernel_rule, out, steps, length, _columns(batch, size, width, latency),
-            scratch, dtype.type(lowest), degree, width,
-        )  # fmt: skip
-        return AdjointResult(
-            current=out.current.reshape(batch, steps, size),
-            weights=None,
-            recurrent=None,
-            sums=ParameterSums(*out.sums),
-            carry=AdjointCarry(out.voltage, out.adaptation),
-            history=out.history.reshape(batch, latency, size),
-        )
 
-    def _spikes_as_events(self, x: Input) -> Input:
-        return _all_events(x) if isinstance(x, np.ndarray) and x.dtype == np.bool_ else x
+def _forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan) -> ForwardResult:
+    """Run the forward kernel."""
+    dtype = layer.beta.dtype
+    batch, steps = x.shape[:2]
+    size = layer.beta.shape[0]
+    latency = history.shape[1]
+    width = _width(FORWARD_BYTES, layer.beta)
+    source = _source(x, layer)
+
+    def trace(kind: Any, wanted: bool) -> np.ndarray:
+        return np.empty((batch, steps, size) if wanted else (1, 1, 1), kind)
+
+    paper = plan.tape and plan.paper
+    keep_voltage = plan.record_voltage or (plan.tape and not plan.paper)
+    spikes = trace(np.bool_, True)
+    voltage = trace(dtype, keep_voltage)
+    threshold = trace(dtype, plan.record_threshold)
+    free_voltage = trace(dtype, paper)
+    out = forward.Recorded(
+        spikes=_rows(spikes),
+        voltage=_rows(voltage),
+        threshold=_rows(threshold),
+        free_voltage=_rows(free_voltage),
+        keep_voltage=keep_voltage,
+        keep_threshold=plan.record_threshold,
+        keep_free=paper,
+    )
+    blocks = -(-steps // plan.block_length) if plan.tape else 1
+    shape_of_starts = (blocks, batch, size) if plan.tape else (1, 1, 1)
+    starts = Carry(*(np.empty(shape_of_starts, kind) for kind in (dtype, dtype, np.int32)))
+    moved = forward.CarryArrays(
+        voltage=carry.voltage.copy(),
+        adaptation=carry.adaptation.copy(),
+        refractory=carry.refractory.copy(),
+        free_voltage=np.empty((batch, size) if paper else (1, 1), dtype),
+        free_refractory=np.empty((batch, size) if paper else (1, 1), np.int32),
+    )
+    neurons = forward.Neurons(
+        values=np.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias]),
+        refractory=_plain(layer.refractory[None]),
+        recurrent=np.empty((1, 1), dtype) if layer.recurrent is None else _plain(layer.recurrent),
+        latency=latency,
+        tiny=dtype.type(tiny(dtype)),
+    )
+    rows = min(forward.CHUNK, plan.block_length)
+    forward.layer_forward(
+        source, neurons, moved, _plain(_rows(history)), out,
+        forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
+        steps, plan.block_length, _columns(batch, size, width, latency),
+        np.empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
+    )  # fmt: skip
+    tape = None
+    if plan.tape:
+        tape = Tape(plan.block_length, free_voltage if plan.paper else voltage, spikes, starts, history)
+    return ForwardResult(
+        spikes,
+        voltage if plan.record_voltage else None,
+        threshold if plan.record_threshold else None,
+        Carry(moved.voltage, moved.adaptation, moved.refractory),
+        tape,
+    )
+
+
+def _adjoint(
+    layer: LayerArrays,
+    tape: Tape,
+    rule: AdjointRule,
+    grad_spikes: np.ndarray | None,
+    grad_voltage: np.ndarray | None,
+    grad_carry: AdjointCarry,
+    grad_history: np.ndarray,
+) -> AdjointResult:
+    """Run the adjoint kernel: everything but the weights."""
+    dtype = layer.beta.dtype
+    batch, steps, size = tape.spikes.shape
+    latency = tape.history.shape[1]
+    length = tape.block_length
+    width = _width(ADJOINT_BYTES, layer.beta)
+    padded = _round_up(size, len(width))
+    threads = numba.get_num_threads()
+    none = np.empty((1, 1), dtype)
+    feedback = layer.recurrent is not None and rule.through_recurrent
+    neurons = adjoint.AdjointNeurons(
+        values=np.stack([layer.beta, layer.p, layer.b, layer.theta]),
+        refractory=_plain(layer.refractory[None]),
+        transposed=np.ascontiguousarray(layer.recurrent.T) if feedback and layer.recurrent is not None else none,
+        latency=latency,
+        tiny=dtype.type(tiny(dtype)),
+    )
+    starts = tape.starts
+    arrays = adjoint.TapeArrays(
+        _plain(_rows(tape.voltage)),
+        _plain(_rows(tape.spikes)),
+        _plain(starts.voltage),
+        _plain(starts.adaptation),
+        _plain(starts.refractory),
+    )
+    cotangents = adjoint.Cotangents(
+        spikes=none if grad_spikes is None else _plain(_rows(grad_spikes)),
+        voltage=none if grad_voltage is None else _plain(_rows(grad_voltage)),
+        history=_plain(_rows(grad_history)),
+        has_spikes=grad_spikes is not None,
+        has_voltage=grad_voltage is not None,
+    )
+    kernel_rule = adjoint.Rule(
+        rule.surrogate.kind,
+        np.array(adjoint.kernel_scales(rule.surrogate), dtype),
+        rule.paper,
+        rule.through_reset,
+        rule.through_recurrent and layer.recurrent is not None,
+        rule.through_adaptation,
+    )
+    out = adjoint.AdjointOutputs(
+        voltage=grad_carry.voltage.copy(),
+        adaptation=grad_carry.adaptation.copy(),
+        current=np.empty((batch * steps, size), dtype),
+        history=np.empty((batch * latency, size), dtype),
+        sums=np.zeros((5, batch, size), np.float64),
+    )
+    at_once = max(length if rule.paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
+    scratch = adjoint.Scratch(
+        adaptation=np.empty((threads, length, padded), dtype),
+        free_adaptation=np.empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
+        slope=np.empty((threads, length, padded), dtype),
+        live=np.empty((threads, length, padded), np.bool_),
+        grad_spikes=np.empty((threads, at_once, padded), dtype),
+    )
+    lowest, degree = (-87.0, 7) if dtype == np.float32 else (-708.0, 13)
+    adjoint.layer_adjoint(
+        neurons, arrays, cotangents, kernel_rule, out, steps, length, _columns(batch, size, width, latency),
+        scratch, dtype.type(lowest), degree, width,
+    )  # fmt: skip
+    return AdjointResult(
+        current=out.current.reshape(batch, steps, size),
+        weights=None,
+        recurrent=None,
+        sums=ParameterSums(*out.sums),
+        carry=AdjointCarry(out.voltage, out.adaptation),
+        history=out.history.reshape(batch, latency, size),
+    )
 
 
 def _source(x: Input, layer: LayerArrays) -> forward.Source:
@@ -344,6 +346,10 @@ def _source(x: Input, layer: LayerArrays) -> forward.Source:
         np.zeros(1, np.int32),
         np.empty((1, 1), dtype),
     )
+
+
+def _spikes_as_events(x: Input) -> Input:
+    return _all_events(x) if isinstance(x, np.ndarray) and x.dtype == np.bool_ else x
 
 
 def _all_events(spikes: np.ndarray) -> Events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 ENVIRONMENT = "BLOCKSIM_BACKEND"
 
 
-def backend_option(**settings: Any) -> Any:
+def backend_option(**settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """--backend, from the environment variable BLOCKSIM_BACKEND where the flag is not given."""
     return click.option("--backend", envvar=ENVIRONMENT, show_envvar=True, metavar="NAME", **settings)
 

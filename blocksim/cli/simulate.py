@@ -109,9 +109,9 @@ def simulate(
 ) -> None:
     """Simulate neurons over INPUT, a .npy or .npz file of currents or spikes.
 
-    INPUT has the shape (time,), (time, K) or (batch, time, K), or with --sweeps (sweeps, time). Without --weights it is the current itself, one column
-    a neuron; with --weights, spikes or real-valued input. The file is read in stretches of time, so that it need not
-    fit in memory. docs/command-line.md says what the output holds.
+    INPUT has the shape (time,), (time, K) or (batch, time, K), or with --sweeps (sweeps, time). Without --weights it
+    is the current itself, one column a neuron; with --weights, spikes or real-valued input. The file is read in
+    stretches of time, so that it need not fit in memory. docs/command-line.md says what the output holds.
     """
     recorded = choices("--record", tuple(name for name in record.split(",") if name), RECORD)
     output = check_output(output, (".npz",), overwrite)

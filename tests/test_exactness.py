@@ -1,0 +1,155 @@
+"""Spikes, potentials and states are those of the equations, bit for bit, however time and work are divided."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+import blocksim
+
+from .helpers import assert_same_bits, assert_same_run, gradient_arrays, make_case, threads
+
+# sizes on both sides of the kernels' vectors of 8, 16, 32 and 64 lanes
+SIZES = st.sampled_from([1, 2, 7, 8, 9, 33, 65])
+
+
+@st.composite
+def cases(draw):
+    refractory = draw(st.one_of(st.integers(0, 6), st.tuples(st.integers(0, 3), st.integers(3, 9))))
+    recurrent = draw(st.booleans())
+    weights = draw(st.booleans())
+    neurons = draw(SIZES)
+    return make_case(
+        seed=draw(st.integers(0, 2**32 - 1)),
+        batch=draw(st.integers(1, 3)),
+        steps=draw(st.integers(1, 40)),
+        neurons=neurons,
+        inputs=draw(st.integers(1, 6)),
+        density=draw(st.sampled_from([0.0, 0.1, 0.3, 1.0])),
+        refractory=refractory,
+        extra_latency=draw(st.integers(0, 12)),
+        recurrent=recurrent,
+        weights=weights,
+        adaptive=draw(st.booleans()),
+        scalars=draw(st.booleans()) and (weights or recurrent),
+        shared=draw(st.booleans()) and not weights,
+        dtype=draw(st.sampled_from([np.float32, np.float64])),
+    )
+
+
+def assert_is_oracle(run, expected):
+    for name in ("spikes", "voltage", "threshold"):
+        assert_same_bits(name, getattr(run, name), getattr(expected, name))
+    assert_same_bits("state.voltage", run.state.voltage, expected.kept)
+    assert_same_bits("state.adaptation", run.state.adaptation, expected.adaptation)
+    assert_same_bits("state.refractory", run.state.refractory, expected.refractory)
+    assert_same_bits("state.spikes", run.state.spikes, expected.history)
+
+
+@given(case=cases(), data=st.data())
+def test_any_block_length_equals_the_oracle(backend, case, data):
+    length = data.draw(st.integers(1, case.layer.neuron.block_length), label="block_length")
+    assert_is_oracle(case.simulate(backend, block_length=length), case.oracle())
+
+
+@given(case=cases(), data=st.data())
+def test_any_chunking_equals_one_run(backend, case, data):
+    steps = case.x.shape[1]
+    cuts = sorted(data.draw(st.sets(st.integers(1, steps), max_size=4), label="cuts") - {steps})
+    whole = case.simulate(backend)
+    state, runs = None, []
+    for start, stop in zip([0, *cuts], [*cuts, steps], strict=True):
+        length = data.draw(st.integers(1, case.layer.neuron.block_length), label="block_length")
+        runs.append(case.simulate(backend, case.events[:, start:stop] if isinstance(case.events, np.ndarray)
+                                  else case.events[start:stop], state=state, block_length=length))  # fmt: skip
+        state = runs[-1].state
+    for name in ("spikes", "voltage", "threshold"):
+        assert_same_bits(name, np.concatenate([getattr(run, name) for run in runs], axis=1), getattr(whole, name))
+    for name in ("voltage", "adaptation", "refractory", "spikes"):
+        assert_same_bits(f"state.{name}", getattr(state, name), getattr(whole.state, name))
+
+
+@pytest.mark.parametrize("refractory", [64, 70, 130])
+def test_blocks_longer_than_a_chunk_of_the_kernels(backend, refractory):
+    case = make_case(1, steps=300, refractory=refractory, recurrent=True, neurons=9)
+    expected = case.oracle()
+    assert expected.spikes.sum() > 20
+    for length in (refractory + 1, 65, 64, 1):
+        assert_is_oracle(case.simulate(backend, block_length=length), expected)
+
+
+@pytest.mark.parametrize("neurons", [31, 32, 63, 64, 130])
+def test_sizes_around_the_vectors_of_the_kernels(backend, neurons):
+    case = make_case(neurons, steps=50, neurons=neurons, inputs=40, recurrent=True)
+    assert_is_oracle(case.simulate(backend), case.oracle())
+
+
+def test_refractory_period_longer_than_the_run(backend):
+    case = make_case(3, steps=12, refractory=40, recurrent=True)
+    assert_is_oracle(case.simulate(backend), case.oracle())
+
+
+def test_counts_above_one_are_that_many_spikes(backend):
+    case = make_case(4)
+    counts = case.x * np.random.default_rng(0).integers(1, 4, case.x.shape).astype(np.uint8)
+    events = blocksim.Events.from_dense(counts)
+    assert len(events.indices) == counts.sum() > case.x.sum()
+    assert_is_oracle(case.simulate(backend, events), case.oracle(counts))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_same_bits_on_one_thread_and_on_two(backend, dtype):
+    # few samples: neurons are shared among the threads; many: samples are
+    for batch, recurrent in ((1, False), (9, False), (3, True)):
+        case = make_case(5, batch=batch, steps=100, neurons=130, inputs=20, recurrent=recurrent, dtype=dtype)
+        grad_spikes = np.random.default_rng(1).normal(size=(batch, 100, 130)).astype(dtype)
+        for gradient in ("standard", "paper"):
+            runs, gradients = [], []
+            for count in (1, 2, 2):
+                with threads(backend, count):
+                    runs.append(case.simulate(backend, tape=True, gradient=gradient))
+                    gradients.append(gradient_arrays(runs[-1].backward(grad_spikes)))
+            for run, gradient_ in zip(runs[1:], gradients[1:], strict=True):
+                assert_same_run(run, runs[0])
+                for name, value in gradient_.items():
+                    assert_same_bits(name, value, gradients[0][name])
+
+
+def test_real_valued_input_through_weights_is_one_matrix_product(backend):
+    rng = np.random.default_rng(0)
+    case = make_case(6)
+    x = rng.normal(size=case.x.shape)
+    run = case.simulate(backend, x)
+    alone = blocksim.Layer(case.layer.neuron, bias=case.layer.bias)
+    same = blocksim.simulate(alone, x @ case.layer.weights, backend, record=("voltage", "threshold"))
+    np.testing.assert_array_equal(run.spikes, same.spikes)
+    np.testing.assert_allclose(run.voltage, same.voltage, rtol=1e-12, atol=1e-12)
+
+
+def test_silence_never_leaves_denormal_numbers(backend):
+    """Potential, adaptation and adjoint variables decay to exact zero, by the flush that is part of the model."""
+    x = np.zeros((1, 6000, 1))
+    x[0, 0] = 2.0
+    layer = blocksim.Layer(blocksim.ALIF(beta=0.8, p=0.85, b=0.1, refractory_steps=2), bias=np.zeros(1))
+    run = blocksim.simulate(layer, x, backend, record=("voltage", "threshold"), tape=True)
+    assert run.spikes.sum() == 1
+    assert run.state.adaptation == 0
+    x[0, 0] = 0.5
+    quiet = blocksim.simulate(layer, x, backend, record=("voltage",), tape=True)
+    assert quiet.state.voltage == 0
+    late = np.zeros(x.shape)
+    late[0, -1] = 1.0
+    current = quiet.backward(grad_voltage=late).current
+    for values in (quiet.voltage, current):
+        size = np.abs(values[values != 0])
+        assert size.min() >= 1e-290
+        assert size.min() < 1e-280
+        assert (values == 0).sum() > 1000
+
+
+@pytest.mark.slow
+def test_long_run_equals_the_oracle(backend):
+    case = make_case(8, steps=20_000, batch=1, neurons=3, refractory=20, recurrent=True, dtype=np.float32)
+    assert_is_oracle(case.simulate(backend), case.oracle())
