@@ -5,7 +5,7 @@
 >>> neuron = blocksim.ALIF.from_ms(tau_mem=20, tau_adapt=200, adaptation=0.2, refractory=4, dt=0.1)
 >>> run = blocksim.simulate(blocksim.Layer(neuron), np.full((1000, 1), 0.02), backend="numpy")
 >>> int(run.spikes.sum())
-6
+7
 """
 
 from blocksim.backend import Backend, BackendEntry, available_backends, get_backend

@@ -113,7 +113,11 @@ def test_a_sequence_in_pieces_has_the_gradient_of_the_whole(backend):
         gradients = run.backward(g_s[:, steps], g_v[:, steps], into)
         into = gradients.state
         pieces.insert(0, gradient_arrays(gradients))
-    joined = {name: sum(piece[name] for piece in pieces) for name in whole if not name.startswith("state")}
+    joined = {
+        name: sum(piece[name] for piece in pieces)
+        for name in whole
+        if name not in ("x", "current") and not name.startswith("state")
+    }
     joined |= {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in ("x", "current")}
     joined |= {name: pieces[0][name] for name in whole if name.startswith("state")}
     assert_close(joined, whole, 1e-10)
@@ -123,9 +127,12 @@ def test_block_length_does_not_matter_to_the_standard_gradient_but_to_the_papers
     case = make_case(13, steps=40, recurrent=True, refractory=5)
     g = np.random.default_rng(2).normal(size=(2, 40, 5))
     by = {
-        (kind, length): gradient_arrays(case.simulate(backend, tape=True, gradient=kind, block_length=length).backward(g))
-        for kind in ("standard", "paper") for length in (1, 4, 6)
-    }  # fmt: skip
+        (kind, length): gradient_arrays(
+            case.simulate(backend, tape=True, gradient=kind, block_length=length).backward(g)
+        )
+        for kind in ("standard", "paper")
+        for length in (1, 4, 6)
+    }
     for length in (4, 6):
         assert_close(by["standard", length], by["standard", 1], 1e-10)
     assert relative(by["paper", 4]["weights"], by["paper", 6]["weights"]) > 0.01
@@ -238,8 +245,9 @@ def test_every_engine_computes_the_formulas(backend, name, dtype):
     run = blocksim.simulate(layer, m.astype(dtype)[None], backend, tape=True, surrogate=name)
     got = -run.backward(np.ones((1, len(m)), dtype)).theta
     expected = get_surrogate(name)(m.astype(dtype).astype(np.float64))
-    tolerance = 1e-13 if dtype == np.float64 else 2e-6
-    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * 1e-3 + 1e-30)
+    # the difference of Gaussians crosses zero, where only its terms are known to rounding
+    atol = 4 * np.finfo(dtype).eps * expected.max() if name == "multi_gaussian" else 1e-30
+    np.testing.assert_allclose(got, expected, rtol=1e-13 if dtype == np.float64 else 2e-6, atol=atol)
 
 
 def test_a_scale_is_carried_by_the_object(backend):

@@ -161,10 +161,10 @@ def _standard_adjoint(
         if rule.through_reset:
             lambda_s = lambda_s - v[:, t] * into_v
         delta = slope[:, t] * lambda_s  # (8)
-        lambda_v = _flush(grad_v[:, t] + delta + (1 - s[:, t]) * into_v)  # (9)
+        lambda_v = _flush(grad_v[:, t] + delta + np.where(s[:, t], 0, into_v))  # (9)
         grad_current[:, t] = np.where(live[:, t], lambda_v, 0)  # (11)
         sums.bias[...] += grad_current[:, t]
-        before = v[:, t - 1] * (1 - s[:, t - 1]) if t else start.voltage
+        before = np.where(s[:, t - 1], 0, v[:, t - 1]) if t else start.voltage
         sums.beta[...] += lambda_v * before  # (12)
         sums.p[...] += into_a * a[:, t]
         sums.b[...] -= delta * a[:, t]

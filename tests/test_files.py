@@ -1,0 +1,176 @@
+"""Files: what is read is whole and numeric, what is written is whole or absent."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import blocksim
+from blocksim.files import check_folder, check_output, open_input, write_npz, written
+
+
+@pytest.mark.parametrize(("shape", "whole"), [((7,), (1, 7, 1)), ((7, 3), (1, 7, 3)), ((2, 7, 3), (2, 7, 3))])
+@pytest.mark.parametrize("form", ["npy", "stored", "compressed", "fortran"])
+def test_arrays_are_read_in_stretches(tmp_path, shape, whole, form):
+    x = np.random.default_rng(0).normal(size=shape)
+    path = tmp_path / ("x.npy" if form == "npy" else "x.npz")
+    if form == "npy":
+        np.save(path, x)
+    elif form == "fortran":
+        np.savez(path, x=np.asfortranarray(x), other=np.ones(3))
+    else:
+        (np.savez if form == "stored" else np.savez_compressed)(path, other=np.ones(3), x=x)
+    file = open_input(path, None if form == "npy" else "x")
+    assert file.shape == whole
+    assert not file.counts
+    np.testing.assert_array_equal(file.read(2, 6), x.reshape(whole)[:, 2:6])
+
+
+def test_long_arrays_are_mapped_not_read(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.ones((10, 3)))
+    np.save(tmp_path / "x.npy", np.ones((10, 3)))
+    for name in ("x.npz", "x.npy"):
+        data = open_input(tmp_path / name)._data
+        while data.base is not None and not isinstance(data, np.memmap):
+            data = data.base
+        assert isinstance(data, np.memmap), name
+
+
+def test_sweeps(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(6.0).reshape(2, 3))
+    assert open_input(tmp_path / "x.npy", sweeps=True).shape == (2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "counts"),
+    [([0, 1, 2], True), ([0.0, 1.0], True), ([True, False], True), ([0.5, 1], False), ([-1, 1], False)],
+)
+def test_spike_counts_are_told_from_real_values(tmp_path, values, counts):
+    np.save(tmp_path / "x.npy", np.array(values))
+    assert open_input(tmp_path / "x.npy").counts is counts
+
+
+def test_events(tmp_path):
+    x = (np.random.default_rng(0).random((2, 9, 4)) < 0.3).astype(np.uint8)
+    events = blocksim.Events.from_dense(x)
+    np.savez(tmp_path / "x.npz", indptr=events.indptr, indices=events.indices, shape=events.shape)
+    file = open_input(tmp_path / "x.npz")
+    assert file.counts
+    np.testing.assert_array_equal(file.read(3, 8), x[:, 3:8])
+    np.testing.assert_array_equal(file.read_events(3, 8).to_dense(), x[:, 3:8])
+
+
+def damaged(tmp_path, name):
+    """A bad file, and what the message must say."""
+    path = tmp_path / name
+    if name == "missing.npy":
+        return path, "No such file"
+    if name == "text.npy":
+        path.write_text("1 2 3")
+        return path, "begins with"
+    if name == "empty.npz":
+        path.touch()
+        return path, "an empty file"
+    if name == "x.csv":
+        path.write_text("1,2")
+        return path, ".npy or .npz"
+    if name == "truncated.npy":
+        np.save(path, np.ones((100, 3)))
+        path.write_bytes(path.read_bytes()[:-100])
+        return path, "truncated"
+    if name == "header.npy":
+        np.save(path, np.ones(3))
+        path.write_bytes(path.read_bytes()[:20])
+        return path, "truncated"
+    if name == "truncated.npz":
+        np.savez(path, x=np.ones((100, 3)))
+        path.write_bytes(path.read_bytes()[:-100])
+        return path, "truncated"
+    if name == "flipped.npz":
+        np.savez_compressed(path, x=np.arange(1000.0))
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        path.write_bytes(data)
+        return path, "damaged"
+    if name == "pickled.npy":
+        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+        return path, "pickled"
+    if name == "complex.npy":
+        np.save(path, np.ones(3) + 1j)
+        return path, "complex128"
+    if name == "scalar.npy":
+        np.save(path, 3.0)
+        return path, "found ()"
+    if name == "rank4.npy":
+        np.save(path, np.ones((1, 1, 1, 1)))
+        return path, "(1, 1, 1, 1)"
+    if name == "two.npz":
+        np.savez(path, first=np.ones(3), second=np.ones(3))
+        return path, "first, second"
+    assert name == "nan.npy"
+    np.save(path, np.array([[0.0], [np.nan]]))
+    return path, "finite"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["missing.npy", "text.npy", "empty.npz", "x.csv", "truncated.npy", "header.npy", "truncated.npz", "flipped.npz",
+     "pickled.npy", "complex.npy", "scalar.npy", "rank4.npy", "two.npz", "nan.npy"],
+)  # fmt: skip
+def test_bad_files_are_refused_by_name(tmp_path, name):
+    path, part = damaged(tmp_path, name)
+    with pytest.raises(blocksim.FileError) as caught:
+        open_input(path)
+    assert name in str(caught.value)
+    assert "expected" in str(caught.value)
+    assert part in str(caught.value)
+
+
+def test_missing_key(tmp_path):
+    np.savez(tmp_path / "x.npz", voltage=np.ones(3))
+    with pytest.raises(blocksim.FileError, match=r"'current'.*voltage"):
+        open_input(tmp_path / "x.npz", "current")
+
+
+def test_output_is_checked(tmp_path):
+    (tmp_path / "there.npz").touch()
+    (tmp_path / "folder.npz").mkdir()
+    for name, part in (("there.npz", "--overwrite"), ("folder.npz", "a folder"), ("x.txt", ".npz"),
+                       ("none/x.npz", "create it first"), ("there.npz/x.npz", "a file")):  # fmt: skip
+        with pytest.raises(blocksim.FileError, match=part):
+            check_output(tmp_path / name, (".npz",), overwrite=False)
+    check_output(tmp_path / "there.npz", (".npz",), overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["folder.npz", "there.npz"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that nobody can write to: Linux's /proc")
+def test_folder_that_cannot_be_written_to():
+    with pytest.raises(blocksim.FileError, match="written to"):
+        check_folder("/proc/self")
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "x.npz"
+    write_npz(target, {"x": np.arange(3)})
+
+    def fail():
+        with written(target) as part:
+            part.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert os.listdir(tmp_path) == ["x.npz"]
+    with np.load(target) as data:
+        np.testing.assert_array_equal(data["x"], np.arange(3))
+
+
+def test_npz_opens_in_numpy(tmp_path):
+    arrays = {"a": np.arange(6).reshape(2, 3), "b": np.array("text"), "c": np.zeros((0, 2)), "d": np.ones(4, bool)}
+    write_npz(tmp_path / "x.npz", arrays)
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as data:
+        for name, value in arrays.items():
+            np.testing.assert_array_equal(data[name], value)
+            assert data[name].dtype == value.dtype

@@ -1,0 +1,97 @@
+"""What is particular to the compiled kernels: packed instructions, cache, and that they keep what they compiled."""
+
+from __future__ import annotations
+
+import platform
+import re
+
+import numba
+import numpy as np
+import pytest
+from blocksim.backends.numba_cpu import adjoint, compiling, events, forward, lanes
+
+import blocksim
+
+from .helpers import make_case
+
+
+def source_of(kernel, dtype):
+    """Assembly of the instances that were compiled for this dtype."""
+    name = "float32" if dtype == np.float32 else "float64"
+    chosen = [text for signature, text in kernel.inspect_asm().items() if name in str(signature)]
+    assert chosen
+    return "\n".join(chosen)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_loops_over_neurons_are_packed_simd(dtype, monkeypatch):
+    """Arithmetic on vectors, not on single numbers, in forward and adjoint: what the speed rests on."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip(f"reads x86-64 assembly, and this is {platform.machine()}")
+    # kernels taken from the cache have no assembly to look at: compile here
+    case = make_case(1, neurons=130, inputs=20, recurrent=True, dtype=dtype)
+    suffix = "s" if dtype == np.float32 else "d"
+    fresh = {
+        "layer_forward": compiling.njit(parallel=True, **compiling.OPTIONS)(forward.layer_forward.py_func),
+        "layer_adjoint": compiling.njit(parallel=True, **compiling.OPTIONS)(adjoint.layer_adjoint.py_func),
+    }
+    monkeypatch.setattr(forward, "layer_forward", fresh["layer_forward"])
+    monkeypatch.setattr(adjoint, "layer_adjoint", fresh["layer_adjoint"])
+    case.simulate("numba", tape=True).backward(np.ones((2, 30, 130), dtype))
+    for name, dispatcher in fresh.items():
+        text = source_of(dispatcher, dtype)
+        for operation in ("mul", "add"):
+            packed = len(re.findall(rf"\bv?{operation}p{suffix}\b", text))
+            single = len(re.findall(rf"\bv?{operation}s{suffix}\b", text))
+            assert packed > 20, f"{name}: {packed} packed {operation}"
+            assert packed > 3 * single, f"{name}: {packed} packed {operation}, {single} single"
+
+
+def test_a_kept_kernel_is_stale_when_any_file_changes(tmp_path, monkeypatch):
+    first = compiling.folder_mark(tmp_path)
+    (tmp_path / "helper.py").write_text("a = 1")
+    second = compiling.folder_mark(tmp_path)
+    (tmp_path / "helper.py").write_text("a = 2")
+    assert len({first, second, compiling.folder_mark(tmp_path)}) == 3
+
+    def work(x):
+        for i in numba.prange(len(x)):
+            x[i] += 1
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+
+    def hits(mark):
+        kernel = compiling.kernel(work, mark)
+        kernel(np.zeros(4))
+        return sum(kernel.stats.cache_hits.values())
+
+    assert [hits("one"), hits("one"), hits("two"), hits("two")] == [0, 1, 0, 1]
+
+
+def test_every_kernel_bears_the_mark():
+    kernels = [forward.layer_forward, forward.project, adjoint.layer_adjoint, events.count_events, events.list_events,
+               events.sort_events, events.weight_gradient]  # fmt: skip
+    for kernel in kernels:
+        assert kernel._cache._cache_file._source_stamp == compiling.MARK
+
+
+def test_read_only_arrays_do_not_compile_anew():
+    case = make_case(3)
+    case.simulate("numba")
+    before = len(forward.layer_forward.signatures)
+    locked = case.x.copy()
+    locked.flags.writeable = False
+    blocksim.simulate(case.layer, locked, "numba", record=("voltage", "threshold"))
+    assert len(forward.layer_forward.signatures) == before
+
+
+def test_lanes_stop_where_the_array_does():
+    @numba.njit
+    def copy(source, target, valid, width):
+        lanes.store(lanes.load(source, 0, 0, valid, width), target, 0, 0, valid)
+
+    source = np.arange(1.0, 9.0)[None]
+    for valid in range(9):
+        target = np.full((1, 8), -1.0)
+        copy(source, target, valid, (0,) * 8)
+        np.testing.assert_array_equal(target[0], np.where(np.arange(8) < valid, source[0], -1))
