@@ -128,7 +128,8 @@ def open_input(path: str | Path, key: str | None = None, sweeps: bool = False) -
 
 
 def _from_npz(path: Path, key: str | None) -> np.ndarray | Events:
-    with np.load(path, allow_pickle=False) as archive:
+    # opened here, so that it is closed when NumPy finds it damaged
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
         keys = list(archive.files)
         if key is None and set(keys) >= EVENT_KEYS:
             shape = tuple(int(n) for n in archive["shape"])

@@ -55,8 +55,8 @@ def assert_equals(out, result):
 @pytest.mark.parametrize("chunk", [None, "1", "7", "64", "10000"])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_current(run, chunk, backend):
-    arguments = [*SIMULATE[:-1], backend, "--tau-mem", "12", "--adaptation", "0.2", "--tau-adapt", "50", "--gain",
-                 "0.8", "--bias", "0.01", "--record", "voltage,threshold", *(["--chunk", chunk] if chunk else [])]  # fmt: skip
+    options = ["--tau-mem", "12", "--adaptation", "0.2", "--tau-adapt", "50", "--gain", "0.8", "--bias", "0.01", "--record", "voltage,threshold"]
+    arguments = [*SIMULATE[:-1], backend, *options, *(["--chunk", chunk] if chunk else [])]
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     neuron = blocksim.ALIF.from_ms(tau_mem=12, tau_adapt=50, adaptation=0.2, refractory=3, dt=1)
@@ -108,7 +108,7 @@ def test_backend_from_the_environment_and_the_flag(run):
     arguments = [a for a in SIMULATE if a not in ("--backend", "numpy")]
     assert run(*arguments, BLOCKSIM_BACKEND="numpy").exit_code == 0
     assert json.loads(str(load()["meta"]))["backend"] == "numpy"
-    result = run(*arguments, BLOCKSIM_BACKEND="abacus")
+    result = run(*arguments, "--overwrite", BLOCKSIM_BACKEND="abacus")
     assert result.exit_code == 2
     assert "'abacus'" in result.output
     assert run(*SIMULATE, "--overwrite", BLOCKSIM_BACKEND="abacus").exit_code == 0
