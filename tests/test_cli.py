@@ -55,7 +55,8 @@ def assert_equals(out, result):
 @pytest.mark.parametrize("chunk", [None, "1", "7", "64", "10000"])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_current(run, chunk, backend):
-    options = ["--tau-mem", "12", "--adaptation", "0.2", "--tau-adapt", "50", "--gain", "0.8", "--bias", "0.01", "--record", "voltage,threshold"]
+    options = ["--tau-mem", "12", "--adaptation", "0.2", "--tau-adapt", "50", "--gain", "0.8", "--bias", "0.01"]
+    options += ["--record", "voltage,threshold"]
     arguments = [*SIMULATE[:-1], backend, *options, *(["--chunk", chunk] if chunk else [])]
     result = run(*arguments)
     assert result.exit_code == 0, result.output
