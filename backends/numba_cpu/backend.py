@@ -374,7 +374,12 @@ def _weight_gradient(x: Events, grad_current: np.ndarray, shift: int) -> np.ndar
     starts = np.empty((batch, -(-steps // events.SPAN), inputs + 1), np.int64)
     events.sort_events(_plain(x.indptr), _plain(x.indices), steps, offsets, starts)
     grad = np.zeros((inputs, size), dtype)
-    events.weight_gradient(offsets, starts, _plain(_rows(grad_current)), steps, shift, dtype.type(0), grad, width)
+    threads = numba.get_num_threads()
+    tiles = -(-size // len(width))
+    events.weight_gradient(
+        offsets, starts, _plain(_rows(grad_current)), steps, shift, max(1, min(-(-threads // tiles), inputs)),
+        np.empty((threads, events.SPAN, len(width)), dtype), dtype.type(0), grad, width,
+    )  # fmt: skip
     return grad
 
 

@@ -8,10 +8,11 @@ first-level cache. The order of summation depends on the shapes alone.
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numba import prange
 
-from .compiling import kernel
+from .compiling import helper, kernel
 from .lanes import add, load, splat, store
 
 SPAN = 64  # steps; at most 256, for offsets are bytes
@@ -84,27 +85,52 @@ def sort_events(indptr, indices, steps, offsets, starts):
         place[0] = indptr[row + first]
 
 
+@helper
+def _take_span(grad_current, row, rows, n, valid, stretch, width):
+    """stretch[: rows] OUT: `width` columns of grad_current, next to each other.
+
+    Where they are, rows often lie a power of two apart, and drive each other out of the first-level cache.
+    """
+    for t in range(rows):
+        store(load(grad_current, row + t, n, valid, width), stretch, t, 0, len(width))
+
+
+@helper
+def _add_span(offsets, starts, rows, stretch, first, last, grad, n, valid, zero, width):
+    """grad[first : last] INOUT += sums over one span's events of rows of `stretch`; later than `rows` is none."""
+    lanes = len(width)
+    for k in range(first, last):
+        begin, end = starts[k], starts[k + 1]
+        if begin < end:
+            total = splat(zero, width)
+            for event in range(begin, end):
+                offset = np.int64(offsets[event])
+                if offset < rows:
+                    total = add(total, load(stretch, offset, 0, lanes, width))
+            store(add(load(grad, k, n, valid, width), total), grad, k, n, valid)
+
+
 @kernel
-def weight_gradient(offsets, starts, grad_current, steps, shift, zero, grad, width):
-    """grad INOUT (K, N) += sum over events of grad_current IN (B * T, N) `shift` steps later; later than T is none."""
+def weight_gradient(offsets, starts, grad_current, steps, shift, groups, stretches, zero, grad, width):
+    """grad INOUT (K, N) += sum over events of grad_current IN (B * T, N) `shift` steps later; later than T is none.
+
+    Work is split over columns and `groups` of inputs; each element is summed by one item. stretches: scratch
+    (threads, SPAN, width).
+    """
     lanes = len(width)
     size = grad.shape[1]
     batch, spans = starts.shape[:2]
     inputs = starts.shape[2] - 1
-    for tile in prange((size + lanes - 1) // lanes):
-        n = tile * lanes
-        valid = size - n
+    share = (inputs + groups - 1) // groups
+    for item in prange((size + lanes - 1) // lanes * groups):
+        n = item // groups * lanes
+        first = item % groups * share
+        last = min(first + share, inputs)
+        stretch = stretches[numba.get_thread_id()]
         for sample in range(batch):
             for span in range(spans):
                 step = span * SPAN + shift
-                row = sample * steps + step
-                ahead = steps - step  # rows there are from the first of this span on
-                for k in range(inputs):
-                    begin, end = starts[sample, span, k], starts[sample, span, k + 1]
-                    if begin < end:
-                        total = splat(zero, width)
-                        for event in range(begin, end):
-                            offset = np.int64(offsets[event])
-                            if offset < ahead:
-                                total = add(total, load(grad_current, row + offset, n, valid, width))
-                        store(add(load(grad, k, n, valid, width), total), grad, k, n, valid)
+                rows = min(SPAN, steps - step)
+                if rows > 0:
+                    _take_span(grad_current, sample * steps + step, rows, n, size - n, stretch, width)
+                    _add_span(offsets, starts[sample, span], rows, stretch, first, last, grad, n, size - n, zero, width)
