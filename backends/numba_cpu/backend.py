@@ -32,6 +32,7 @@ from blocksim.surrogates import Surrogate
 
 from . import adjoint, events, forward
 
+LINE = 64  # bytes of a cache line
 # Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
 FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
 
@@ -92,7 +93,7 @@ class NumbaBackend(Backend):
         if isinstance(x, Events):
             total = np.ascontiguousarray(out)
             forward.project(
-                _plain(x.indptr), _plain(x.indices), _plain(weights), _rows(total), _width(FORWARD_BYTES, out)
+                _plain(x.indptr), _plain(x.indices), _plain(_aligned(weights)), _rows(total), _width(FORWARD_BYTES, out)
             )
             if total is not out:
                 out[...] = total
@@ -197,7 +198,7 @@ def _forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, pl
     source = _source(x, layer)
 
     def trace(kind: Any, wanted: bool) -> np.ndarray:
-        return np.empty((batch, steps, size) if wanted else (1, 1, 1), kind)
+        return _empty((batch, steps, size) if wanted else (1, 1, 1), kind)
 
     paper = plan.tape and plan.paper
     keep_voltage = plan.record_voltage or (plan.tape and not plan.paper)
@@ -216,18 +217,18 @@ def _forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, pl
     )
     blocks = -(-steps // plan.block_length) if plan.tape else 1
     shape_of_starts = (blocks, batch, size) if plan.tape else (1, 1, 1)
-    starts = Carry(*(np.empty(shape_of_starts, kind) for kind in (dtype, dtype, np.int32)))
+    starts = Carry(*(_empty(shape_of_starts, kind) for kind in (dtype, dtype, np.int32)))
     moved = forward.CarryArrays(
         voltage=carry.voltage.copy(),
         adaptation=carry.adaptation.copy(),
         refractory=carry.refractory.copy(),
-        free_voltage=np.empty((batch, size) if paper else (1, 1), dtype),
-        free_refractory=np.empty((batch, size) if paper else (1, 1), np.int32),
+        free_voltage=_empty((batch, size) if paper else (1, 1), dtype),
+        free_refractory=_empty((batch, size) if paper else (1, 1), np.int32),
     )
     neurons = forward.Neurons(
         values=np.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias]),
         refractory=_plain(layer.refractory[None]),
-        recurrent=np.empty((1, 1), dtype) if layer.recurrent is None else _plain(layer.recurrent),
+        recurrent=_empty((1, 1), dtype) if layer.recurrent is None else _plain(_aligned(layer.recurrent)),
         latency=latency,
         tiny=dtype.type(tiny(dtype)),
     )
@@ -236,7 +237,7 @@ def _forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, pl
         source, neurons, moved, _plain(_rows(history)), out,
         forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
         steps, plan.block_length, _columns(batch, size, width, latency),
-        np.empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
+        _empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
     )  # fmt: skip
     tape = None
     if plan.tape:
@@ -267,12 +268,12 @@ def _adjoint(
     width = _width(ADJOINT_BYTES, layer.beta)
     padded = _round_up(size, len(width))
     threads = numba.get_num_threads()
-    none = np.empty((1, 1), dtype)
+    none = _empty((1, 1), dtype)
     feedback = layer.recurrent is not None and rule.through_recurrent
     neurons = adjoint.AdjointNeurons(
         values=np.stack([layer.beta, layer.p, layer.b, layer.theta]),
         refractory=_plain(layer.refractory[None]),
-        transposed=np.ascontiguousarray(layer.recurrent.T) if feedback and layer.recurrent is not None else none,
+        transposed=_aligned(layer.recurrent.T) if feedback and layer.recurrent is not None else none,
         latency=latency,
         tiny=dtype.type(tiny(dtype)),
     )
@@ -302,17 +303,17 @@ def _adjoint(
     out = adjoint.AdjointOutputs(
         voltage=grad_carry.voltage.copy(),
         adaptation=grad_carry.adaptation.copy(),
-        current=np.empty((batch * steps, size), dtype),
-        history=np.empty((batch * latency, size), dtype),
+        current=_empty((batch * steps, size), dtype),
+        history=_empty((batch * latency, size), dtype),
         sums=np.zeros((5, batch, size), np.float64),
     )
     at_once = max(length if rule.paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
     scratch = adjoint.Scratch(
-        adaptation=np.empty((threads, length, padded), dtype),
-        free_adaptation=np.empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
-        slope=np.empty((threads, length, padded), dtype),
-        live=np.empty((threads, length, padded), np.bool_),
-        grad_spikes=np.empty((threads, at_once, padded), dtype),
+        adaptation=_empty((threads, length, padded), dtype),
+        free_adaptation=_empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
+        slope=_empty((threads, length, padded), dtype),
+        live=_empty((threads, length, padded), np.bool_),
+        grad_spikes=_empty((threads, at_once, padded), dtype),
     )
     lowest, degree = (-87.0, 7) if dtype == np.float32 else (-708.0, 13)
     adjoint.layer_adjoint(
@@ -335,7 +336,7 @@ def _source(x: Input, layer: LayerArrays) -> forward.Source:
     if isinstance(x, Events):
         assert layer.weights is not None
         return forward.Source(
-            forward.EVENTS, np.empty((1, 1), dtype), _plain(x.indptr), _plain(x.indices), _plain(layer.weights)
+            forward.EVENTS, _empty((1, 1), dtype), _plain(x.indptr), _plain(x.indices), _plain(_aligned(layer.weights))
         )
     current = x if layer.weights is None else np.matmul(x, layer.weights)
     shared = current.shape[2] == 1 and layer.beta.shape[0] > 1
@@ -344,7 +345,7 @@ def _source(x: Input, layer: LayerArrays) -> forward.Source:
         _plain(_rows(current)),
         np.zeros(1, np.int64),
         np.zeros(1, np.int32),
-        np.empty((1, 1), dtype),
+        _empty((1, 1), dtype),
     )
 
 
@@ -355,11 +356,11 @@ def _spikes_as_events(x: Input) -> Input:
 def _all_events(spikes: np.ndarray) -> Events:
     """Events of a bool array (B, T, N), however dense."""
     flat = _rows(np.ascontiguousarray(spikes)).view(np.uint8)
-    counts = np.empty(len(flat), np.int64)
+    counts = _empty(len(flat), np.int64)
     events.count_events(flat, counts)
     indptr = np.zeros(len(flat) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
-    indices = np.empty(indptr[-1], np.int32)
+    indices = _empty(indptr[-1], np.int32)
     events.list_events(flat, indptr, indices)
     return Events.trusted(indptr, indices, spikes.shape)
 
@@ -370,17 +371,40 @@ def _weight_gradient(x: Events, grad_current: np.ndarray, shift: int) -> np.ndar
     size = grad_current.shape[2]
     dtype = grad_current.dtype
     width = _width(FORWARD_BYTES, grad_current)
-    offsets = np.empty(len(x.indices), np.uint8)
-    starts = np.empty((batch, -(-steps // events.SPAN), inputs + 1), np.int64)
+    offsets = _empty(len(x.indices), np.uint8)
+    starts = _empty((batch, -(-steps // events.SPAN), inputs + 1), np.int64)
     events.sort_events(_plain(x.indptr), _plain(x.indices), steps, offsets, starts)
-    grad = np.zeros((inputs, size), dtype)
-    threads = numba.get_num_threads()
     tiles = -(-size // len(width))
+    groups = max(1, min(-(-numba.get_num_threads() // tiles), inputs))
+    grad = _empty((inputs, size), dtype)
     events.weight_gradient(
-        offsets, starts, _plain(_rows(grad_current)), steps, shift, max(1, min(-(-threads // tiles), inputs)),
-        np.empty((threads, events.SPAN, len(width)), dtype), dtype.type(0), grad, width,
+        offsets, starts, _plain(_rows(grad_current)), steps, shift, groups,
+        _empty((tiles * groups, events.SPAN, len(width)), dtype),
+        _empty((tiles * groups, -(-inputs // groups), len(width)), dtype), dtype.type(0), grad, width,
     )  # fmt: skip
     return grad
+
+
+def _empty(shape: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
+    """A new array that begins with a cache line: vectors of a row then share no line with another thread's.
+
+    numpy.empty aligns to 16 bytes, by which every vector of 64 bytes would lie across two lines.
+    """
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.empty(size + LINE, np.uint8)
+    first = -memory.ctypes.data % LINE
+    array: np.ndarray = memory[first : first + size].view(dtype).reshape(shape)
+    return array
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """The array, C-contiguous and beginning with a cache line: for what is read again and again."""
+    if array.flags.c_contiguous and array.ctypes.data % LINE == 0:
+        return array
+    copy = _empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def _width(bytes_: int, array: np.ndarray) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ first-level cache. The order of summation depends on the shapes alone.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
@@ -96,41 +95,59 @@ def _take_span(grad_current, row, rows, n, valid, stretch, width):
 
 
 @helper
-def _add_span(offsets, starts, rows, stretch, first, last, grad, n, valid, zero, width):
-    """grad[first : last] INOUT += sums over one span's events of rows of `stretch`; later than `rows` is none."""
+def _clear(totals, zero, width):
+    for k in range(totals.shape[0]):
+        store(splat(zero, width), totals, k, 0, len(width))
+
+
+@helper
+def _add_span(offsets, starts, rows, stretch, first, last, totals, width):
+    """totals INOUT += sums over one span's events of rows of `stretch`, for inputs `first` to `last`.
+
+    Events in rows from `rows` on come too late to count.
+    """
     lanes = len(width)
     for k in range(first, last):
         begin, end = starts[k], starts[k + 1]
         if begin < end:
-            total = splat(zero, width)
+            total = load(totals, k - first, 0, lanes, width)
             for event in range(begin, end):
                 offset = np.int64(offsets[event])
                 if offset < rows:
                     total = add(total, load(stretch, offset, 0, lanes, width))
-            store(add(load(grad, k, n, valid, width), total), grad, k, n, valid)
+            store(total, totals, k - first, 0, lanes)
+
+
+@helper
+def _hand_out(totals, first, last, n, valid, grad, width):
+    """grad[first : last] OUT = totals, for the columns from n on."""
+    for k in range(first, last):
+        store(load(totals, k - first, 0, len(width), width), grad, k, n, valid)
 
 
 @kernel
-def weight_gradient(offsets, starts, grad_current, steps, shift, groups, stretches, zero, grad, width):
-    """grad INOUT (K, N) += sum over events of grad_current IN (B * T, N) `shift` steps later; later than T is none.
+def weight_gradient(offsets, starts, grad_current, steps, shift, groups, stretches, totals, zero, grad, width):
+    """grad OUT (K, N): sum over events of grad_current IN (B * T, N) `shift` steps later; later than T is none.
 
-    Work is split over columns and `groups` of inputs; each element is summed by one item. stretches: scratch
-    (threads, SPAN, width).
+    Work is split over columns and `groups` of inputs; each element is summed by one item, in memory of its own, for
+    threads that write to one cache line wait for each other. stretches: scratch (items, SPAN, width); totals: scratch
+    (items, inputs of a group, width).
     """
     lanes = len(width)
     size = grad.shape[1]
     batch, spans = starts.shape[:2]
     inputs = starts.shape[2] - 1
-    share = (inputs + groups - 1) // groups
-    for item in prange((size + lanes - 1) // lanes * groups):
+    share = totals.shape[1]
+    for item in prange(totals.shape[0]):
         n = item // groups * lanes
         first = item % groups * share
         last = min(first + share, inputs)
-        stretch = stretches[numba.get_thread_id()]
+        _clear(totals[item], zero, width)
         for sample in range(batch):
             for span in range(spans):
                 step = span * SPAN + shift
                 rows = min(SPAN, steps - step)
                 if rows > 0:
-                    _take_span(grad_current, sample * steps + step, rows, n, size - n, stretch, width)
-                    _add_span(offsets, starts[sample, span], rows, stretch, first, last, grad, n, size - n, zero, width)
+                    _take_span(grad_current, sample * steps + step, rows, n, size - n, stretches[item], width)
+                    _add_span(offsets, starts[sample, span], rows, stretches[item], first, last, totals[item], width)
+        _hand_out(totals[item], first, last, n, size - n, grad, width)
