@@ -70,7 +70,9 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in pieces}
     for _ in range(options.rounds):
         for name, call in pieces.items():
-            call()  # warm: each is timed as if it ran again and again
+            # threads of the piece before spin for a while before they sleep; then warm up: each is timed as if alone
+            time.sleep(0.1)
+            call()
             began = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - began)

@@ -95,6 +95,35 @@ def raster(times: np.ndarray, rows: np.ndarray, count: int, duration: float, *, 
     return figure
 
 
+def plain_raster(times: np.ndarray, rows: np.ndarray, count: int, duration: float) -> str:
+    """The raster alone as the text of an SVG file, without matplotlib; arguments as for `raster`.
+
+    Examples
+    --------
+    >>> "ms" in plain_raster(np.array([1.0, 4.0]), np.array([0, 1]), 2, 10.0)
+    True
+    """
+    left, top, width, height = 60, 20, 900, 420
+    row = height / count
+    bars = "".join(
+        f"M{left + width * time / duration:.1f} {top + height - row * (number + 0.9):.1f}v{0.8 * row:.1f}"
+        for time, number in zip(times, rows, strict=True)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width + 100} {height + 80}" font-family="sans-serif">'
+        f'<rect width="100%" height="100%" fill="white"/>'
+        f'<path d="{bars}" stroke="{SPIKE}" stroke-width="1.2"/>'
+        f'<path d="M{left} {top}v{height}h{width}" stroke="black" fill="none"/>'
+        f'<text x="{left}" y="{top + height + 20}">0</text>'
+        f'<text x="{left + width}" y="{top + height + 20}" text-anchor="middle">{duration:g}</text>'
+        f'<text x="{left + width / 2}" y="{top + height + 40}" text-anchor="middle">time (ms)</text>'
+        f'<text x="{left - 8}" y="{top + height}" text-anchor="end">0</text>'
+        f'<text x="{left - 8}" y="{top + 12}" text-anchor="end">{count - 1}</text>'
+        f'<text transform="translate({left - 30} {top + height / 2}) rotate(-90)" text-anchor="middle">neuron</text>'
+        "</svg>\n"
+    )
+
+
 def save(figure: Any, path: Path) -> None:
     """Write a figure; its format is the suffix: .png, .pdf or .svg."""
     with written(path) as part:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree
 from pathlib import Path
 
 import click.testing
@@ -182,6 +183,20 @@ def test_demo(run):
     assert sorted(os.listdir("here")) == ["raster.png", "table.csv", "table.json"]
     assert run("demo", *small, "-o", "x.npy").exit_code == 2
     assert run("demo", *small, "--backend", "abacus").exit_code == 2
+
+
+def test_demo_draws_without_matplotlib_too(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    small = ["--batch", "3", "--steps", "120", "--inputs", "30", "--neurons", "10", "--repeats", "1"]
+    assert run("demo", *small, "-o", "here", "--backend", "numpy").exit_code == 0
+    assert sorted(os.listdir("here")) == ["raster.svg", "table.csv", "table.json"]
+    spikes = json.loads(Path("here/table.json").read_text())["rows"][0]["spikes"]
+    root = xml.etree.ElementTree.parse("here/raster.svg").getroot()
+    bars = root.find("{http://www.w3.org/2000/svg}path").get("d")
+    assert 0 < bars.count("M") < spikes  # those of one sample
+    result = run(*SIMULATE, "--plot", "raster.png")
+    assert result.exit_code == 2
+    assert "blocksim[plot]" in result.output
 
 
 def test_demo_says_when_spikes_differ(run, monkeypatch):

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -90,8 +91,8 @@ def demo(
 ) -> None:
     """Compare both methods in every ready backend, on the experiment of the paper that introduced blocks.
 
-    Poisson spikes to a recurrent layer of adaptive neurons, forward and backward pass. Writes table.json, table.csv and
-    raster.png to a folder.
+    Poisson spikes to a recurrent layer of adaptive neurons, forward and backward pass. Writes table.json, table.csv and a
+    raster to a folder.
     """
     ready = [name for name, status in blocksim.available_backends().items() if status == "ready"]
     names = list(dict.fromkeys(backend)) or sorted(ready, key=lambda name: (name != "numpy", name))
@@ -128,12 +129,16 @@ def demo(
     _print(console, rows)
     output.mkdir(exist_ok=True)
     _write(output, rows, settings)
+    _, step, neuron = np.nonzero(spikes[:1])
     try:
-        _, step, neuron = np.nonzero(spikes[:1])
-        plotting.save(plotting.raster(step * DT, neuron, neurons, steps * DT), output / "raster.png")
-    except MissingLibraryError as error:
-        console.print(f"no picture: {error}", highlight=False, markup=False)
-    console.print(f"written: {', '.join(str(path) for path in sorted(output.iterdir()))}", highlight=False)
+        picture = output / "raster.png"
+        plotting.save(plotting.raster(step * DT, neuron, neurons, steps * DT), picture)
+    except MissingLibraryError:
+        picture = output / "raster.svg"
+        with written(picture) as part:
+            part.write_text(plotting.plain_raster(step * DT, neuron, neurons, steps * DT))
+    files = ("table.json", "table.csv", picture.name)
+    console.print(f"written: {', '.join(str(output / name) for name in files)}", highlight=False, soft_wrap=True)
     if not all(row.identical for row in rows):
         console.print("[red]The spikes differ between rows: this is a fault of blocksim, please report it.[/red]")
         context.exit(1)
@@ -169,17 +174,22 @@ def _measure(
 
 
 def _print(console: Console, rows: list[Row]) -> None:
-    table = Table()
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1))
     for name in ("backend", "method"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("block", "first call", "time", "forward", "speed-up", "spikes", "identical"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.backend, row.method, str(row.block_length), f"{row.first_s:.3g} s", f"{1000 * row.time_s:.4g} ms",
-            f"{1000 * row.forward_s:.4g} ms", f"{row.speed_up:.3g}", str(row.spikes), "yes" if row.identical else "NO",
+            row.backend, row.method, str(row.block_length), _duration(row.first_s), _duration(row.time_s),
+            _duration(row.forward_s), f"{row.speed_up:.3g}", str(row.spikes), "yes" if row.identical else "NO",
         )  # fmt: skip
     console.print(table)
+
+
+def _duration(seconds: float) -> str:
+    """Three digits, in a unit that suits."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _write(folder: Path, rows: list[Row], settings: dict[str, Any]) -> None:
