@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -91,8 +90,8 @@ def demo(
 ) -> None:
     """Compare both methods in every ready backend, on the experiment of the paper that introduced blocks.
 
-    Poisson spikes to a recurrent layer of adaptive neurons, forward and backward pass. Writes table.json, table.csv and a
-    raster to a folder.
+    Poisson spikes to a recurrent layer of adaptive neurons, forward and backward pass. Writes table.json, table.csv
+    and a raster to a folder.
     """
     ready = [name for name, status in blocksim.available_backends().items() if status == "ready"]
     names = list(dict.fromkeys(backend)) or sorted(ready, key=lambda name: (name != "numpy", name))
@@ -174,7 +173,7 @@ def _measure(
 
 
 def _print(console: Console, rows: list[Row]) -> None:
-    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("backend", "method"):
         table.add_column(name, no_wrap=True)
     for name in ("block", "first call", "time", "forward", "speed-up", "spikes", "identical"):
