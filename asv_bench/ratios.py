@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from benchmarks.workloads import Currents, OneNeuron, PaperLayer
+from benchmarks.workloads import Currents, Million, OneNeuron, PaperLayer
 
 import blocksim
 from blocksim.cli.info import machine
@@ -22,7 +22,7 @@ from blocksim.cli.info import machine
 
 def work() -> tuple[dict[str, Callable[[], object]], list[tuple[str, tuple[str, ...], tuple[str, ...]]]]:
     """Pieces of work by name; and ratios: a name, what is above the line, what is below."""
-    paper, currents, one = PaperLayer(), Currents(), OneNeuron()
+    paper, currents, one, million = PaperLayer(), Currents(), OneNeuron(), Million()
     flat = paper.dense.reshape(-1, paper.inputs).astype(np.float32)
     grad = paper.grad_spikes.reshape(-1, paper.neurons)
     out = np.empty_like(currents.x)
@@ -32,9 +32,12 @@ def work() -> tuple[dict[str, Callable[[], object]], list[tuple[str, tuple[str, 
         "forward": lambda: paper.forward(),
         "forward and backward": lambda: paper.step(),
         "the same from a bool array": lambda: paper.step(x=paper.dense),
+        "the same with checkpoints": lambda: paper.step(tape="checkpoint"),
         "the same, standard method": lambda: paper.step(method="standard"),
         "copy of the currents": lambda: np.copyto(out, currents.x),
         "dynamics, potentials recorded": lambda: currents.run(),
+        "one neuron, a million steps, active, both": lambda: million.step(million.active),
+        "one neuron, a million steps, silent, both": lambda: million.step(million.silent),
         "one neuron, 3 x 10000 steps, forward": lambda: one.forward(),
         "one neuron, 3 x 10000 steps, forward and backward": lambda: one.step(),
     }
@@ -43,6 +46,12 @@ def work() -> tuple[dict[str, Callable[[], object]], list[tuple[str, tuple[str, 
         ("forward / its matrix product", ("forward",), products[:1]),
         ("forward and backward / its two matrix products", ("forward and backward",), products),
         ("the same from a bool array", ("the same from a bool array",), products),
+        ("checkpoints / tape", ("the same with checkpoints",), ("forward and backward",)),
+        (
+            "a silent step / an active step",
+            ("one neuron, a million steps, silent, both",),
+            ("one neuron, a million steps, active, both",),
+        ),
         ("standard / blocks", ("the same, standard method",), ("forward and backward",)),
         ("dynamics / copy", ("dynamics, potentials recorded",), ("copy of the currents",)),
     ]

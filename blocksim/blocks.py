@@ -52,6 +52,15 @@ def delayed(spikes: Array, history: Array, start: int, stop: int) -> Iterator[tu
         yield spikes[:, begin - latency : stop - latency], slice(begin - start, stop - start)
 
 
+def handed_on(backend: Backend, spikes: Array, history: Array, stop: int) -> Array:
+    """The spikes of the D steps before `stop`, in an array of their own: what the steps from `stop` on are handed."""
+    last = backend.empty(history.shape, np.bool_)
+    if history.shape[1]:
+        for piece, where in delayed(spikes, history, stop, stop + history.shape[1]):
+            last[:, where] = piece
+    return last
+
+
 def forward(backend: Backend, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
     """Simulate a layer block by block, equations (1)-(6)."""
     dtype = layer.beta.dtype

@@ -248,7 +248,7 @@ class Events:
         ends = self.indptr[1:].reshape(batch, time)[:, stop - 1]
         indices = np.concatenate([self.indices[a:b] for a, b in zip(edges, ends, strict=True)])
         counts = np.diff(self.indptr).reshape(batch, time)[:, start:stop].ravel()
-        return Events(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
+        return Events.trusted(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
 
 
 def is_sparse_counts(x: np.ndarray, density: float) -> bool:

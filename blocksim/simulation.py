@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.arrays import AdjointCarry, AdjointRule, Carry, ForwardResult, LayerArrays, Plan
+from blocksim import checkpoints
+from blocksim.arrays import AdjointCarry, AdjointRule, Carry, ForwardResult, LayerArrays, Plan, Tape
 from blocksim.backend import Backend, get_backend
-from blocksim.blocks import delayed
+from blocksim.blocks import handed_on
 from blocksim.errors import ArgumentError
 from blocksim.inputs import computing_dtype, prepare, read_input
 from blocksim.layer import Layer
@@ -165,7 +166,7 @@ class _Context:
     x: Any  # as the backend's
     shared_current: bool
     rule: AdjointRule
-    result: ForwardResult
+    tape: Tape | checkpoints.Checkpoints
     dtype: np.dtype[Any]
     batched: bool
 
@@ -173,9 +174,8 @@ class _Context:
         self, grad_spikes: np.ndarray | None, grad_voltage: np.ndarray | None, grad_state: StateGradient | None
     ) -> Gradients:
         backend, arrays, dtype = self.backend, self.arrays, self.dtype
-        tape = self.result.tape
-        assert tape is not None
-        batch, _, neurons = self.result.spikes.shape
+        tape = self.tape
+        batch, _, neurons = tape.spikes.shape
         shapes = {
             "voltage": (batch, neurons),
             "adaptation": (batch, neurons),
@@ -195,16 +195,17 @@ class _Context:
                     )
                 finite(f"grad_state.{name}", array)
                 given[name] = array
-        result = backend.layer_adjoint(
-            arrays,
-            self.x,
-            tape,
+        handed_in = (
             self.rule,
             None if grad_spikes is None else backend.asarray(grad_spikes, dtype),
             None if grad_voltage is None else backend.asarray(grad_voltage, dtype),
             AdjointCarry(backend.asarray(given["voltage"], dtype), backend.asarray(given["adaptation"], dtype)),
             backend.asarray(given["spikes"], dtype),
         )
+        if isinstance(tape, Tape):
+            result = backend.layer_adjoint(arrays, self.x, tape, *handed_in)
+        else:
+            result = checkpoints.adjoint(backend, arrays, self.x, tape, *handed_in)
         current = backend.to_numpy(result.current)
         sums = {name: backend.to_numpy(getattr(result.sums, name)).sum(axis=0) for name in NUMBERS}
         like = {**self.layer.neuron.parameters(), "bias": self.layer.bias}
@@ -243,7 +244,7 @@ def simulate(
     block_length: int | None = None,
     state: State | None = None,
     record: tuple[str, ...] | str = (),
-    tape: bool = False,
+    tape: bool | str = False,
     surrogate: str | Surrogate = "fast_sigmoid",
     gradient: str = "standard",
     detach: tuple[str, ...] | str = ("reset",),
@@ -269,8 +270,10 @@ def simulate(
         `Run.state` of the run that this one continues; None starts at rest.
     record : tuple out of "voltage", "threshold"
         What to return besides spikes.
-    tape : bool
-        Keep what `Run.backward` needs. x is kept, not copied: leave it as it is until then.
+    tape : bool or "checkpoint"
+        Keep what `Run.backward` needs. x is kept, not copied: leave it as it is until then. "checkpoint" keeps the
+        state at the start of an eighth of the run each, and computes the rest again: less memory for more time
+        (docs/performance.md); gradients are the same to rounding.
     surrogate : str or Surrogate
         Surrogate derivative of the spike: "fast_sigmoid", "box_car", "multi_gaussian", "arctan", "sigmoid",
         "triangle", "superspike", or an object that carries its scale, `blocksim.surrogates.FastSigmoid(k=25)`.
@@ -319,8 +322,8 @@ def simulate(
     record = choices("record", record, RECORD)
     length = _block_length(layer, method, block_length)
     rule = _adjoint_rule(surrogate, gradient, detach)
-    if not isinstance(tape, (bool, np.bool_)):
-        raise ArgumentError(f"tape: expected True or False; found {tape!r}")
+    if not (isinstance(tape, (bool, np.bool_)) or (isinstance(tape, str) and tape == "checkpoint")):
+        raise ArgumentError(f"tape: expected True, False or 'checkpoint'; found {tape!r}")
     x, batched = read_input(x, layer, batch_size)
     engine = get_backend(backend)
     if tape:
@@ -342,7 +345,12 @@ def simulate(
         tape=bool(tape),
         paper=rule.paper,
     )
-    result = engine.layer_forward(arrays, x, carry, history, plan)
+    kept: Tape | checkpoints.Checkpoints | None
+    if tape == "checkpoint":
+        result, kept = checkpoints.forward(engine, arrays, x, carry, history, plan)
+    else:
+        result = engine.layer_forward(arrays, x, carry, history, plan)
+        kept = result.tape
 
     def out(array: Any) -> Any:
         if array is None:
@@ -360,11 +368,11 @@ def simulate(
         backend=engine.name,
         method=method,
         block_length=length,
-        _context=_Context(
-            engine, layer, arrays, x, layer.weights is None and columns < neurons, rule, result, dtype, batched
-        )
-        if tape
-        else None,
+        _context=None
+        if kept is None
+        else _Context(
+            engine, layer, arrays, x, layer.weights is None and columns < neurons, rule, kept, dtype, batched
+        ),
     )
 
 
@@ -470,15 +478,11 @@ def _start(
 
 def _finish(result: ForwardResult, history: Any, engine: Backend) -> State:
     """The state after the last step, in arrays of its own."""
-    steps, latency = result.spikes.shape[1], history.shape[1]
-    last = np.zeros(history.shape, np.bool_)
-    for piece, where in delayed(result.spikes, history, steps, steps + latency) if latency else ():
-        last[:, where] = engine.to_numpy(piece)
     return State(
         voltage=np.array(engine.to_numpy(result.carry.voltage)),
         adaptation=np.array(engine.to_numpy(result.carry.adaptation)),
         refractory=np.array(engine.to_numpy(result.carry.refractory)),
-        spikes=last,
+        spikes=engine.to_numpy(handed_on(engine, result.spikes, history, result.spikes.shape[1])),
     )
 
 

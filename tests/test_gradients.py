@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from blocksim.simulation import DETACH
 from blocksim.surrogates import SURROGATES, BoxCar, FastSigmoid, Surrogate, get_surrogate
 
 from . import autograd
-from .helpers import assert_close, assert_same_bits, gradient_arrays, make_case, relative
+from .helpers import assert_close, assert_same_bits, assert_same_run, gradient_arrays, make_case, relative
 
 CUTS = [cut for n in range(4) for cut in itertools.combinations(DETACH, n)]
 
@@ -121,6 +122,43 @@ def test_a_sequence_in_pieces_has_the_gradient_of_the_whole(backend):
     joined |= {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in ("x", "current")}
     joined |= {name: pieces[0][name] for name in whole if name.startswith("state")}
     assert_close(joined, whole, 1e-10)
+
+
+@pytest.mark.parametrize("gradient", ["standard", "paper"])
+@pytest.mark.parametrize(("steps", "refractory"), [(100, 5), (50, 0), (7, 10), (97, 3)])
+def test_checkpoints_give_the_gradients_of_the_tape(backend, gradient, steps, refractory):
+    case = make_case(18, steps=steps, refractory=refractory, recurrent=True, extra_latency=2)
+    rng = np.random.default_rng(7)
+    g_s, g_v = rng.normal(size=(2, 2, steps, 5))
+    state = random_state(rng, case)
+    options = {"state": state, "gradient": gradient, "detach": ()}
+    run, taped = (case.simulate(backend, tape=tape, **options) for tape in ("checkpoint", True))
+    assert_same_run(run, taped)
+    after = blocksim.StateGradient(np.ones((2, 5)), np.ones((2, 5)), rng.normal(size=state.spikes.shape))
+    assert_close(run.backward(g_s, g_v, after), taped.backward(g_s, g_v, after), 1e-12)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_checkpoints_of_real_valued_input(backend, weights):
+    case = make_case(19, steps=60, weights=weights)
+    x = case.x * 0.7
+    g = np.random.default_rng(8).normal(size=(2, 60, 5))
+    gradients = [case.simulate(backend, x, tape=tape).backward(g) for tape in ("checkpoint", True)]
+    assert_close(*gradients, 1e-10)
+
+
+def test_what_a_tape_keeps(backend):
+    """Bytes of each neuron and step, besides the spikes that every run returns: under 5, with checkpoints under 1."""
+    case = make_case(20, batch=2, steps=820, neurons=64, refractory=40, recurrent=True, dtype=np.float32)
+    kept = {}
+    for tape in (False, True, "checkpoint"):
+        case.simulate(backend, record=(), tape=tape)
+        tracemalloc.start()
+        run = case.simulate(backend, record=(), tape=tape)
+        kept[tape] = tracemalloc.get_traced_memory()[0] / run.spikes.size
+        tracemalloc.stop()
+    assert 4 < kept[True] - kept[False] < 5
+    assert kept["checkpoint"] - kept[False] < 1
 
 
 def test_block_length_does_not_matter_to_the_standard_gradient_but_to_the_papers(backend):

@@ -35,8 +35,14 @@ class Layers:
     def time_forward_and_backward(self, backend, method):
         self.work.step(backend, method)
 
+    def time_forward_and_backward_with_checkpoints(self, backend, method):
+        self.work.step(backend, method, tape="checkpoint")
+
     def peakmem_forward_and_backward(self, backend, method):
         self.work.step(backend, method)
+
+    def peakmem_forward_and_backward_with_checkpoints(self, backend, method):
+        self.work.step(backend, method, tape="checkpoint")
 
 
 class Dynamics:

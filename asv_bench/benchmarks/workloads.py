@@ -25,9 +25,11 @@ class PaperLayer:
     def forward(self, backend: str = "numba", method: str = "blocks") -> blocksim.Run:
         return blocksim.simulate(self.layer, self.x, backend, method)
 
-    def step(self, backend: str = "numba", method: str = "blocks", x: object = None) -> blocksim.Gradients:
+    def step(
+        self, backend: str = "numba", method: str = "blocks", x: object = None, tape: bool | str = True
+    ) -> blocksim.Gradients:
         """Forward and backward pass, as for one step of training."""
-        run = blocksim.simulate(self.layer, self.x if x is None else x, backend, method, tape=True)
+        run = blocksim.simulate(self.layer, self.x if x is None else x, backend, method, tape=tape)
         return run.backward(self.grad_spikes)
 
 
@@ -42,6 +44,23 @@ class Currents:
 
     def run(self, backend: str = "numba") -> blocksim.Run:
         return blocksim.simulate(self.layer, self.x, backend, record=("voltage",))
+
+
+class Million:
+    """One neuron for a million steps, driven throughout, or once and then silent."""
+
+    def __init__(self) -> None:
+        self.active = np.random.default_rng(3).normal(0.02, 0.05, (1_000_000, 1)).astype(np.float32)
+        self.silent = np.zeros_like(self.active)
+        self.silent[0] = 5.0
+        self.layer = blocksim.Layer(
+            blocksim.ALIF(np.float32([0.99]), np.float32([0.999]), np.float32([0.2]), refractory_steps=20)
+        )
+        self.grad_spikes = np.zeros(self.active.shape, np.float32)
+        self.grad_spikes[-1] = 1.0
+
+    def step(self, x: np.ndarray) -> blocksim.Gradients:
+        return blocksim.simulate(self.layer, x, "numba", tape=True).backward(self.grad_spikes)
 
 
 class OneNeuron:
