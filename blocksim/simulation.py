@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -402,7 +403,20 @@ def _adjoint_rule(surrogate: Any, gradient: str, detach: Any) -> AdjointRule:
     )
 
 
+# A layer does not change, so its arrays are made once for each backend and precision; they go when the layer goes.
+_PREPARED: WeakKeyDictionary[Layer, dict[Any, LayerArrays]] = WeakKeyDictionary()
+
+
 def _layer_arrays(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -> LayerArrays:
+    """The layer as the backend's arrays."""
+    of_layer = _PREPARED.setdefault(layer, {})
+    key = (engine, neurons, dtype)
+    if key not in of_layer:
+        of_layer[key] = _make_layer_arrays(layer, neurons, dtype, engine)
+    return of_layer[key]
+
+
+def _make_layer_arrays(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -> LayerArrays:
     values = {"p": 0.0, "b": 0.0, **layer.neuron.parameters(), "bias": 0.0 if layer.bias is None else layer.bias}
     limit = np.nextafter(dtype.type(1), dtype.type(0))  # a decay just below 1 must not round to 1 in float32
     for name in ("beta", "p"):

@@ -6,6 +6,7 @@ both; the tests hold the two ways of running it equal.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -391,7 +392,7 @@ def _empty(shape: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
     numpy.empty aligns to 16 bytes, by which every vector of 64 bytes would lie across two lines.
     """
     dtype = np.dtype(dtype)
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = (math.prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize
     memory = np.empty(size + LINE, np.uint8)
     first = -memory.ctypes.data % LINE
     array: np.ndarray = memory[first : first + size].view(dtype).reshape(shape)
