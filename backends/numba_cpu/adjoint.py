@@ -105,6 +105,7 @@ class Scratch(NamedTuple):
     slope: Any  # (threads, L, N)
     live: Any  # (threads, L, N) bool
     grad_spikes: Any  # (threads, CHUNK, N); for gradient="paper" a whole block
+    sources: Any  # (threads, N + 1) int64
 
 
 def kernel_scales(surrogate: Any) -> list[float]:
@@ -215,7 +216,22 @@ def _walk_forward(
 
 
 @helper
-def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):
+def _list_sources(grad_current, row, sources):
+    """sources OUT: the neurons with a dLoss/dI in any of ROWS rows; returns their number.
+
+    Half of all neurons may be refractory: written always and counted without a branch, there is nothing to mispredict.
+    """
+    count = 0
+    for j in range(grad_current.shape[1]):
+        sources[count] = j
+        some = (grad_current[row, j] != 0) | (grad_current[row + 1, j] != 0)
+        more = (grad_current[row + 2, j] != 0) | (grad_current[row + 3, j] != 0)
+        count += np.int64(some | more)
+    return count
+
+
+@helper
+def _add_feedback(grad_current, transposed, row, rows, sources, grad_spikes, width):
     """grad_spikes[: rows] INOUT += grad_current[row : row + rows] R^T: the recurrent term of (7), one product.
 
     ROWS rows of time share each load of R^T, and a neuron that is refractory in all of them (its dLoss/dI is zero) is
@@ -225,22 +241,19 @@ def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):
     size = transposed.shape[1]
     whole = rows - rows % ROWS
     for t in range(0, whole, ROWS):
+        count = _list_sources(grad_current, row + t, sources)
         for n in range(0, size, lanes):
             s0 = load(grad_spikes, t, n, lanes, width)
             s1 = load(grad_spikes, t + 1, n, lanes, width)
             s2 = load(grad_spikes, t + 2, n, lanes, width)
             s3 = load(grad_spikes, t + 3, n, lanes, width)
-            for j in range(size):
-                g0 = grad_current[row + t, j]
-                g1 = grad_current[row + t + 1, j]
-                g2 = grad_current[row + t + 2, j]
-                g3 = grad_current[row + t + 3, j]
-                if g0 != 0 or g1 != 0 or g2 != 0 or g3 != 0:
-                    r = load(transposed, j, n, size - n, width)
-                    s0 = multiply_add(splat(g0, width), r, s0)
-                    s1 = multiply_add(splat(g1, width), r, s1)
-                    s2 = multiply_add(splat(g2, width), r, s2)
-                    s3 = multiply_add(splat(g3, width), r, s3)
+            for source in range(count):
+                j = sources[source]
+                r = load(transposed, j, n, size - n, width)
+                s0 = multiply_add(splat(grad_current[row + t, j], width), r, s0)
+                s1 = multiply_add(splat(grad_current[row + t + 1, j], width), r, s1)
+                s2 = multiply_add(splat(grad_current[row + t + 2, j], width), r, s2)
+                s3 = multiply_add(splat(grad_current[row + t + 3, j], width), r, s3)
             store(s0, grad_spikes, t, n, lanes)
             store(s1, grad_spikes, t + 1, n, lanes)
             store(s2, grad_spikes, t + 2, n, lanes)
@@ -256,7 +269,9 @@ def _add_feedback(grad_current, transposed, row, rows, grad_spikes, width):
 
 
 @helper
-def _gather_grad_spikes(neurons, cotangents, rule, out, sample, steps, step, rows, begin, end, grad_spikes, width):
+def _gather_grad_spikes(
+    neurons, cotangents, rule, out, sample, steps, step, rows, begin, end, sources, grad_spikes, width
+):
     """grad_spikes[: rows] OUT: lambda_S of (7) for steps step .. but for its last two terms.
 
     `step` may lie before the run (negative): then it is the gradient of the spikes that the run started from.
@@ -275,7 +290,9 @@ def _gather_grad_spikes(neurons, cotangents, rule, out, sample, steps, step, row
             store(total, grad_spikes, t, n, lanes)
     if latency and rule.through_recurrent and step + latency < steps:
         ahead = min(rows, steps - (step + latency))
-        _add_feedback(out.current, neurons.transposed, sample * steps + step + latency, ahead, grad_spikes, width)
+        _add_feedback(
+            out.current, neurons.transposed, sample * steps + step + latency, ahead, sources, grad_spikes, width
+        )
 
 
 @helper
@@ -426,12 +443,24 @@ def _walk_backward_paper(
 
 
 @helper
-def _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, grad_spikes, width):
+def _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, sources, grad_spikes, width):
     """out.history OUT: the recurrent term of (7) for the D steps before the run, (13)."""
     for first in range(0, neurons.latency, CHUNK):
         rows = min(CHUNK, neurons.latency - first)
         _gather_grad_spikes(
-            neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, begin, end, grad_spikes, width
+            neurons,
+            cotangents,
+            rule,
+            out,
+            sample,
+            steps,
+            first - neurons.latency,
+            rows,
+            begin,
+            end,
+            sources,
+            grad_spikes,
+            width,
         )
         for t in range(rows):
             for n in range(begin, end):
@@ -454,6 +483,7 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
         slope = scratch.slope[thread]
         live = scratch.live[thread]
         grad_spikes = scratch.grad_spikes[thread]
+        sources = scratch.sources[thread]
         for back in range(blocks):
             block = blocks - 1 - back
             start = block * block_length
@@ -465,7 +495,19 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
             )  # fmt: skip
             if rule.paper:
                 _gather_grad_spikes(
-                    neurons, cotangents, rule, out, sample, steps, start, length, begin, end, grad_spikes, width
+                    neurons,
+                    cotangents,
+                    rule,
+                    out,
+                    sample,
+                    steps,
+                    start,
+                    length,
+                    begin,
+                    end,
+                    sources,
+                    grad_spikes,
+                    width,
                 )
                 _walk_backward_paper(
                     neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation,
@@ -477,10 +519,22 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
                 offset = (chunks - 1 - chunk_back) * CHUNK
                 rows = min(CHUNK, length - offset)
                 _gather_grad_spikes(
-                    neurons, cotangents, rule, out, sample, steps, start + offset, rows, begin, end, grad_spikes, width
+                    neurons,
+                    cotangents,
+                    rule,
+                    out,
+                    sample,
+                    steps,
+                    start + offset,
+                    rows,
+                    begin,
+                    end,
+                    sources,
+                    grad_spikes,
+                    width,
                 )
                 _walk_backward(
                     neurons, tape, cotangents, rule, out, block, sample, row + offset, offset, rows, begin, end,
                     adaptation, slope, live, grad_spikes, width,
                 )  # fmt: skip
-        _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, grad_spikes, width)
+        _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, sources, grad_spikes, width)

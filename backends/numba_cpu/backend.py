@@ -315,6 +315,7 @@ def _adjoint(
         slope=_empty((threads, length, padded), dtype),
         live=_empty((threads, length, padded), np.bool_),
         grad_spikes=_empty((threads, at_once, padded), dtype),
+        sources=_empty((threads, size + 1), np.int64),
     )
     lowest, degree = (-87.0, 7) if dtype == np.float32 else (-708.0, 13)
     adjoint.layer_adjoint(
