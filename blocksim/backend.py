@@ -141,6 +141,22 @@ class Backend(ABC):
         return blocks.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
 
+class HostBackend(Backend):
+    """A backend whose arrays are NumPy's."""
+
+    def asarray(self, array: np.ndarray, dtype: Any = None) -> np.ndarray:
+        """A C-contiguous NumPy array."""
+        return np.ascontiguousarray(array, dtype=dtype)
+
+    def to_numpy(self, array: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """numpy.empty."""
+        return np.empty(shape, dtype)
+
+
 @dataclass(frozen=True)
 class BackendEntry:
     """What an entry point of the group ``blocksim.backends`` names: enough to say if the backend is ready.

@@ -114,8 +114,9 @@ class Events:
         rows, columns = np.nonzero(flat)
         if x.dtype != np.bool_:
             counts = flat[rows, columns]
-            if (counts < 0).any() or (counts.dtype.kind == "f" and (counts != np.floor(counts)).any()):
-                bad = counts[(counts < 0) | (counts != np.floor(counts))][0]
+            right = is_count(counts)
+            if not right.all():
+                bad = counts[~right][0]
                 raise ArgumentError(f"x: expected spike counts, whole numbers of 0 or more; found {bad}")
             if (counts > 1).any():
                 repeats = counts.astype(np.int64)
@@ -210,7 +211,7 @@ class Events:
         data = np.asarray(matrix.data)
         indptr, indices = np.asarray(matrix.indptr), np.asarray(matrix.indices)
         if data.size and not (data == 1).all():
-            if data.dtype.kind not in "biuf" or not (np.isfinite(data) & (data >= 0) & (data == np.floor(data))).all():
+            if data.dtype.kind not in "biuf" or not (np.isfinite(data) & is_count(data)).all():
                 raise ArgumentError(
                     "x: expected a CSR array of spike counts, whole numbers of 0 or more; found other values "
                     "(real-valued input: pass x.toarray() reshaped to (batch, time, K))"
@@ -251,6 +252,12 @@ class Events:
         return Events.trusted(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
 
 
+def is_count(values: np.ndarray) -> np.ndarray:
+    """Where values are spike counts, whole numbers >= 0."""
+    whole_numbers = True if values.dtype.kind in "biu" else values == np.floor(values)
+    return (values >= 0) & whole_numbers
+
+
 def is_sparse_counts(x: np.ndarray, density: float) -> bool:
     """Whether x holds spike counts, whole numbers >= 0, and at most `density` of them an element.
 
@@ -264,7 +271,7 @@ def is_sparse_counts(x: np.ndarray, density: float) -> bool:
     for sample in x:
         for start in range(0, len(sample), 64):
             part = sample[start : start + 64]
-            if not ((part >= 0) & (part == np.floor(part))).all():
+            if not is_count(part).all():
                 return False
             total += float(part.sum(dtype=np.float64))
             if total > density * x.size:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import FileError
-from blocksim.events import Events
+from blocksim.events import Events, is_count
 from blocksim.validation import finite
 
 EVENT_KEYS = {"indptr", "indices", "shape"}
@@ -178,7 +178,7 @@ def _survey(path: Path, data: np.ndarray) -> bool:
                 finite("x", part)
             except ValueError as error:
                 raise FileError(f"{path}, sample {sample}, from step {start} on: {error}") from error
-            counts = counts and bool(((part >= 0) & (part == np.floor(part))).all())
+            counts = counts and bool(is_count(part).all())
             if not counts and data.dtype.kind == "i":
                 return False
     return counts

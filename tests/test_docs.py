@@ -67,14 +67,14 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(linked), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PYTHON = {page: re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S) for page in PAGES}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if PYTHON[page]], ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S)
-    if not blocks:
-        pytest.skip("no Python on this page")
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
-    for block in blocks:
+    for block in PYTHON[page]:
         exec(compile(block, page.name, "exec"), namespace)
 
 

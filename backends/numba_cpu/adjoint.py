@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from .compiling import helper, kernel
-from .forward import CHUNK
+from .forward import CHUNK, flush
 from .lanes import (
     absolute,
     add,
@@ -167,11 +167,6 @@ def _slope(m, kind, scales, lowest, degree):
 
 
 @helper
-def _flush(x, tiny, zero):
-    return select(less(absolute(x), tiny), zero, x)
-
-
-@helper
 def _walk_forward(
     neurons, tape, rule, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope, live_steps,
     lowest, degree, width,
@@ -206,13 +201,13 @@ def _walk_forward(
                 store(free_a, free_adaptation, t, n, lanes)
                 m = sub(v, add(theta, mul(b, free_a)))
                 store(_slope(m, rule.surrogate, rule.scales, lowest, degree), slope, t, n, lanes)
-                free_a = _flush(mul(p, free_a), tiny, zero)
+                free_a = flush(mul(p, free_a), tiny, zero)
             else:
                 m = sub(v, add(theta, mul(b, a)))
                 s = _slope(m, rule.surrogate, rule.scales, lowest, degree)
                 store(select(live, s, zero), slope, t, n, lanes)
                 left = select(spike, period, left)
-            a = _flush(add(mul(p, a), select(spike, one, zero)), tiny, zero)
+            a = flush(add(mul(p, a), select(spike, one, zero)), tiny, zero)
 
 
 @helper
@@ -296,6 +291,16 @@ def _gather_grad_spikes(
 
 
 @helper
+def _add_sums(beta, p, b, theta, bias, sums, sample, n, valid, width):
+    """sums INOUT float64 += a chunk's sums, so that long runs in float32 lose nothing."""
+    store(add(load(sums[0], sample, n, valid, width), widen(beta)), sums[0], sample, n, valid)
+    store(add(load(sums[1], sample, n, valid, width), widen(p)), sums[1], sample, n, valid)
+    store(add(load(sums[2], sample, n, valid, width), widen(b)), sums[2], sample, n, valid)
+    store(add(load(sums[3], sample, n, valid, width), widen(theta)), sums[3], sample, n, valid)
+    store(add(load(sums[4], sample, n, valid, width), widen(bias)), sums[4], sample, n, valid)
+
+
+@helper
 def _walk_backward(
     neurons, tape, cotangents, rule, out, block, sample, row, offset, rows, begin, end, adaptation, slope,
     live_steps, grad_spikes, width,
@@ -339,7 +344,7 @@ def _walk_backward(
             lambda_v = add(delta, select(spike, zero, into_v))  # (9)
             if cotangents.has_voltage:
                 lambda_v = add(lambda_v, load(cotangents.voltage, row + t, n, valid, width))
-            lambda_v = _flush(lambda_v, tiny, zero)
+            lambda_v = flush(lambda_v, tiny, zero)
             current = select(live, lambda_v, zero)  # (11)
             store(current, out.current, row + t, n, valid)
             sum_bias = add(sum_bias, current)
@@ -347,23 +352,13 @@ def _walk_backward(
             sum_p = add(sum_p, mul(into_a, a))
             sum_b = sub(sum_b, mul(delta, a))
             sum_theta = sub(sum_theta, delta)
-            into_a = _flush(sub(mul(p, into_a), mul(b, delta)), tiny, zero)  # (10)
-            into_v = _flush(mul(beta, lambda_v), tiny, zero)
+            into_a = flush(sub(mul(p, into_a), mul(b, delta)), tiny, zero)  # (10)
+            into_v = flush(mul(beta, lambda_v), tiny, zero)
             spike = spike_before
             v = v_before
         store(into_v, out.voltage, sample, n, valid)
         store(into_a, out.adaptation, sample, n, valid)
-        _add_sum(sum_beta, out.sums[0], sample, n, valid, width)
-        _add_sum(sum_p, out.sums[1], sample, n, valid, width)
-        _add_sum(sum_b, out.sums[2], sample, n, valid, width)
-        _add_sum(sum_theta, out.sums[3], sample, n, valid, width)
-        _add_sum(sum_bias, out.sums[4], sample, n, valid, width)
-
-
-@helper
-def _add_sum(part, total, sample, n, valid, width):
-    """total INOUT float64 += a chunk's sum, so that long runs in float32 lose nothing."""
-    store(add(load(total, sample, n, valid, width), widen(part)), total, sample, n, valid)
+        _add_sums(sum_beta, sum_p, sum_b, sum_theta, sum_bias, out.sums, sample, n, valid, width)
 
 
 @helper
@@ -418,7 +413,7 @@ def _walk_backward_paper(
                 grad_v = load(cotangents.voltage, row + t, n, valid, width)
                 lambda_u = add(lambda_u, select(after, zero, grad_v))
                 reset = sub(reset, mul(u, grad_v))
-            lambda_u = _flush(lambda_u, tiny, zero)
+            lambda_u = flush(lambda_u, tiny, zero)
             current = select(live, lambda_u, zero)
             store(current, out.current, row + t, n, valid)
             if t > 0:
@@ -430,16 +425,12 @@ def _walk_backward_paper(
             sum_p = add(sum_p, add(mul(into_free_a, free_a), mul(into_a, a)))  # (17)
             sum_b = sub(sum_b, mul(delta, free_a))
             sum_theta = sub(sum_theta, delta)
-            into_free_a = _flush(sub(mul(p, into_free_a), mul(b, delta)), tiny, zero)
-            into_a = _flush(mul(p, into_a), tiny, zero)
-            into_u = _flush(mul(beta, lambda_u), tiny, zero)
+            into_free_a = flush(sub(mul(p, into_free_a), mul(b, delta)), tiny, zero)
+            into_a = flush(mul(p, into_a), tiny, zero)
+            into_u = flush(mul(beta, lambda_u), tiny, zero)
         store(into_u, out.voltage, sample, n, valid)
         store(add(into_a, into_free_a), out.adaptation, sample, n, valid)
-        _add_sum(sum_beta, out.sums[0], sample, n, valid, width)
-        _add_sum(sum_p, out.sums[1], sample, n, valid, width)
-        _add_sum(sum_b, out.sums[2], sample, n, valid, width)
-        _add_sum(sum_theta, out.sums[3], sample, n, valid, width)
-        _add_sum(sum_bias, out.sums[4], sample, n, valid, width)
+        _add_sums(sum_beta, sum_p, sum_b, sum_theta, sum_bias, out.sums, sample, n, valid, width)
 
 
 @helper
@@ -448,20 +439,9 @@ def _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, sou
     for first in range(0, neurons.latency, CHUNK):
         rows = min(CHUNK, neurons.latency - first)
         _gather_grad_spikes(
-            neurons,
-            cotangents,
-            rule,
-            out,
-            sample,
-            steps,
-            first - neurons.latency,
-            rows,
-            begin,
-            end,
-            sources,
-            grad_spikes,
-            width,
-        )
+            neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, begin, end, sources,
+            grad_spikes, width,
+        )  # fmt: skip
         for t in range(rows):
             for n in range(begin, end):
                 out.history[sample * neurons.latency + first + t, n] = grad_spikes[t, n]
@@ -495,20 +475,9 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
             )  # fmt: skip
             if rule.paper:
                 _gather_grad_spikes(
-                    neurons,
-                    cotangents,
-                    rule,
-                    out,
-                    sample,
-                    steps,
-                    start,
-                    length,
-                    begin,
-                    end,
-                    sources,
-                    grad_spikes,
+                    neurons, cotangents, rule, out, sample, steps, start, length, begin, end, sources, grad_spikes,
                     width,
-                )
+                )  # fmt: skip
                 _walk_backward_paper(
                     neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation,
                     free_adaptation, slope, live, grad_spikes, width,
@@ -519,20 +488,9 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
                 offset = (chunks - 1 - chunk_back) * CHUNK
                 rows = min(CHUNK, length - offset)
                 _gather_grad_spikes(
-                    neurons,
-                    cotangents,
-                    rule,
-                    out,
-                    sample,
-                    steps,
-                    start + offset,
-                    rows,
-                    begin,
-                    end,
-                    sources,
-                    grad_spikes,
-                    width,
-                )
+                    neurons, cotangents, rule, out, sample, steps, start + offset, rows, begin, end, sources,
+                    grad_spikes, width,
+                )  # fmt: skip
                 _walk_backward(
                     neurons, tape, cotangents, rule, out, block, sample, row + offset, offset, rows, begin, end,
                     adaptation, slope, live, grad_spikes, width,

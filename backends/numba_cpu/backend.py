@@ -25,7 +25,7 @@ from blocksim.arrays import (
     Plan,
     Tape,
 )
-from blocksim.backend import Backend
+from blocksim.backend import HostBackend
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
 from blocksim.numerics import tiny
@@ -38,40 +38,18 @@ LINE = 64  # bytes of a cache line
 FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
 
 
-class NumbaBackend(Backend):
+class NumbaBackend(HostBackend):
     """Fused parallel loops on the CPU; arrays are NumPy's."""
 
     name = "numba"
 
-    def asarray(self, array: np.ndarray, dtype: Any = None) -> np.ndarray:
-        """A C-contiguous NumPy array."""
-        return np.ascontiguousarray(array, dtype=dtype)
-
-    def to_numpy(self, array: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """numpy.empty."""
-        return np.empty(shape, dtype)
-
     def events(self, x: np.ndarray, density: float) -> Events | None:
-        """Events of spike counts x (B, T, K) by two parallel passes; None if x is something else, or too dense."""
-        flat = _plain(x.view(np.uint8) if x.dtype == np.bool_ else x).reshape(-1, x.shape[2])
+        """Events of spike counts x (B, T, K) by parallel passes; None if x is something else, or too dense."""
+        flat = _plain(_rows(x))
         # most real-valued input shows itself in its first row, without a pass over all of it
-        counts = np.empty(1, np.int64)
-        events.count_events(flat[:1], counts)
-        if counts[0] < 0:
+        if _counts(flat[:1]).min() < 0:
             return None
-        counts = np.empty(len(flat), np.int64)
-        events.count_events(flat, counts)
-        if counts.min() < 0 or counts.sum() > density * x.size:
-            return None
-        indptr = np.zeros(len(flat) + 1, np.int64)
-        np.cumsum(counts, out=indptr[1:])
-        indices = np.empty(indptr[-1], np.int32)
-        events.list_events(flat, indptr, indices)
-        return Events.trusted(indptr, indices, x.shape)
+        return _listed(flat, x.shape, density)
 
     def describe(self) -> dict[str, str]:
         """Threads, and where compiled kernels are kept between processes: NUMBA_CACHE_DIR, or beside the sources."""
@@ -270,11 +248,11 @@ def _adjoint(
     padded = _round_up(size, len(width))
     threads = numba.get_num_threads()
     none = _empty((1, 1), dtype)
-    feedback = layer.recurrent is not None and rule.through_recurrent
+    passed_back = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
     neurons = adjoint.AdjointNeurons(
         values=np.stack([layer.beta, layer.p, layer.b, layer.theta]),
         refractory=_plain(layer.refractory[None]),
-        transposed=_aligned(layer.recurrent.T) if feedback and layer.recurrent is not None else none,
+        transposed=none if passed_back is None else _aligned(passed_back),
         latency=latency,
         tiny=dtype.type(tiny(dtype)),
     )
@@ -298,7 +276,7 @@ def _adjoint(
         np.array(adjoint.kernel_scales(rule.surrogate), dtype),
         rule.paper,
         rule.through_reset,
-        rule.through_recurrent and layer.recurrent is not None,
+        passed_back is not None,
         rule.through_adaptation,
     )
     out = adjoint.AdjointOutputs(
@@ -357,14 +335,39 @@ def _spikes_as_events(x: Input) -> Input:
 
 def _all_events(spikes: np.ndarray) -> Events:
     """Events of a bool array (B, T, N), however dense."""
-    flat = _rows(np.ascontiguousarray(spikes)).view(np.uint8)
-    counts = _empty(len(flat), np.int64)
-    events.count_events(flat, counts)
-    indptr = np.zeros(len(flat) + 1, np.int64)
+    found = _listed(_rows(np.ascontiguousarray(spikes)), spikes.shape, math.inf)
+    assert found is not None
+    return found
+
+
+def _listed(flat: np.ndarray, shape: tuple[int, ...], density: float) -> Events | None:
+    """Events of spike counts (rows, K); None where they are something else, or more than `density` an element."""
+    flat = flat.view(np.uint8) if flat.dtype == np.bool_ else flat
+    rows, inputs = flat.shape
+    words = _empty((rows, -(-inputs // 64)), np.uint64)
+    counts = _empty(rows, np.int64)
+    events.pack(flat, words, counts, (0,) * 64)
+    packed = not rows or counts.min() >= 0
+    if not packed:
+        counts = _counts(flat)
+        if counts.min() < 0:
+            return None
+    if counts.sum() > density * flat.size:
+        return None
+    indptr = np.zeros(rows + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     indices = _empty(indptr[-1], np.int32)
-    events.list_events(flat, indptr, indices)
-    return Events.trusted(indptr, indices, spikes.shape)
+    if packed:
+        events.unpack(words, indptr, indices)
+    else:
+        events.repeat(flat, indptr, indices)
+    return Events.trusted(indptr, indices, shape)
+
+
+def _counts(flat: np.ndarray) -> np.ndarray:
+    counts = np.empty(len(flat), np.int64)
+    events.count(flat, counts)
+    return counts
 
 
 def _weight_gradient(x: Events, grad_current: np.ndarray, shift: int) -> np.ndarray:

@@ -12,13 +12,69 @@ import numpy as np
 from numba import prange
 
 from .compiling import helper, kernel
-from .lanes import add, load, splat, store
+from .lanes import add, bits, count_bits, equal, fill, load, lowest_bit, splat, store
 
 SPAN = 96  # steps: their rows fill most of the first-level cache; at most 256, for offsets are bytes
 
 
 @kernel
-def count_events(x, counts):
+def pack(x, words, counts, width):
+    """words OUT (rows, ceil(K / 64)) uint64: bit k % 64 of word k // 64 is set where x IN (rows, K) is not 0.
+
+    counts OUT (rows,) int64: spikes of each row; -1 where a row holds anything but 0 and 1. 64 lanes.
+    """
+    inputs = x.shape[1]
+    for row in prange(x.shape[0]):
+        count = 0
+        odd = np.uint64(0)
+        for word in range(words.shape[1]):
+            part = load(x, row, 64 * word, inputs - 64 * word, width)
+            other = ~bits(equal(part, fill(0, part)))
+            if inputs - 64 * word < 64:
+                other &= (np.uint64(1) << np.uint64(inputs - 64 * word)) - np.uint64(1)
+            odd |= other ^ bits(equal(part, fill(1, part)))
+            words[row, word] = other
+            count += count_bits(other)
+        counts[row] = count if odd == np.uint64(0) else -1
+
+
+@helper
+def _write_eight(first, left, indices, place):
+    """indices[place : place + 8] OUT: the numbers of the lowest bits of `left`, counted from `first`.
+
+    An unsigned index is not asked whether it counts from the end.
+    """
+    for n in range(8):
+        indices[np.uint64(place + n)] = first + lowest_bit(left)
+        left &= left - np.uint64(1)
+    return left
+
+
+@kernel
+def unpack(words, indptr, indices):
+    """indices OUT: the bits that are set in each row of words, ascending, from indptr[row] on.
+
+    Eight at a time, whether there are as many or not, where they stay within the row: nothing to mispredict.
+    """
+    for row in prange(words.shape[0]):
+        place = indptr[row]
+        end = indptr[row + 1]
+        for word in range(words.shape[1]):
+            left = words[row, word]
+            after = place + count_bits(left)
+            while place < after:
+                if place + 8 <= end:
+                    left = _write_eight(64 * word, left, indices, place)
+                    place += 8
+                else:
+                    indices[place] = 64 * word + lowest_bit(left)
+                    left &= left - np.uint64(1)
+                    place += 1
+            place = after
+
+
+@kernel
+def count(x, counts):
     """counts OUT (rows,) int64: spikes of each row of x IN (rows, K), -1 where x is no spike count."""
     for row in prange(x.shape[0]):
         total = 0
@@ -31,21 +87,14 @@ def count_events(x, counts):
 
 
 @kernel
-def list_events(x, indptr, indices):
-    """indices OUT: the inputs that spike in each row of x IN (rows, K), ascending, from indptr[row] on."""
+def repeat(x, indptr, indices):
+    """indices OUT: each input of a row of spike counts x IN (rows, K), as often as it spikes, from indptr[row] on."""
     for row in prange(x.shape[0]):
         place = indptr[row]
-        end = indptr[row + 1]
         for k in range(x.shape[1]):
-            # most values are 0 or 1: write always, advance by the count; nothing to mispredict
-            if place < end:
+            for _ in range(np.int64(x[row, k])):
                 indices[place] = k
-                count = np.int64(x[row, k])
-                place += min(count, 1)
-                while count > 1:
-                    indices[place] = k
-                    place += 1
-                    count -= 1
+                place += 1
 
 
 @kernel

@@ -92,6 +92,12 @@ class Starts(NamedTuple):
 
 
 @helper
+def flush(x, tiny, zero):
+    """Values too small to matter set to zero: silence never costs denormal arithmetic."""
+    return select(less(absolute(x), tiny), zero, x)
+
+
+@helper
 def _fill(source, neurons, row, rows, begin, end, current, width):
     """current[: rows] OUT = bias + input, event by event in ascending order: (2) without recurrence."""
     lanes = len(width)
@@ -152,7 +158,7 @@ def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width
         for t in range(rows):
             live = equal(left, none)  # (1)
             u = add(mul(beta, v), select(live, load(current, t, n, lanes, width), zero))  # (3)
-            u = select(less(absolute(u), tiny), zero, u)
+            u = flush(u, tiny, zero)
             threshold = add(theta, mul(b, a))  # (4)
             spike = both(live, greater(u, threshold))  # (5)
             store(spike, out.spikes, row + t, n, valid)
@@ -162,7 +168,7 @@ def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width
                 store(threshold, out.threshold, row + t, n, valid)
             v = select(spike, zero, u)
             a = add(mul(p, a), select(spike, one, zero))  # (6)
-            a = select(less(absolute(a), tiny), zero, a)
+            a = flush(a, tiny, zero)
             left = select(spike, period, select(live, none, sub(left, step)))
         store(v, carry.voltage, sample, n, valid)
         store(a, carry.adaptation, sample, n, valid)
@@ -185,7 +191,7 @@ def _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, 
         for t in range(rows):
             live = equal(left, none)
             u = add(mul(beta, u), select(live, load(current, t, n, lanes, width), zero))
-            u = select(less(absolute(u), tiny), zero, u)
+            u = flush(u, tiny, zero)
             store(u, out.free_voltage, row + t, n, valid)
             left = select(live, none, sub(left, step))
         store(u, carry.free_voltage, sample, n, valid)

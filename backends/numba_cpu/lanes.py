@@ -21,13 +21,13 @@ from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
 INT32 = ir.IntType(32)
-ELEMENTS = {
+ELEMENTS: dict[Any, ir.Type] = {
     types.float32: ir.FloatType(),
     types.float64: ir.DoubleType(),
-    types.int32: INT32,
-    types.int64: ir.IntType(64),
     types.boolean: ir.IntType(1),
 }
+INTEGERS: Any = types.integer_domain
+ELEMENTS |= {kind: ir.IntType(kind.bitwidth) for kind in INTEGERS}
 
 
 class Lanes(types.Type):
@@ -290,10 +290,20 @@ def bits(typingctx: Any, mask: Any) -> Any:
 
 
 @intrinsic
-def lowest_bit(typingctx: Any, value: Any) -> Any:
-    """Number of the lowest set bit of an integer that is not zero."""
+def count_bits(typingctx: Any, value: Any) -> Any:
+    """Number of set bits of an integer."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def lowest_bit(typingctx: Any, value: Any) -> Any:
+    """Number of the lowest set bit of an integer; 64 for zero."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
 
     return types.int64(types.uint64), generate

@@ -7,32 +7,18 @@ reset and refractory.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from blocksim.arrays import AdjointCarry, AdjointRule, BlockOutputs, Carry, Input, LayerArrays, ParameterSums
-from blocksim.backend import Backend
+from blocksim.backend import HostBackend
 from blocksim.events import Events
 from blocksim.numerics import tiny
 
 
-class NumpyBackend(Backend):
+class NumpyBackend(HostBackend):
     """NumPy arrays, composed from the methods below; nothing fused."""
 
     name = "numpy"
-
-    def asarray(self, array: np.ndarray, dtype: Any = None) -> np.ndarray:
-        """A C-contiguous NumPy array."""
-        return np.ascontiguousarray(array, dtype=dtype)
-
-    def to_numpy(self, array: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """numpy.empty."""
-        return np.empty(shape, dtype)
 
     def projection(self, x: Input, weights: np.ndarray, out: np.ndarray) -> None:
         """Equation (2): rows of weights added event by event, or a matrix product."""

@@ -40,6 +40,7 @@ class Row:
     forward_s: float  # forward pass alone
     speed_up: float  # over the first row
     spikes: int
+    sha256: str  # of the packed spikes
     identical: bool  # to the spikes of the first row
 
 
@@ -98,10 +99,7 @@ def demo(
     engines = [blocksim.get_backend(name) for name in names]
     if not engines:
         raise ArgumentError(f"--backend: expected the name of a backend; found none ({ENVIRONMENT} is empty)")
-    if not output.exists():
-        check_folder(output.parent)
-    else:
-        check_folder(output)
+    check_folder(output if output.exists() else output.parent)
     console = Console()
     settings = {
         "batch": batch, "steps": steps, "inputs": inputs, "neurons": neurons, "refractory_steps": refractory_steps,
@@ -115,15 +113,13 @@ def demo(
     layer, x, grad_spikes = experiment(**settings)  # type: ignore[arg-type]
 
     rows: list[Row] = []
-    reference = ""
     with progress("runs") as bar:
         task = bar.add_task("preparing", total=len(engines) * len(METHODS))
         for engine in engines:
             for method in reversed(METHODS):
                 bar.update(task, description=f"{engine.name}, {method}")
-                row, spikes, digest = _measure(engine, method, layer, x, grad_spikes, repeats, rows)
-                reference = reference or digest
-                rows.append(Row(**{**row, "identical": digest == reference}))
+                row, spikes = _measure(engine, method, layer, x, grad_spikes, repeats, rows)
+                rows.append(row)
                 bar.advance(task)
     _print(console, rows)
     output.mkdir(exist_ok=True)
@@ -146,7 +142,7 @@ def demo(
 def _measure(
     engine: blocksim.Backend, method: str, layer: blocksim.Layer, x: blocksim.Events, grad_spikes: np.ndarray,
     repeats: int, before: list[Row],
-) -> tuple[dict[str, Any], np.ndarray, str]:  # fmt: skip
+) -> tuple[Row, np.ndarray]:  # fmt: skip
     def call() -> tuple[float, float, blocksim.Run]:
         began = time.perf_counter()
         run = blocksim.simulate(layer, x, engine, method, tape=True)
@@ -159,17 +155,20 @@ def _measure(
     taken = [call() for _ in range(repeats if first[1] < 5 or engine.name != "numpy" else 0)] or [first]
     total = statistics.median(item[1] for item in taken)
     run = taken[-1][2]
-    row = {
-        "backend": engine.name,
-        "method": method,
-        "block_length": run.block_length,
-        "first_s": first[1],
-        "time_s": total,
-        "forward_s": statistics.median(item[0] for item in taken),
-        "speed_up": before[0].time_s / total if before else 1.0,
-        "spikes": int(run.spikes.sum()),
-    }
-    return row, run.spikes, hashlib.sha256(np.packbits(run.spikes).tobytes()).hexdigest()
+    digest = hashlib.sha256(np.packbits(run.spikes).tobytes()).hexdigest()
+    row = Row(
+        backend=engine.name,
+        method=method,
+        block_length=run.block_length,
+        first_s=first[1],
+        time_s=total,
+        forward_s=statistics.median(item[0] for item in taken),
+        speed_up=before[0].time_s / total if before else 1.0,
+        spikes=int(run.spikes.sum()),
+        sha256=digest,
+        identical=not before or digest == before[0].sha256,
+    )
+    return row, run.spikes
 
 
 def _print(console: Console, rows: list[Row]) -> None:
