@@ -71,7 +71,8 @@ def test_a_kept_kernel_is_stale_when_any_file_changes(tmp_path, monkeypatch):
 
 def test_every_kernel_bears_the_mark():
     kernels = [forward.layer_forward, forward.project, adjoint.layer_adjoint, events.pack, events.unpack,
-               events.count, events.repeat, events.sort_events, events.weight_gradient]  # fmt: skip
+               events.count, events.repeat, events.mark_events, events.mark_spikes, events.weight_gradient,
+               events.hand_out, events.add_repeats]  # fmt: skip
     for kernel in kernels:
         assert kernel._cache._cache_file._source_stamp == compiling.MARK
 

@@ -36,6 +36,7 @@ from . import adjoint, events, forward
 LINE = 64  # bytes of a cache line
 # Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
 FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
+GRADIENT_ITEMS = 8  # at least so many items of work in a weight gradient, each with a sum of its own
 
 
 class NumbaBackend(HostBackend):
@@ -81,9 +82,10 @@ class NumbaBackend(HostBackend):
 
     def projection_adjoint(self, x: Input, grad_current: np.ndarray) -> np.ndarray:
         """Equation (11), by sorted events or as a matrix product."""
-        x = _spikes_as_events(x)
         if isinstance(x, Events):
-            return _weight_gradient(x, np.ascontiguousarray(grad_current), 0)
+            return _event_gradient(x, np.ascontiguousarray(grad_current))
+        if x.dtype == np.bool_:
+            return _spike_gradient(x, np.ascontiguousarray(grad_current), 0)
         size = grad_current.shape[2]
         product: np.ndarray = x.reshape(-1, x.shape[2]).T @ grad_current.reshape(-1, size)
         return product
@@ -160,10 +162,10 @@ class NumbaBackend(HostBackend):
         weights = None if layer.weights is None else self.projection_adjoint(x, result.current)
         recurrent = None
         if layer.recurrent is not None:
-            recurrent = _weight_gradient(_all_events(tape.spikes), result.current, latency)
+            recurrent = _spike_gradient(tape.spikes, result.current, latency)
             if tape.history.any():
                 early = np.ascontiguousarray(result.current[:, : min(latency, steps)])
-                recurrent += _weight_gradient(_all_events(tape.history[:, : early.shape[1]]), early, 0)
+                recurrent += _spike_gradient(tape.history[:, : early.shape[1]], early, 0)
         return AdjointResult(result.current, weights, recurrent, result.sums, result.carry, result.history)
 
 
@@ -370,23 +372,45 @@ def _counts(flat: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _weight_gradient(x: Events, grad_current: np.ndarray, shift: int) -> np.ndarray:
-    """Sum over events of dLoss/dI `shift` steps later: (K, N)."""
+def _event_gradient(x: Events, grad_current: np.ndarray) -> np.ndarray:
+    """Sum over events of dLoss/dI: (K, N)."""
     batch, steps, inputs = x.shape
-    size = grad_current.shape[2]
+    spans = -(-steps // events.SPAN)
+    marks = _empty((batch, spans, inputs), np.uint64)
+    repeats = _empty(batch * spans, np.uint64)
+    indptr, indices = _plain(x.indptr), _plain(x.indices)
+    events.mark_events(indptr, indices, steps, marks, repeats)
+    grad = _marks_gradient(marks, grad_current, 0)
+    if repeats.any():
+        events.add_repeats(indptr, indices, _rows(grad_current), grad, _width(FORWARD_BYTES, grad_current))
+    return grad
+
+
+def _spike_gradient(spikes: np.ndarray, grad_current: np.ndarray, shift: int) -> np.ndarray:
+    """Sum over spikes (B, T, K) bool of dLoss/dI `shift` steps later: (K, N)."""
+    batch, steps, size = spikes.shape
+    marks = _empty((batch, -(-steps // events.SPAN), size), np.uint64)
+    events.mark_spikes(_plain(spikes), marks, (0,) * events.SPAN)
+    return _marks_gradient(marks, grad_current, shift)
+
+
+def _marks_gradient(marks: np.ndarray, grad_current: np.ndarray, shift: int) -> np.ndarray:
+    """Sum over marks of dLoss/dI `shift` steps later: (K, N)."""
+    batch, spans, inputs = marks.shape
+    steps, size = grad_current.shape[1:]
     dtype = grad_current.dtype
     width = _width(FORWARD_BYTES, grad_current)
-    offsets = _empty(len(x.indices), np.uint8)
-    starts = _empty((batch, -(-steps // events.SPAN), inputs + 1), np.int64)
-    events.sort_events(_plain(x.indptr), _plain(x.indices), steps, offsets, starts)
-    tiles = -(-size // len(width))
-    groups = max(1, min(-(-numba.get_num_threads() // tiles), inputs))
-    grad = _empty((inputs, size), dtype)
+    columns = len(width) if size <= len(width) else 2 * len(width)
+    tiles = -(-size // columns)
+    # not the number of threads: the order of summation is the same on every machine
+    shares = min(-(-GRADIENT_ITEMS // tiles), batch * spans)
+    totals = _empty((tiles, shares, inputs, columns), dtype)
     events.weight_gradient(
-        offsets, starts, _plain(_rows(grad_current)), steps, shift, groups,
-        _empty((tiles * groups, events.SPAN, len(width)), dtype),
-        _empty((tiles * groups, -(-inputs // groups), len(width)), dtype), dtype.type(0), grad, width,
+        marks, _plain(_rows(grad_current)), steps, shift, shares,
+        _empty((tiles * shares, events.SPAN, columns), dtype), totals, width,
     )  # fmt: skip
+    grad = _empty((inputs, size), dtype)
+    events.hand_out(totals, grad, width)
     return grad
 
 

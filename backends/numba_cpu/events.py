@@ -2,8 +2,8 @@
 
 Owns the orders in which events are read. The weight gradient sums rows of dLoss/dI over all events of an input; row by
 row in time it would load and store a row of the gradient for each event. So the events of every SPAN steps are first
-sorted by input; then a row is loaded once a span, and summed in registers from a stretch of dLoss/dI that stays in the
-first-level cache. The order of summation depends on the shapes alone.
+marked as bits of one word for each input; then a row is loaded once a span, and summed in registers from a stretch of
+dLoss/dI that stays in the first-level cache. The order of summation depends on the shapes alone.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 from numba import prange
 
 from .compiling import helper, kernel
-from .lanes import add, bits, count_bits, equal, fill, load, lowest_bit, splat, store
+from .lanes import add, bits, count_bits, either, equal, fill, load, lowest_bit, select, splat, store
 
-SPAN = 96  # steps: their rows fill most of the first-level cache; at most 256, for offsets are bytes
+SPAN = 64  # steps: one bit each of a word
 
 
 @kernel
@@ -98,39 +98,47 @@ def repeat(x, indptr, indices):
 
 
 @kernel
-def sort_events(indptr, indices, steps, offsets, starts):
-    """Sort the events of every span by input.
+def mark_events(indptr, indices, steps, marks, repeats):
+    """marks OUT (B, spans, K) uint64: bit t is set where input k has an event in step t of the span.
 
-    indptr, indices IN as in `Events`; offsets OUT (events,) uint8: step within the span; starts OUT
-    (B, spans, K + 1) int64: where in `offsets` each input's events begin.
+    indptr, indices IN as in `Events`. repeats OUT (B * spans,) uint64: bit t is set where some input has more than one
+    event in step t, of which `marks` tells one.
     """
-    batch, spans = starts.shape[:2]
-    inputs = starts.shape[2] - 1
+    batch, spans, inputs = marks.shape
     for item in prange(batch * spans):
         sample = item // spans
         first = item % spans * SPAN
-        last = min(first + SPAN, steps)
-        row = sample * steps
-        place = starts[sample, item % spans]
-        for k in range(inputs + 1):
-            place[k] = 0
-        for event in range(indptr[row + first], indptr[row + last]):
-            place[indices[event]] += 1
-        total = indptr[row + first]
+        marks_of_span = marks[sample, item % spans]
         for k in range(inputs):
-            count = place[k]
-            place[k] = total
-            total += count
-        place[inputs] = total
-        # place each event, which moves place[k] to the end of k, the beginning of k + 1; then move them back
-        for t in range(first, last):
-            for event in range(indptr[row + t], indptr[row + t + 1]):
-                k = indices[event]
-                offsets[place[k]] = t - first
-                place[k] += 1
-        for k in range(inputs - 1, 0, -1):
-            place[k] = place[k - 1]
-        place[0] = indptr[row + first]
+            marks_of_span[k] = 0
+        repeated = np.uint64(0)
+        for t in range(first, min(first + SPAN, steps)):
+            row = sample * steps + t
+            bit = np.uint64(1) << np.uint64(t - first)
+            for event in range(indptr[row], indptr[row + 1]):
+                k = np.uint64(indices[np.uint64(event)])
+                mark = marks_of_span[k]
+                repeated |= mark & bit
+                marks_of_span[k] = mark | bit
+        repeats[item] = repeated
+
+
+@kernel
+def mark_spikes(spikes, marks, width):
+    """marks OUT (B, spans, N) uint64, as `mark_events` makes them, of spikes IN (B, T, N) bool."""
+    batch, spans, size = marks.shape
+    steps = spikes.shape[1]
+    for item in prange(batch * spans):
+        sample = item // spans
+        span = item % spans
+        first = span * SPAN
+        for n in range(0, size, len(width)):
+            none = splat(np.uint64(0), width)
+            found = none
+            for t in range(first, min(first + SPAN, steps)):
+                bit = splat(np.uint64(1) << np.uint64(t - first), width)
+                found = either(found, select(load(spikes[sample], t, n, size - n, width), bit, none))
+            store(found, marks[sample], span, n, size - n)
 
 
 @helper
@@ -144,59 +152,98 @@ def _take_span(grad_current, row, rows, n, valid, stretch, width):
 
 
 @helper
-def _clear(totals, zero, width):
-    for k in range(totals.shape[0]):
-        store(splat(zero, width), totals, k, 0, len(width))
-
-
-@helper
-def _add_span(offsets, starts, rows, stretch, first, last, totals, width):
-    """totals INOUT += sums over one span's events of rows of `stretch`, for inputs `first` to `last`.
+def _add_span(marks, rows, stretch, totals, width):
+    """totals INOUT += sums over one span's events of rows of `stretch`.
 
     Events in rows from `rows` on come too late to count.
     """
     lanes = len(width)
-    for k in range(first, last):
-        begin, end = starts[k], starts[k + 1]
-        if begin < end:
-            total = load(totals, k - first, 0, lanes, width)
-            for event in range(begin, end):
-                offset = np.int64(offsets[event])
-                if offset < rows:
-                    total = add(total, load(stretch, offset, 0, lanes, width))
-            store(total, totals, k - first, 0, lanes)
+    kept = ~np.uint64(0) >> np.uint64(SPAN - rows)
+    for k in range(len(marks)):
+        left = marks[k] & kept
+        if left != np.uint64(0):
+            total = load(totals, k, 0, lanes, width)
+            while left != np.uint64(0):
+                total = add(total, load(stretch, lowest_bit(left), 0, lanes, width))
+                left &= left - np.uint64(1)
+            store(total, totals, k, 0, lanes)
 
 
 @helper
-def _hand_out(totals, first, last, n, valid, grad, width):
-    """grad[first : last] OUT = totals, for the columns from n on."""
-    for k in range(first, last):
-        store(load(totals, k - first, 0, len(width), width), grad, k, n, valid)
+def _gradient_of_columns(marks, grad_current, steps, shift, first, last, n, stretch, totals, width):
+    """totals OUT (K, width): sums over spans `first` to `last` of all samples, for `width` columns from n on."""
+    lanes = len(width)
+    valid = grad_current.shape[1] - n
+    spans = marks.shape[1]
+    for k in range(totals.shape[0]):
+        store(splat(grad_current.dtype.type(0), width), totals, k, 0, lanes)
+    for number in range(first, last):
+        sample = number // spans
+        step = number % spans * SPAN + shift
+        rows = min(SPAN, steps - step)
+        if rows > 0:
+            _take_span(grad_current, sample * steps + step, rows, n, valid, stretch, width)
+            _add_span(marks[sample, number % spans], rows, stretch, totals, width)
+
+
+@helper
+def _gradient_of_twice_the_columns(marks, grad_current, steps, shift, first, last, n, stretch, totals, width):
+    """Twice as many columns share the reading of the marks. (Numba takes no wider tuple into a parallel loop.)"""
+    _gradient_of_columns(marks, grad_current, steps, shift, first, last, n, stretch, totals, width + width)
 
 
 @kernel
-def weight_gradient(offsets, starts, grad_current, steps, shift, groups, stretches, totals, zero, grad, width):
-    """grad OUT (K, N): sum over events of grad_current IN (B * T, N) `shift` steps later; later than T is none.
+def weight_gradient(marks, grad_current, steps, shift, shares, stretches, totals, width):
+    """totals OUT (tiles, shares, K, columns): sums of rows of grad_current IN (B * T, N) `shift` steps after the marks.
 
-    Work is split over columns and `groups` of inputs; each element is summed by one item, in memory of its own, for
-    threads that write to one cache line wait for each other. stretches: scratch (items, SPAN, width); totals: scratch
-    (items, inputs of a group, width).
+    Work is split over tiles of columns, one or two vectors wide, and over `shares` of the spans; what comes later than
+    T counts nothing. Each item sums in memory of its own, for threads that write to one cache line wait for each other.
+    stretches: scratch (tiles * shares, SPAN, columns).
     """
+    number = marks.shape[0] * marks.shape[1]
+    columns = totals.shape[3]
+    for item in prange(len(stretches)):
+        tile = item // shares
+        share = item % shares
+        first = number * share // shares
+        last = number * (share + 1) // shares
+        sums = totals[tile, share]
+        if columns > len(width):
+            _gradient_of_twice_the_columns(
+                marks, grad_current, steps, shift, first, last, tile * columns, stretches[item], sums, width
+            )
+        else:
+            _gradient_of_columns(
+                marks, grad_current, steps, shift, first, last, tile * columns, stretches[item], sums, width
+            )
+
+
+@kernel
+def hand_out(totals, grad, width):
+    """grad OUT (K, N): totals IN (tiles, shares, K, columns) summed over the shares, in order."""
+    tiles, shares, inputs, columns = totals.shape
+    size = grad.shape[1]
+    for k in prange(inputs):
+        for tile in range(tiles):
+            for first in range(0, columns, len(width)):
+                n = tile * columns + first
+                total = load(totals[tile, 0], k, first, columns, width)
+                for share in range(1, shares):
+                    total = add(total, load(totals[tile, share], k, first, columns, width))
+                if n < size:
+                    store(total, grad, k, n, size - n)
+
+
+@kernel
+def add_repeats(indptr, indices, grad_current, grad, width):
+    """grad INOUT (K, N): add the rows of grad_current for the events that are not the first of an input in a step."""
     lanes = len(width)
     size = grad.shape[1]
-    batch, spans = starts.shape[:2]
-    inputs = starts.shape[2] - 1
-    share = totals.shape[1]
-    for item in prange(totals.shape[0]):
-        n = item // groups * lanes
-        first = item % groups * share
-        last = min(first + share, inputs)
-        _clear(totals[item], zero, width)
-        for sample in range(batch):
-            for span in range(spans):
-                step = span * SPAN + shift
-                rows = min(SPAN, steps - step)
-                if rows > 0:
-                    _take_span(grad_current, sample * steps + step, rows, n, size - n, stretches[item], width)
-                    _add_span(offsets, starts[sample, span], rows, stretches[item], first, last, totals[item], width)
-        _hand_out(totals[item], first, last, n, size - n, grad, width)
+    for tile in prange((size + lanes - 1) // lanes):
+        n = tile * lanes
+        for row in range(len(indptr) - 1):
+            for event in range(indptr[row] + 1, indptr[row + 1]):
+                k = indices[event]
+                if k == indices[event - 1]:
+                    more = load(grad_current, row, n, size - n, width)
+                    store(add(load(grad, k, n, size - n, width), more), grad, k, n, size - n)
