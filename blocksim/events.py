@@ -245,11 +245,21 @@ class Events:
         start, stop, _ = steps.indices(time)
         if stop <= start:
             raise ArgumentError(f"events[...]: expected at least one step; found {start}:{stop} of {time}")
+        if (start, stop) == (0, time):
+            return self
         edges = self.indptr[:-1].reshape(batch, time)[:, start]
         ends = self.indptr[1:].reshape(batch, time)[:, stop - 1]
         indices = np.concatenate([self.indices[a:b] for a, b in zip(edges, ends, strict=True)])
         counts = np.diff(self.indptr).reshape(batch, time)[:, start:stop].ravel()
         return Events.trusted(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
+
+    def samples(self, start: int, stop: int) -> Events:
+        """The events of samples start .. stop: as a dense array's ``x[start:stop]``. Shares the indices."""
+        batch, time, inputs = self.shape
+        if not 0 <= start < stop <= batch:
+            raise ArgumentError(f"events.samples: expected 0 <= start < stop <= {batch}; found {start}, {stop}")
+        indptr = self.indptr[start * time : stop * time + 1]
+        return Events.trusted(indptr - indptr[0], self.indices[indptr[0] : indptr[-1]], (stop - start, time, inputs))
 
 
 def is_count(values: np.ndarray) -> np.ndarray:

@@ -138,6 +138,20 @@ def test_checkpoints_give_the_gradients_of_the_tape(backend, gradient, steps, re
     assert_close(run.backward(g_s, g_v, after), taped.backward(g_s, g_v, after), 1e-12)
 
 
+@pytest.mark.parametrize("batch", [16, 19])
+def test_checkpoints_of_groups_of_samples(backend, batch):
+    case = make_case(21, batch=batch, steps=40, refractory=3, recurrent=True)
+    rng = np.random.default_rng(9)
+    g_s, g_v = rng.normal(size=(2, batch, 40, 5))
+    state = random_state(rng, case)
+    run, taped = (case.simulate(backend, tape=tape, state=state, detach=()) for tape in ("checkpoint", True))
+    assert_same_run(run, taped)
+    size = (batch, 5)
+    after = blocksim.StateGradient(np.ones(size), np.ones(size), rng.normal(size=state.spikes.shape))
+    for _ in range(2):  # a run can be differentiated again
+        assert_close(run.backward(g_s, g_v, after), taped.backward(g_s, g_v, after), 1e-12)
+
+
 @pytest.mark.parametrize("weights", [True, False])
 def test_checkpoints_of_real_valued_input(backend, weights):
     case = make_case(19, steps=60, weights=weights)

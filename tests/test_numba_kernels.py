@@ -8,7 +8,8 @@ import re
 import numba
 import numpy as np
 import pytest
-from blocksim.backends.numba_cpu import adjoint, compiling, events, forward, lanes
+from blocksim.backends.numba_cpu import adjoint, compiling, events, forward, lanes, memory
+from blocksim.backends.numba_cpu.backend import NumbaBackend
 
 import blocksim
 
@@ -97,3 +98,36 @@ def test_lanes_stop_where_the_array_does():
         target = np.full((1, 8), -1.0)
         copy(source, target, valid, (0,) * 8)
         np.testing.assert_array_equal(target[0], np.where(np.arange(8) < valid, source[0], -1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 8, 9, 64, 65, 130, 300])
+@pytest.mark.parametrize(("batch", "steps"), [(1, 1), (2, 64), (3, 150), (20, 65)])
+def test_weight_gradient_of_events_is_the_dense_product(dtype, size, batch, steps):
+    """Tiles of columns, spans of steps, shares of spans, and inputs that spike more than once in a step."""
+    rng = np.random.default_rng(size)
+    counts = rng.poisson(0.2, (batch, steps, 11))
+    grad_current = rng.normal(size=(batch, steps, size)).astype(dtype)
+    found = NumbaBackend().projection_adjoint(blocksim.Events.from_dense(counts), grad_current)
+    expected = counts.reshape(-1, 11).T @ grad_current.reshape(-1, size).astype(np.float64)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 if dtype == np.float32 else 1e-12)
+    found = NumbaBackend().projection_adjoint(counts > 0, grad_current)
+    expected = (counts > 0).reshape(-1, 11).T @ grad_current.reshape(-1, size).astype(np.float64)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 if dtype == np.float32 else 1e-12)
+
+
+def test_memory_is_used_again_only_when_no_array_is_left_in_it():
+    shape = (memory.LARGE // 4,)
+    first = memory.empty(shape, np.float32)
+    first[:] = 1
+    part, place = first[5:], first.ctypes.data
+    del first
+    second = memory.empty(shape, np.float32)
+    second[:] = 2
+    assert (part == 1).all()
+    assert second.ctypes.data % memory.LINE == 0
+    del part
+    assert memory.empty(shape, np.float32).ctypes.data == place
+    many = [memory.empty(memory.KEPT // 4, np.uint8) for _ in range(6)]
+    del many, second
+    assert sum(size * len(idle) for size, idle in memory._idle.items()) <= memory.KEPT

@@ -35,6 +35,7 @@ from .lanes import (
     multiply_add,
     opposite,
     power_of_two,
+    prefetch,
     round_even,
     select,
     splat,
@@ -168,12 +169,15 @@ def _slope(m, kind, scales, lowest, degree):
 
 @helper
 def _walk_forward(
-    neurons, tape, rule, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope, live_steps,
-    lowest, degree, width,
+    neurons, tape, cotangents, rule, out, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope,
+    live_steps, lowest, degree, width,
 ):  # fmt: skip
     """OUT (rows, N) each: a of (6), liveness (1), and sigma'(V - theta), zero where refractory, of one block.
 
     For gradient="paper": liveness and thresholds as if the block did not spike, and the slope not masked, (15).
+
+    Time runs backward in all that the block streams, and processors foresee that badly: so the block before, which is
+    next, is asked for here.
     """
     lanes = len(width)
     for n in range(begin, end, lanes):
@@ -191,6 +195,12 @@ def _walk_forward(
         none = fill(0, left)
         step = fill(1, left)
         for t in range(rows):
+            ahead = row + t - rows
+            prefetch(tape.voltage, ahead, n, width)
+            prefetch(tape.spikes, ahead, n, width)
+            prefetch(out.current, ahead, n, width)
+            if cotangents.has_spikes:
+                prefetch(cotangents.spikes, ahead, n, width)
             spike = load(tape.spikes, row + t, n, valid, width)
             v = load(tape.voltage, row + t, n, valid, width)
             live = equal(left, none)
@@ -470,8 +480,8 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
             length = min(block_length, steps - start)
             row = sample * steps + start
             _walk_forward(
-                neurons, tape, rule, block, sample, row, length, begin, end, adaptation, free_adaptation, slope, live,
-                lowest, degree, width,
+                neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation,
+                free_adaptation, slope, live, lowest, degree, width,
             )  # fmt: skip
             if rule.paper:
                 _gather_grad_spikes(

@@ -32,8 +32,8 @@ from blocksim.numerics import tiny
 from blocksim.surrogates import Surrogate
 
 from . import adjoint, events, forward
+from .memory import aligned, as_rows, empty, plain
 
-LINE = 64  # bytes of a cache line
 # Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
 FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
 GRADIENT_ITEMS = 8  # at least so many items of work in a weight gradient, each with a sum of its own
@@ -44,9 +44,13 @@ class NumbaBackend(HostBackend):
 
     name = "numba"
 
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """A new array, of memory that was used before if there is some."""
+        return empty(shape, dtype)
+
     def events(self, x: np.ndarray, density: float) -> Events | None:
         """Events of spike counts x (B, T, K) by parallel passes; None if x is something else, or too dense."""
-        flat = _plain(_rows(x))
+        flat = plain(as_rows(x))
         # most real-valued input shows itself in its first row, without a pass over all of it
         if _counts(flat[:1]).min() < 0:
             return None
@@ -73,7 +77,7 @@ class NumbaBackend(HostBackend):
         if isinstance(x, Events):
             total = np.ascontiguousarray(out)
             forward.project(
-                _plain(x.indptr), _plain(x.indices), _plain(_aligned(weights)), _rows(total), _width(FORWARD_BYTES, out)
+                plain(x.indptr), plain(x.indices), plain(aligned(weights)), as_rows(total), _width(FORWARD_BYTES, out)
             )
             if total is not out:
                 out[...] = total
@@ -179,7 +183,7 @@ def _forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, pl
     source = _source(x, layer)
 
     def trace(kind: Any, wanted: bool) -> np.ndarray:
-        return _empty((batch, steps, size) if wanted else (1, 1, 1), kind)
+        return empty((batch, steps, size) if wanted else (1, 1, 1), kind)
 
     paper = plan.tape and plan.paper
     keep_voltage = plan.record_voltage or (plan.tape and not plan.paper)
@@ -188,37 +192,37 @@ def _forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, pl
     threshold = trace(dtype, plan.record_threshold)
     free_voltage = trace(dtype, paper)
     out = forward.Recorded(
-        spikes=_rows(spikes),
-        voltage=_rows(voltage),
-        threshold=_rows(threshold),
-        free_voltage=_rows(free_voltage),
+        spikes=as_rows(spikes),
+        voltage=as_rows(voltage),
+        threshold=as_rows(threshold),
+        free_voltage=as_rows(free_voltage),
         keep_voltage=keep_voltage,
         keep_threshold=plan.record_threshold,
         keep_free=paper,
     )
     blocks = -(-steps // plan.block_length) if plan.tape else 1
     shape_of_starts = (blocks, batch, size) if plan.tape else (1, 1, 1)
-    starts = Carry(*(_empty(shape_of_starts, kind) for kind in (dtype, dtype, np.int32)))
+    starts = Carry(*(empty(shape_of_starts, kind) for kind in (dtype, dtype, np.int32)))
     moved = forward.CarryArrays(
         voltage=carry.voltage.copy(),
         adaptation=carry.adaptation.copy(),
         refractory=carry.refractory.copy(),
-        free_voltage=_empty((batch, size) if paper else (1, 1), dtype),
-        free_refractory=_empty((batch, size) if paper else (1, 1), np.int32),
+        free_voltage=empty((batch, size) if paper else (1, 1), dtype),
+        free_refractory=empty((batch, size) if paper else (1, 1), np.int32),
     )
     neurons = forward.Neurons(
         values=np.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias]),
-        refractory=_plain(layer.refractory[None]),
-        recurrent=_empty((1, 1), dtype) if layer.recurrent is None else _plain(_aligned(layer.recurrent)),
+        refractory=plain(layer.refractory[None]),
+        recurrent=empty((1, 1), dtype) if layer.recurrent is None else plain(aligned(layer.recurrent)),
         latency=latency,
         tiny=dtype.type(tiny(dtype)),
     )
     rows = min(forward.CHUNK, plan.block_length)
     forward.layer_forward(
-        source, neurons, moved, _plain(_rows(history)), out,
+        source, neurons, moved, plain(as_rows(history)), out,
         forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
         steps, plan.block_length, _columns(batch, size, width, latency),
-        _empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
+        empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
     )  # fmt: skip
     tape = None
     if plan.tape:
@@ -249,27 +253,27 @@ def _adjoint(
     width = _width(ADJOINT_BYTES, layer.beta)
     padded = _round_up(size, len(width))
     threads = numba.get_num_threads()
-    none = _empty((1, 1), dtype)
+    none = empty((1, 1), dtype)
     passed_back = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
     neurons = adjoint.AdjointNeurons(
         values=np.stack([layer.beta, layer.p, layer.b, layer.theta]),
-        refractory=_plain(layer.refractory[None]),
-        transposed=none if passed_back is None else _aligned(passed_back),
+        refractory=plain(layer.refractory[None]),
+        transposed=none if passed_back is None else aligned(passed_back),
         latency=latency,
         tiny=dtype.type(tiny(dtype)),
     )
     starts = tape.starts
     arrays = adjoint.TapeArrays(
-        _plain(_rows(tape.voltage)),
-        _plain(_rows(tape.spikes)),
-        _plain(starts.voltage),
-        _plain(starts.adaptation),
-        _plain(starts.refractory),
+        plain(as_rows(tape.voltage)),
+        plain(as_rows(tape.spikes)),
+        plain(starts.voltage),
+        plain(starts.adaptation),
+        plain(starts.refractory),
     )
     cotangents = adjoint.Cotangents(
-        spikes=none if grad_spikes is None else _plain(_rows(grad_spikes)),
-        voltage=none if grad_voltage is None else _plain(_rows(grad_voltage)),
-        history=_plain(_rows(grad_history)),
+        spikes=none if grad_spikes is None else plain(as_rows(grad_spikes)),
+        voltage=none if grad_voltage is None else plain(as_rows(grad_voltage)),
+        history=plain(as_rows(grad_history)),
         has_spikes=grad_spikes is not None,
         has_voltage=grad_voltage is not None,
     )
@@ -284,18 +288,18 @@ def _adjoint(
     out = adjoint.AdjointOutputs(
         voltage=grad_carry.voltage.copy(),
         adaptation=grad_carry.adaptation.copy(),
-        current=_empty((batch * steps, size), dtype),
-        history=_empty((batch * latency, size), dtype),
+        current=empty((batch * steps, size), dtype),
+        history=empty((batch * latency, size), dtype),
         sums=np.zeros((5, batch, size), np.float64),
     )
     at_once = max(length if rule.paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
     scratch = adjoint.Scratch(
-        adaptation=_empty((threads, length, padded), dtype),
-        free_adaptation=_empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
-        slope=_empty((threads, length, padded), dtype),
-        live=_empty((threads, length, padded), np.bool_),
-        grad_spikes=_empty((threads, at_once, padded), dtype),
-        sources=_empty((threads, size + 1), np.int64),
+        adaptation=empty((threads, length, padded), dtype),
+        free_adaptation=empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
+        slope=empty((threads, length, padded), dtype),
+        live=empty((threads, length, padded), np.bool_),
+        grad_spikes=empty((threads, at_once, padded), dtype),
+        sources=empty((threads, size + 1), np.int64),
     )
     lowest, degree = (-87.0, 7) if dtype == np.float32 else (-708.0, 13)
     adjoint.layer_adjoint(
@@ -318,16 +322,16 @@ def _source(x: Input, layer: LayerArrays) -> forward.Source:
     if isinstance(x, Events):
         assert layer.weights is not None
         return forward.Source(
-            forward.EVENTS, _empty((1, 1), dtype), _plain(x.indptr), _plain(x.indices), _plain(_aligned(layer.weights))
+            forward.EVENTS, empty((1, 1), dtype), plain(x.indptr), plain(x.indices), plain(aligned(layer.weights))
         )
     current = x if layer.weights is None else np.matmul(x, layer.weights)
     shared = current.shape[2] == 1 and layer.beta.shape[0] > 1
     return forward.Source(
         forward.SHARED if shared else forward.GIVEN,
-        _plain(_rows(current)),
+        plain(as_rows(current)),
         np.zeros(1, np.int64),
         np.zeros(1, np.int32),
-        _empty((1, 1), dtype),
+        empty((1, 1), dtype),
     )
 
 
@@ -337,7 +341,7 @@ def _spikes_as_events(x: Input) -> Input:
 
 def _all_events(spikes: np.ndarray) -> Events:
     """Events of a bool array (B, T, N), however dense."""
-    found = _listed(_rows(np.ascontiguousarray(spikes)), spikes.shape, math.inf)
+    found = _listed(as_rows(np.ascontiguousarray(spikes)), spikes.shape, math.inf)
     assert found is not None
     return found
 
@@ -346,8 +350,8 @@ def _listed(flat: np.ndarray, shape: tuple[int, ...], density: float) -> Events 
     """Events of spike counts (rows, K); None where they are something else, or more than `density` an element."""
     flat = flat.view(np.uint8) if flat.dtype == np.bool_ else flat
     rows, inputs = flat.shape
-    words = _empty((rows, -(-inputs // 64)), np.uint64)
-    counts = _empty(rows, np.int64)
+    words = empty((rows, -(-inputs // 64)), np.uint64)
+    counts = empty(rows, np.int64)
     events.pack(flat, words, counts, (0,) * 64)
     packed = not rows or counts.min() >= 0
     if not packed:
@@ -358,7 +362,7 @@ def _listed(flat: np.ndarray, shape: tuple[int, ...], density: float) -> Events 
         return None
     indptr = np.zeros(rows + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
-    indices = _empty(indptr[-1], np.int32)
+    indices = empty(indptr[-1], np.int32)
     if packed:
         events.unpack(words, indptr, indices)
     else:
@@ -376,21 +380,21 @@ def _event_gradient(x: Events, grad_current: np.ndarray) -> np.ndarray:
     """Sum over events of dLoss/dI: (K, N)."""
     batch, steps, inputs = x.shape
     spans = -(-steps // events.SPAN)
-    marks = _empty((batch, spans, inputs), np.uint64)
-    repeats = _empty(batch * spans, np.uint64)
-    indptr, indices = _plain(x.indptr), _plain(x.indices)
+    marks = empty((batch, spans, inputs), np.uint64)
+    repeats = empty(batch * spans, np.uint64)
+    indptr, indices = plain(x.indptr), plain(x.indices)
     events.mark_events(indptr, indices, steps, marks, repeats)
     grad = _marks_gradient(marks, grad_current, 0)
     if repeats.any():
-        events.add_repeats(indptr, indices, _rows(grad_current), grad, _width(FORWARD_BYTES, grad_current))
+        events.add_repeats(indptr, indices, as_rows(grad_current), grad, _width(FORWARD_BYTES, grad_current))
     return grad
 
 
 def _spike_gradient(spikes: np.ndarray, grad_current: np.ndarray, shift: int) -> np.ndarray:
     """Sum over spikes (B, T, K) bool of dLoss/dI `shift` steps later: (K, N)."""
     batch, steps, size = spikes.shape
-    marks = _empty((batch, -(-steps // events.SPAN), size), np.uint64)
-    events.mark_spikes(_plain(spikes), marks, (0,) * events.SPAN)
+    marks = empty((batch, -(-steps // events.SPAN), size), np.uint64)
+    events.mark_spikes(plain(spikes), marks, (0,) * events.SPAN)
     return _marks_gradient(marks, grad_current, shift)
 
 
@@ -404,36 +408,14 @@ def _marks_gradient(marks: np.ndarray, grad_current: np.ndarray, shift: int) -> 
     tiles = -(-size // columns)
     # not the number of threads: the order of summation is the same on every machine
     shares = min(-(-GRADIENT_ITEMS // tiles), batch * spans)
-    totals = _empty((tiles, shares, inputs, columns), dtype)
+    totals = empty((tiles, shares, inputs, columns), dtype)
     events.weight_gradient(
-        marks, _plain(_rows(grad_current)), steps, shift, shares,
-        _empty((tiles * shares, events.SPAN, columns), dtype), totals, width,
+        marks, plain(as_rows(grad_current)), steps, shift, shares,
+        empty((tiles * shares, events.SPAN, columns), dtype), totals, width,
     )  # fmt: skip
-    grad = _empty((inputs, size), dtype)
+    grad = empty((inputs, size), dtype)
     events.hand_out(totals, grad, width)
     return grad
-
-
-def _empty(shape: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
-    """A new array that begins with a cache line: vectors of a row then share no line with another thread's.
-
-    numpy.empty aligns to 16 bytes, by which every vector of 64 bytes would lie across two lines.
-    """
-    dtype = np.dtype(dtype)
-    size = (math.prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize
-    memory = np.empty(size + LINE, np.uint8)
-    first = -memory.ctypes.data % LINE
-    array: np.ndarray = memory[first : first + size].view(dtype).reshape(shape)
-    return array
-
-
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """The array, C-contiguous and beginning with a cache line: for what is read again and again."""
-    if array.flags.c_contiguous and array.ctypes.data % LINE == 0:
-        return array
-    copy = _empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
 
 
 def _width(bytes_: int, array: np.ndarray) -> tuple[int, ...]:
@@ -451,27 +433,3 @@ def _columns(batch: int, size: int, width: tuple[int, ...], latency: int) -> int
     if latency or batch >= 4 * numba.get_num_threads():
         return size
     return min(size, len(width))
-
-
-def _rows(array: np.ndarray) -> np.ndarray:
-    """A (B, T, N) array as (B * T, N)."""
-    return array.reshape(-1, array.shape[2])
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    """The same memory without the read-only mark, which Numba would compile every kernel anew for.
-
-    Kernels do not write to their IN arrays, so the mark loses nothing.
-    """
-    array = np.ascontiguousarray(array)
-    if array.flags.writeable:
-        return array
-    return np.asarray(_Writeable(array))
-
-
-class _Writeable:
-    """The array interface of a read-only array, with the mark taken off; keeps the array alive."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}

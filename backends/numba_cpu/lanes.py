@@ -140,6 +140,23 @@ def store(typingctx: Any, lanes: Any, array: Any, i: Any, j: Any, valid: Any) ->
 
 
 @intrinsic
+def prefetch(typingctx: Any, array: Any, i: Any, j: Any, width: Any) -> Any:
+    """Ask for the lines of array[i, j : j + count], wherever that is, to be brought near."""
+    size = _alignment(array) * width.count
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = builder.bitcast(_place(context, builder, sig, args, 0, 1), ir.IntType(8).as_pointer())
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [place.type, INT32, INT32, INT32]), "llvm.prefetch.p0"
+        )
+        for line in range(0, size, 64):
+            builder.call(function, [builder.gep(place, [INT32(line)]), INT32(0), INT32(2), INT32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, i, j, width), generate
+
+
+@intrinsic
 def splat(typingctx: Any, value: Any, width: Any) -> Any:
     """Lanes that all hold `value`."""
 
