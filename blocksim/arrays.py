@@ -17,9 +17,12 @@ Array = Any
 Input = Array | Events
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerArrays:
-    """A layer as the backend's arrays; the names are those of equations (1)-(6)."""
+    """A layer as the backend's arrays; the names are those of equations (1)-(6).
+
+    It does not change, so a backend may keep what it makes of it, for as long as it is there.
+    """
 
     beta: Array  # (N,) dtype
     p: Array  # (N,) dtype

@@ -59,9 +59,9 @@ def computing_dtype(x: np.ndarray | Events, layer: Layer) -> np.dtype[Any]:
 
     Bool and integer arrays, events and plain numbers carry no precision and do not take part.
     """
-    dtypes = layer.floating_dtypes()
+    dtypes = layer.floating_dtypes
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":
-        dtypes.append(x.dtype)
+        dtypes |= {x.dtype}
     if not dtypes:
         return np.dtype(np.float64)
     return np.result_type(np.float32, *dtypes)

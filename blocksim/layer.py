@@ -6,6 +6,7 @@ Owns the shapes that belong together; `blocksim.simulation` turns a layer into t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class Layer:
             )
         set_field(self, "latency_steps", latency)
 
-    @property
+    @cached_property
     def size(self) -> int | None:
         """Number of neurons N; None where nothing in the layer fixes it (then the input does)."""
         for array in (self.weights, self.recurrent):
@@ -106,10 +107,11 @@ class Layer:
         """Number of inputs K; None without weights."""
         return None if self.weights is None else int(self.weights.shape[0])
 
-    def floating_dtypes(self) -> list[np.dtype[Any]]:
+    @cached_property
+    def floating_dtypes(self) -> frozenset[np.dtype[Any]]:
         """The dtypes of the layer's floating arrays: what the computing precision is chosen from."""
         arrays = [self.weights, self.recurrent, self.bias, *self.neuron.parameters().values()]
-        return [a.dtype for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+        return frozenset(a.dtype for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f")
 
 
 def _matrix(name: str, value: Any, shape: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -53,12 +54,12 @@ class Neuron:
         """Every parameter by name, each a number or an (N,) array; time constants as factors, periods in steps."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def size(self) -> int | None:
         """Number of neurons where a parameter is an array; None where all are numbers (they fit any layer)."""
         return next((np.size(value) for value in self.parameters().values() if np.ndim(value)), None)
 
-    @property
+    @cached_property
     def block_length(self) -> int:
         """Longest exact block in steps: the shortest refractory period plus one."""
         return int(np.min(self.refractory_steps)) + 1

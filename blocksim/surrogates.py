@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -169,6 +170,11 @@ SURROGATES: dict[str, Callable[[], Surrogate]] = {
 }
 
 
+@cache
+def _default(name: str) -> Surrogate:
+    return SURROGATES[name]()
+
+
 def get_surrogate(surrogate: Any) -> Surrogate:
     """Return the surrogate of that name with its default scale, or the `Surrogate` object itself.
 
@@ -177,7 +183,7 @@ def get_surrogate(surrogate: Any) -> Surrogate:
     if isinstance(surrogate, Surrogate):
         return surrogate
     if isinstance(surrogate, str) and surrogate in SURROGATES:
-        return SURROGATES[surrogate]()
+        return _default(surrogate)
     raise ArgumentError(
         f"surrogate: expected one of {', '.join(map(repr, SURROGATES))}, or a blocksim.surrogates object that carries "
         f"its scale, such as FastSigmoid(k=25); found {surrogate!r}"

@@ -8,12 +8,12 @@ import re
 import numba
 import numpy as np
 import pytest
-from blocksim.backends.numba_cpu import adjoint, compiling, events, forward, lanes, memory
+from blocksim.backends.numba_cpu import adjoint, compiling, events, few, forward, lanes, launch, memory
 from blocksim.backends.numba_cpu.backend import NumbaBackend
 
 import blocksim
 
-from .helpers import make_case
+from .helpers import assert_close, assert_same_run, make_case
 
 
 def source_of(kernel, dtype):
@@ -71,10 +71,11 @@ def test_a_kept_kernel_is_stale_when_any_file_changes(tmp_path, monkeypatch):
 
 
 def test_every_kernel_bears_the_mark():
-    kernels = [forward.layer_forward, forward.project, adjoint.layer_adjoint, events.pack, events.unpack,
-               events.count, events.repeat, events.mark_events, events.mark_spikes, events.weight_gradient,
-               events.hand_out, events.add_repeats]  # fmt: skip
-    for kernel in kernels:
+    modules = (adjoint, events, few, forward)
+    kernels = {name: value for module in modules for name, value in vars(module).items() if hasattr(value, "_cache")}
+    kernels = {name: value for name, value in kernels.items() if value.targetoptions.get("parallel")}
+    assert {"layer_forward", "project", "layer_adjoint", "pack", "weight_gradient"} <= set(kernels)
+    for kernel in kernels.values():
         assert kernel._cache._cache_file._source_stamp == compiling.MARK
 
 
@@ -131,3 +132,28 @@ def test_memory_is_used_again_only_when_no_array_is_left_in_it():
     many = [memory.empty(memory.KEPT // 4, np.uint8) for _ in range(6)]
     del many, second
     assert sum(size * len(idle) for size, idle in memory._idle.items()) <= memory.KEPT
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"weights": False}, {"weights": False, "shared": True}, {"adaptive": False}, {"dtype": np.float32},
+    {"neurons": 1, "weights": False}, {"neurons": 1, "batch": 9}, {"neurons": 3, "batch": 1, "refractory": (0, 4)},
+    {"neurons": 7, "batch": 4, "refractory": 0},
+])  # fmt: skip
+@pytest.mark.parametrize("detach", [(), ("reset",), ("adaptation",)])
+def test_few_neurons_are_computed_as_many_are(options, detach, monkeypatch):
+    """Lanes of neurons of all samples, and lanes of neurons of one: the same bits, and gradients to rounding."""
+    case = make_case(31, steps=150, **options)
+    dtype = case.dtype
+    g_s, g_v = np.random.default_rng(3).normal(size=(2, *case.simulate("numba").spikes.shape)).astype(dtype)
+
+    def work():
+        run = case.simulate("numba", tape=True, detach=detach)
+        return run, run.backward(g_s, g_v), run.backward(g_s)
+
+    few_of_them = work()
+    monkeypatch.setattr(launch, "FEW_BYTES", 0)
+    many = work()
+    assert many[0].spikes.any()
+    assert_same_run(few_of_them[0], many[0])
+    for one, other in zip(few_of_them[1:], many[1:], strict=True):
+        assert_close(one, other, 1e-5 if dtype == np.float32 else 1e-12)

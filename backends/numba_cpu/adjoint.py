@@ -11,13 +11,14 @@ of `width` neurons in registers.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import prange
 
-from .compiling import helper, kernel
+from .compiling import helper, inlined, kernel
 from .forward import CHUNK, flush
 from .lanes import (
     absolute,
@@ -81,7 +82,11 @@ class Rule(NamedTuple):
     """Which gradient."""
 
     surrogate: int
-    scales: Any  # (5,) of the computing dtype, by kind: `kernel_scales`
+    scale_0: Any  # numbers of the computing dtype, by kind: `kernel_scales`
+    scale_1: Any
+    scale_2: Any
+    scale_3: Any
+    scale_4: Any
     paper: bool
     through_reset: bool
     through_recurrent: bool
@@ -109,60 +114,66 @@ class Scratch(NamedTuple):
     sources: Any  # (threads, N + 1) int64
 
 
-def kernel_scales(surrogate: Any) -> list[float]:
-    """The numbers that `_slope` reads for a surrogate of `blocksim.surrogates`."""
+@lru_cache(32)
+def kernel_scales(surrogate: Any, dtype: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """The numbers that `surrogate_slope` reads for a surrogate of `blocksim.surrogates`."""
     first, second, third = surrogate.scales
+    scales = [first, 0, 0, 0, 0]
     if surrogate.kind == 1:
-        return [first / 2, 0, 0, 0, 0]
-    if surrogate.kind == 2:
+        scales[0] = first / 2
+    elif surrogate.kind == 2:
         s, h, gamma = first, second, third
         density = 1 / (s * np.sqrt(2 * np.pi))
-        return [gamma * (1 + h) * density, -0.5 / s**2, gamma * h * density / 6, -0.5 / (6 * s) ** 2, s]
-    if surrogate.kind == 3:
-        return [first / 2, np.pi * first / 2, 0, 0, 0]
-    return [first, 0, 0, 0, 0]
+        scales = [gamma * (1 + h) * density, -0.5 / s**2, gamma * h * density / 6, -0.5 / (6 * s) ** 2, s]
+    elif surrogate.kind == 3:
+        scales[:2] = [first / 2, np.pi * first / 2]
+    one, two, three, four, five = (dtype.type(value) for value in scales)
+    return one, two, three, four, five
 
 
-@helper
-def _exp(x, lowest, degree):
-    """exp(x) for x <= 0, to rounding: x = k ln 2 + r, Taylor series in r, times 2^k; 0 below `lowest`."""
+@inlined
+def _exp(x, lowest, terms):
+    """exp(x) for x <= 0, to rounding: x = k ln 2 + r, Taylor series in r, times 2^k; 0 below `lowest`.
+
+    The degree of the series is the length of the tuple `terms`, so that the compiler knows it.
+    """
     one = fill(1.0, x)
     k = round_even(mul(x, fill(1.4426950408889634, x)))
     # ln 2 in two parts, the first short enough that k times it is exact
     r = sub(x, mul(k, fill(0.693145751953125, x)))
     r = sub(r, mul(k, fill(1.4286068203094172e-06, x)))
     total = one
-    for n in range(degree, 0, -1):
+    for n in range(len(terms), 0, -1):
         total = add(mul(mul(total, r), fill(1.0 / n, x)), one)
     return select(less(x, fill(lowest, x)), fill(0.0, x), mul(total, power_of_two(k)))
 
 
-@helper
-def _slope(m, kind, scales, lowest, degree):
+@inlined
+def surrogate_slope(m, rule, lowest, terms):
     """sigma'(m): the formulas of blocksim.surrogates, by `Surrogate.kind`."""
     zero = fill(0.0, m)
     one = fill(1.0, m)
-    first = fill(scales[0], m)
+    first = fill(rule.scale_0, m)
     size = absolute(m)
-    if kind == 0:  # fast_sigmoid, superspike
+    if rule.surrogate == 0:  # fast_sigmoid, superspike
         root = add(one, mul(first, size))
         return div(one, mul(root, root))
-    if kind == 1:  # box_car
+    if rule.surrogate == 1:  # box_car
         return select(both(greater(m, sub(zero, first)), at_most(m, first)), one, zero)
-    if kind == 2:  # multi_gaussian
-        near, far = fill(scales[1], m), fill(scales[3], m)
-        right, left = sub(m, fill(scales[4], m)), add(m, fill(scales[4], m))
-        centre = mul(first, _exp(mul(near, mul(m, m)), lowest, degree))
+    if rule.surrogate == 2:  # multi_gaussian
+        near, far = fill(rule.scale_1, m), fill(rule.scale_3, m)
+        right, left = sub(m, fill(rule.scale_4, m)), add(m, fill(rule.scale_4, m))
+        centre = mul(first, _exp(mul(near, mul(m, m)), lowest, terms))
         sides = add(
-            _exp(mul(far, mul(right, right)), lowest, degree),
-            _exp(mul(far, mul(left, left)), lowest, degree),
+            _exp(mul(far, mul(right, right)), lowest, terms),
+            _exp(mul(far, mul(left, left)), lowest, terms),
         )
-        return sub(centre, mul(fill(scales[2], m), sides))
-    if kind == 3:  # arctan
-        root = mul(fill(scales[1], m), m)
+        return sub(centre, mul(fill(rule.scale_2, m), sides))
+    if rule.surrogate == 3:  # arctan
+        root = mul(fill(rule.scale_1, m), m)
         return div(first, add(one, mul(root, root)))
-    if kind == 4:  # sigmoid
-        e = _exp(sub(zero, mul(first, size)), lowest, degree)
+    if rule.surrogate == 4:  # sigmoid
+        e = _exp(sub(zero, mul(first, size)), lowest, terms)
         return div(mul(first, e), mul(add(one, e), add(one, e)))
     return mul(first, select(less(size, one), sub(one, size), zero))  # triangle
 
@@ -170,7 +181,7 @@ def _slope(m, kind, scales, lowest, degree):
 @helper
 def _walk_forward(
     neurons, tape, cotangents, rule, out, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope,
-    live_steps, lowest, degree, width,
+    live_steps, lowest, terms, width,
 ):  # fmt: skip
     """OUT (rows, N) each: a of (6), liveness (1), and sigma'(V - theta), zero where refractory, of one block.
 
@@ -210,11 +221,11 @@ def _walk_forward(
             if rule.paper:
                 store(free_a, free_adaptation, t, n, lanes)
                 m = sub(v, add(theta, mul(b, free_a)))
-                store(_slope(m, rule.surrogate, rule.scales, lowest, degree), slope, t, n, lanes)
+                store(surrogate_slope(m, rule, lowest, terms), slope, t, n, lanes)
                 free_a = flush(mul(p, free_a), tiny, zero)
             else:
                 m = sub(v, add(theta, mul(b, a)))
-                s = _slope(m, rule.surrogate, rule.scales, lowest, degree)
+                s = surrogate_slope(m, rule, lowest, terms)
                 store(select(live, s, zero), slope, t, n, lanes)
                 left = select(spike, period, left)
             a = flush(add(mul(p, a), select(spike, one, zero)), tiny, zero)
@@ -458,8 +469,8 @@ def _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, sou
 
 
 @kernel
-def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, columns, scratch, lowest, degree, width):
-    """Differentiate a layer. `lowest`, `degree`: where exp underflows, and the degree of its series, for the dtype."""
+def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, columns, scratch, lowest, terms, width):
+    """Differentiate a layer. `lowest`, `terms`: of `_exp`, for the dtype."""
     batch, size = out.voltage.shape
     parts = (size + columns - 1) // columns
     blocks = (steps + block_length - 1) // block_length
@@ -481,7 +492,7 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
             row = sample * steps + start
             _walk_forward(
                 neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation,
-                free_adaptation, slope, live, lowest, degree, width,
+                free_adaptation, slope, live, lowest, terms, width,
             )  # fmt: skip
             if rule.paper:
                 _gather_grad_spikes(

@@ -28,14 +28,12 @@ from blocksim.arrays import (
 from blocksim.backend import HostBackend
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
-from blocksim.numerics import tiny
 from blocksim.surrogates import Surrogate
 
-from . import adjoint, events, forward
-from .memory import aligned, as_rows, empty, plain
+from . import events, forward, launch
+from .launch import FORWARD_BYTES, width_of
+from .memory import as_rows, empty, plain
 
-# Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
-FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
 GRADIENT_ITEMS = 8  # at least so many items of work in a weight gradient, each with a sum of its own
 
 
@@ -76,9 +74,7 @@ class NumbaBackend(HostBackend):
         x = _spikes_as_events(x)
         if isinstance(x, Events):
             total = np.ascontiguousarray(out)
-            forward.project(
-                plain(x.indptr), plain(x.indices), plain(aligned(weights)), as_rows(total), _width(FORWARD_BYTES, out)
-            )
+            launch.project(x, weights, total)
             if total is not out:
                 out[...] = total
         else:
@@ -105,7 +101,7 @@ class NumbaBackend(HostBackend):
             paper=out.free_voltage is not None,
         )
         history = np.empty((len(current), 0, current.shape[2]), np.bool_)
-        result = _forward(alone, np.ascontiguousarray(current), carry, history, plan)
+        result = launch.layer_forward(alone, np.ascontiguousarray(current), carry, history, plan)
         out.spikes[...] = result.spikes
         for target, source in ((out.voltage, result.voltage), (out.threshold, result.threshold)):
             if target is not None:
@@ -134,7 +130,7 @@ class NumbaBackend(HostBackend):
         starts = Carry(start.voltage[None], start.adaptation[None], start.refractory[None])
         tape = Tape(length, np.ascontiguousarray(voltage), np.ascontiguousarray(spikes), starts, history)
         nothing = np.empty((batch, 0, size), voltage.dtype)
-        result = _adjoint(
+        result = launch.layer_adjoint(
             alone, tape, rule, grad_spikes, None if grad_voltage is None else np.ascontiguousarray(grad_voltage),
             grad_carry, nothing,
         )  # fmt: skip
@@ -147,7 +143,7 @@ class NumbaBackend(HostBackend):
         self, layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan
     ) -> ForwardResult:
         """Simulate a whole layer in one parallel region."""
-        return _forward(layer, x, carry, history, plan)
+        return launch.layer_forward(layer, x, carry, history, plan)
 
     def layer_adjoint(
         self,
@@ -161,7 +157,7 @@ class NumbaBackend(HostBackend):
         grad_history: np.ndarray,
     ) -> AdjointResult:
         """Differentiate a whole layer in one parallel region, and its weights in another."""
-        result = _adjoint(layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+        result = launch.layer_adjoint(layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
         latency, steps = tape.history.shape[1], tape.spikes.shape[1]
         weights = None if layer.weights is None else self.projection_adjoint(x, result.current)
         recurrent = None
@@ -171,168 +167,6 @@ class NumbaBackend(HostBackend):
                 early = np.ascontiguousarray(result.current[:, : min(latency, steps)])
                 recurrent += _spike_gradient(tape.history[:, : early.shape[1]], early, 0)
         return AdjointResult(result.current, weights, recurrent, result.sums, result.carry, result.history)
-
-
-def _forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan) -> ForwardResult:
-    """Run the forward kernel."""
-    dtype = layer.beta.dtype
-    batch, steps = x.shape[:2]
-    size = layer.beta.shape[0]
-    latency = history.shape[1]
-    width = _width(FORWARD_BYTES, layer.beta)
-    source = _source(x, layer)
-
-    def trace(kind: Any, wanted: bool) -> np.ndarray:
-        return empty((batch, steps, size) if wanted else (1, 1, 1), kind)
-
-    paper = plan.tape and plan.paper
-    keep_voltage = plan.record_voltage or (plan.tape and not plan.paper)
-    spikes = trace(np.bool_, True)
-    voltage = trace(dtype, keep_voltage)
-    threshold = trace(dtype, plan.record_threshold)
-    free_voltage = trace(dtype, paper)
-    out = forward.Recorded(
-        spikes=as_rows(spikes),
-        voltage=as_rows(voltage),
-        threshold=as_rows(threshold),
-        free_voltage=as_rows(free_voltage),
-        keep_voltage=keep_voltage,
-        keep_threshold=plan.record_threshold,
-        keep_free=paper,
-    )
-    blocks = -(-steps // plan.block_length) if plan.tape else 1
-    shape_of_starts = (blocks, batch, size) if plan.tape else (1, 1, 1)
-    starts = Carry(*(empty(shape_of_starts, kind) for kind in (dtype, dtype, np.int32)))
-    moved = forward.CarryArrays(
-        voltage=carry.voltage.copy(),
-        adaptation=carry.adaptation.copy(),
-        refractory=carry.refractory.copy(),
-        free_voltage=empty((batch, size) if paper else (1, 1), dtype),
-        free_refractory=empty((batch, size) if paper else (1, 1), np.int32),
-    )
-    neurons = forward.Neurons(
-        values=np.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias]),
-        refractory=plain(layer.refractory[None]),
-        recurrent=empty((1, 1), dtype) if layer.recurrent is None else plain(aligned(layer.recurrent)),
-        latency=latency,
-        tiny=dtype.type(tiny(dtype)),
-    )
-    rows = min(forward.CHUNK, plan.block_length)
-    forward.layer_forward(
-        source, neurons, moved, plain(as_rows(history)), out,
-        forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
-        steps, plan.block_length, _columns(batch, size, width, latency),
-        empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
-    )  # fmt: skip
-    tape = None
-    if plan.tape:
-        tape = Tape(plan.block_length, free_voltage if plan.paper else voltage, spikes, starts, history)
-    return ForwardResult(
-        spikes,
-        voltage if plan.record_voltage else None,
-        threshold if plan.record_threshold else None,
-        Carry(moved.voltage, moved.adaptation, moved.refractory),
-        tape,
-    )
-
-
-def _adjoint(
-    layer: LayerArrays,
-    tape: Tape,
-    rule: AdjointRule,
-    grad_spikes: np.ndarray | None,
-    grad_voltage: np.ndarray | None,
-    grad_carry: AdjointCarry,
-    grad_history: np.ndarray,
-) -> AdjointResult:
-    """Run the adjoint kernel: everything but the weights."""
-    dtype = layer.beta.dtype
-    batch, steps, size = tape.spikes.shape
-    latency = tape.history.shape[1]
-    length = tape.block_length
-    width = _width(ADJOINT_BYTES, layer.beta)
-    padded = _round_up(size, len(width))
-    threads = numba.get_num_threads()
-    none = empty((1, 1), dtype)
-    passed_back = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
-    neurons = adjoint.AdjointNeurons(
-        values=np.stack([layer.beta, layer.p, layer.b, layer.theta]),
-        refractory=plain(layer.refractory[None]),
-        transposed=none if passed_back is None else aligned(passed_back),
-        latency=latency,
-        tiny=dtype.type(tiny(dtype)),
-    )
-    starts = tape.starts
-    arrays = adjoint.TapeArrays(
-        plain(as_rows(tape.voltage)),
-        plain(as_rows(tape.spikes)),
-        plain(starts.voltage),
-        plain(starts.adaptation),
-        plain(starts.refractory),
-    )
-    cotangents = adjoint.Cotangents(
-        spikes=none if grad_spikes is None else plain(as_rows(grad_spikes)),
-        voltage=none if grad_voltage is None else plain(as_rows(grad_voltage)),
-        history=plain(as_rows(grad_history)),
-        has_spikes=grad_spikes is not None,
-        has_voltage=grad_voltage is not None,
-    )
-    kernel_rule = adjoint.Rule(
-        rule.surrogate.kind,
-        np.array(adjoint.kernel_scales(rule.surrogate), dtype),
-        rule.paper,
-        rule.through_reset,
-        passed_back is not None,
-        rule.through_adaptation,
-    )
-    out = adjoint.AdjointOutputs(
-        voltage=grad_carry.voltage.copy(),
-        adaptation=grad_carry.adaptation.copy(),
-        current=empty((batch * steps, size), dtype),
-        history=empty((batch * latency, size), dtype),
-        sums=np.zeros((5, batch, size), np.float64),
-    )
-    at_once = max(length if rule.paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
-    scratch = adjoint.Scratch(
-        adaptation=empty((threads, length, padded), dtype),
-        free_adaptation=empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
-        slope=empty((threads, length, padded), dtype),
-        live=empty((threads, length, padded), np.bool_),
-        grad_spikes=empty((threads, at_once, padded), dtype),
-        sources=empty((threads, size + 1), np.int64),
-    )
-    lowest, degree = (-87.0, 7) if dtype == np.float32 else (-708.0, 13)
-    adjoint.layer_adjoint(
-        neurons, arrays, cotangents, kernel_rule, out, steps, length, _columns(batch, size, width, latency),
-        scratch, dtype.type(lowest), degree, width,
-    )  # fmt: skip
-    return AdjointResult(
-        current=out.current.reshape(batch, steps, size),
-        weights=None,
-        recurrent=None,
-        sums=ParameterSums(*out.sums),
-        carry=AdjointCarry(out.voltage, out.adaptation),
-        history=out.history.reshape(batch, latency, size),
-    )
-
-
-def _source(x: Input, layer: LayerArrays) -> forward.Source:
-    """Events as they are; anything else as currents."""
-    dtype = layer.beta.dtype
-    if isinstance(x, Events):
-        assert layer.weights is not None
-        return forward.Source(
-            forward.EVENTS, empty((1, 1), dtype), plain(x.indptr), plain(x.indices), plain(aligned(layer.weights))
-        )
-    current = x if layer.weights is None else np.matmul(x, layer.weights)
-    shared = current.shape[2] == 1 and layer.beta.shape[0] > 1
-    return forward.Source(
-        forward.SHARED if shared else forward.GIVEN,
-        plain(as_rows(current)),
-        np.zeros(1, np.int64),
-        np.zeros(1, np.int32),
-        empty((1, 1), dtype),
-    )
 
 
 def _spikes_as_events(x: Input) -> Input:
@@ -386,7 +220,7 @@ def _event_gradient(x: Events, grad_current: np.ndarray) -> np.ndarray:
     events.mark_events(indptr, indices, steps, marks, repeats)
     grad = _marks_gradient(marks, grad_current, 0)
     if repeats.any():
-        events.add_repeats(indptr, indices, as_rows(grad_current), grad, _width(FORWARD_BYTES, grad_current))
+        events.add_repeats(indptr, indices, as_rows(grad_current), grad, width_of(FORWARD_BYTES, grad_current))
     return grad
 
 
@@ -403,7 +237,7 @@ def _marks_gradient(marks: np.ndarray, grad_current: np.ndarray, shift: int) -> 
     batch, spans, inputs = marks.shape
     steps, size = grad_current.shape[1:]
     dtype = grad_current.dtype
-    width = _width(FORWARD_BYTES, grad_current)
+    width = width_of(FORWARD_BYTES, grad_current)
     columns = len(width) if size <= len(width) else 2 * len(width)
     tiles = -(-size // columns)
     # not the number of threads: the order of summation is the same on every machine
@@ -416,20 +250,3 @@ def _marks_gradient(marks: np.ndarray, grad_current: np.ndarray, shift: int) -> 
     grad = empty((inputs, size), dtype)
     events.hand_out(totals, grad, width)
     return grad
-
-
-def _width(bytes_: int, array: np.ndarray) -> tuple[int, ...]:
-    """The tuple whose length is the number of lanes for an array (..., N)."""
-    narrow = NARROW_BYTES // array.dtype.itemsize
-    return (0,) * (narrow if array.shape[-1] <= narrow else bytes_ // array.dtype.itemsize)
-
-
-def _round_up(value: int, step: int) -> int:
-    return -(-value // step) * step
-
-
-def _columns(batch: int, size: int, width: tuple[int, ...], latency: int) -> int:
-    """Neurons in one item of work: all of a sample, unless there are too few samples to share among the threads."""
-    if latency or batch >= 4 * numba.get_num_threads():
-        return size
-    return min(size, len(width))

@@ -33,6 +33,11 @@ def helper(function: Any) -> Any:
     return njit(**OPTIONS)(function)
 
 
+def inlined(function: Any) -> Any:
+    """Compile a function into the inner loops that call it: a call costs more than what it does."""
+    return njit(forceinline=True, **OPTIONS)(function)
+
+
 def kernel(function: Any, mark: str = MARK) -> Any:
     """Compile a function with parallel loops, and keep the result between processes."""
     dispatcher = njit(parallel=True, cache=True, **OPTIONS)(function)

@@ -156,6 +156,51 @@ def prefetch(typingctx: Any, array: Any, i: Any, j: Any, width: Any) -> Any:
     return types.void(array, i, j, width), generate
 
 
+def _element(context: Any, builder: Any, array: Any, value: Any, place: Any, lane: int, shift: Any) -> Any:
+    """Pointer to array[place[lane] + shift]."""
+    index = builder.add(builder.extract_element(place, INT32(lane)), shift)
+    made = context.make_array(array)(context, builder, value)
+    return cgutils.get_item_pointer(context, builder, array, made, [index], wraparound=False, boundscheck=False)
+
+
+@intrinsic
+def gather(typingctx: Any, array: Any, places: Any, shift: Any) -> Any:
+    """Lanes of array[places + shift], of a one-dimensional array; `places` are lanes of int64."""
+    count = places.count
+    result = Lanes(array.dtype, count)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        offset = context.cast(builder, args[2], sig.args[2], types.intp)
+        parts = [
+            builder.load(_element(context, builder, array, args[0], args[1], lane, offset)) for lane in range(count)
+        ]
+        value = ir.Constant(ir.VectorType(parts[0].type, count), ir.Undefined)
+        for lane, part in enumerate(parts):
+            value = builder.insert_element(value, part, INT32(lane))
+        if array.dtype == types.boolean:
+            return builder.icmp_unsigned("!=", value, ir.Constant(value.type, [0] * count))
+        return value
+
+    return result(array, places, shift), generate
+
+
+@intrinsic
+def scatter(typingctx: Any, lanes: Any, array: Any, places: Any, shift: Any) -> Any:
+    """array[places + shift] = lanes, of a one-dimensional array; `places` are lanes of int64."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        offset = context.cast(builder, args[3], sig.args[3], types.intp)
+        value = args[0]
+        if lanes.dtype == types.boolean:
+            value = builder.zext(value, ir.VectorType(ir.IntType(8), lanes.count))
+        for lane in range(lanes.count):
+            part = builder.extract_element(value, INT32(lane))
+            builder.store(part, _element(context, builder, array, args[1], args[2], lane, offset))
+        return context.get_dummy_value()
+
+    return types.void(lanes, array, places, shift), generate
+
+
 @intrinsic
 def splat(typingctx: Any, value: Any, width: Any) -> Any:
     """Lanes that all hold `value`."""
@@ -267,6 +312,38 @@ def _llvm_function(name: str, arguments: int, doc: str) -> Any:
 absolute = _llvm_function("fabs", 1, "abs(x).")
 round_even = _llvm_function("rint", 1, "x rounded to the nearest whole number.")
 multiply_add = _llvm_function("fmuladd", 3, "x * y + z, in one rounding where the processor can.")
+
+
+@intrinsic
+def clear_seldom(typingctx: Any, lanes: Any, tiny: Any) -> Any:
+    """Lanes, those smaller than `tiny` set to zero by a branch that is seldom taken.
+
+    What follows does not wait for the comparison, as it would for a selection: for chains of dependent steps.
+    """
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, bound = args
+        kind = value.type
+        zero = ir.Constant(kind, [0.0] * lanes.count)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind]), f"llvm.fabs.{_vector_name(kind)}"
+        )
+        size = builder.call(function, [value])
+        small = builder.and_(
+            builder.fcmp_ordered("<", size, _splat(builder, bound, lanes.count)),
+            builder.fcmp_ordered(">", size, zero),
+        )
+        packed = builder.bitcast(small, ir.IntType(lanes.count))
+        before = builder.block
+        with builder.if_then(builder.icmp_unsigned("!=", packed, packed.type(0)), likely=False):
+            cleared = builder.select(small, zero, value)
+            inside = builder.block
+        result = builder.phi(kind)
+        result.add_incoming(value, before)
+        result.add_incoming(cleared, inside)
+        return result
+
+    return lanes(lanes, tiny), generate
 
 
 @intrinsic

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 LINE = 64  # bytes of a cache line
+SMALL = 1 << 12  # bytes up to which it does not matter where an array begins
 LARGE = 1 << 20  # bytes from which memory is kept
 KEPT = 256 << 20
 # by size; lists are changed by single operations only, which no other thread comes between
@@ -53,8 +54,10 @@ def empty(shape: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     size = (math.prod(shape) if isinstance(shape, tuple) else int(shape)) * dtype.itemsize
+    if size < SMALL:
+        return np.empty(shape, dtype)
     memory = _bytes(size + LINE)
-    first = -memory.ctypes.data % LINE
+    first = -memory.__array_interface__["data"][0] % LINE
     array: np.ndarray = memory[first : first + size].view(dtype).reshape(shape)
     return array
 

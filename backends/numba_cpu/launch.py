@@ -1,0 +1,337 @@
+"""Launches the kernels of whole layers: allocates what they write, chooses widths and how work is split.
+
+Owns the choice between the kernels of `few`, for few neurons without recurrence, and those of `forward` and `adjoint`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numba
+import numpy as np
+
+from blocksim.arrays import (
+    AdjointCarry,
+    AdjointResult,
+    AdjointRule,
+    Carry,
+    ForwardResult,
+    Input,
+    LayerArrays,
+    ParameterSums,
+    Plan,
+    Tape,
+)
+from blocksim.events import Events
+from blocksim.numerics import tiny
+
+from . import adjoint, few, forward
+from .memory import aligned, as_rows, empty, plain
+
+# Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
+FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
+# Neurons of up to so many bytes are few: lanes then are neurons of all samples.
+FEW_BYTES = 64
+
+
+class Prepared(NamedTuple):
+    """A layer as kernels read it."""
+
+    forward: forward.Neurons
+    adjoint: adjoint.AdjointNeurons
+    weights: np.ndarray
+
+
+_PREPARED: WeakKeyDictionary[LayerArrays, Prepared] = WeakKeyDictionary()
+
+
+@lru_cache
+def _nothing(dtype: Any, axes: int = 2) -> np.ndarray:
+    """What stands for an array that a kernel does not read or write."""
+    return np.zeros((1,) * axes, dtype)
+
+
+def prepared(layer: LayerArrays) -> Prepared:
+    """The layer's parameters, stacked and aligned: made once."""
+    if layer not in _PREPARED:
+        dtype = layer.beta.dtype
+        values = np.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias])
+        refractory = plain(layer.refractory[None])
+        smallest = dtype.type(tiny(dtype))
+        recurrent = transposed = weights = _nothing(dtype)
+        latency = 0
+        if layer.recurrent is not None:
+            recurrent, transposed = plain(aligned(layer.recurrent)), aligned(layer.recurrent.T)
+            latency = layer.latency
+        if layer.weights is not None:
+            weights = plain(aligned(layer.weights))
+        _PREPARED[layer] = Prepared(
+            forward.Neurons(values, refractory, recurrent, latency, smallest),
+            adjoint.AdjointNeurons(values, refractory, transposed, latency, smallest),
+            weights,
+        )
+    return _PREPARED[layer]
+
+
+def layer_forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan) -> ForwardResult:
+    """Simulate a layer."""
+    dtype = layer.beta.dtype
+    batch, steps = x.shape[:2]
+    size = layer.beta.shape[0]
+    paper = plan.tape and plan.paper
+    keep_voltage = plan.record_voltage or (plan.tape and not plan.paper)
+
+    def trace(kind: Any, wanted: bool) -> np.ndarray:
+        return empty((batch, steps, size), kind) if wanted else _nothing(kind, 3)
+
+    spikes = trace(np.bool_, True)
+    voltage = trace(dtype, keep_voltage)
+    threshold = trace(dtype, plan.record_threshold)
+    free_voltage = trace(dtype, paper)
+    blocks = -(-steps // plan.block_length)
+    shape = (blocks, batch, size) if plan.tape else (1, 1, 1)
+    starts = Carry(*(empty(shape, kind) for kind in (dtype, dtype, np.int32)))
+    after = Carry(carry.voltage.copy(), carry.adaptation.copy(), carry.refractory.copy())
+    out = forward.Recorded(
+        as_rows(spikes),
+        as_rows(voltage),
+        as_rows(threshold),
+        as_rows(free_voltage),
+        keep_voltage,
+        plan.record_threshold,
+        paper,
+    )
+    run = _few_forward if _are_few(layer) and not paper else _forward
+    run(layer, x, plan, after, out, starts, history)
+    kept = free_voltage if plan.paper else voltage
+    return ForwardResult(
+        spikes,
+        voltage if plan.record_voltage else None,
+        threshold if plan.record_threshold else None,
+        after,
+        Tape(plan.block_length, kept, spikes, starts, history) if plan.tape else None,
+    )
+
+
+def _are_few(layer: LayerArrays) -> bool:
+    return layer.recurrent is None and layer.beta.nbytes <= FEW_BYTES
+
+
+def _forward(
+    layer: LayerArrays, x: Input, plan: Plan, carry: Carry, out: forward.Recorded, starts: Carry, history: np.ndarray
+) -> None:
+    batch, steps = x.shape[:2]
+    size, dtype = layer.beta.shape[0], layer.beta.dtype
+    width = width_of(FORWARD_BYTES, layer.beta)
+    shape = (batch, size) if out.keep_free else (1, 1)
+    moved = forward.CarryArrays(
+        carry.voltage, carry.adaptation, carry.refractory, empty(shape, dtype), empty(shape, np.int32)
+    )
+    rows = min(forward.CHUNK, plan.block_length)
+    forward.layer_forward(
+        _source(x, layer), prepared(layer).forward, moved, plain(as_rows(history)), out,
+        forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
+        steps, plan.block_length, _columns(batch, size, width, history.shape[1]),
+        empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
+    )  # fmt: skip
+
+
+def _few_forward(
+    layer: LayerArrays, x: Input, plan: Plan, carry: Carry, out: forward.Recorded, starts: Carry, history: np.ndarray
+) -> None:
+    batch, steps = x.shape[:2]
+    size, dtype = layer.beta.shape[0], layer.beta.dtype
+    width = _few_width(batch * size)
+    neurons = prepared(layer).forward
+    if isinstance(x, Events):
+        given = empty((batch, steps, size), dtype)
+        given[...] = layer.bias
+        project(x, prepared(layer).weights, given)
+        neurons = neurons._replace(values=neurons.values.copy())
+        neurons.values[4] = 0  # the bias is among the currents, where the sum of (2) begins
+    else:
+        given = x if layer.weights is None else np.matmul(x, layer.weights)
+    out.spikes[...] = False
+    flat = few.Flat(carry.voltage.reshape(-1), carry.adaptation.reshape(-1), carry.refractory.reshape(-1))
+    few.layer_forward(
+        plain(given).reshape(-1), neurons, flat,
+        out._replace(**{name: getattr(out, name).reshape(-1) for name in forward.Recorded._fields[:4]}),
+        _flat_starts(starts, plan.tape), _few(batch, steps, size, given.shape[2], plan.block_length, len(width)), width,
+    )  # fmt: skip
+
+
+def layer_adjoint(
+    layer: LayerArrays,
+    tape: Tape,
+    rule: AdjointRule,
+    grad_spikes: np.ndarray | None,
+    grad_voltage: np.ndarray | None,
+    grad_carry: AdjointCarry,
+    grad_history: np.ndarray,
+) -> AdjointResult:
+    """Differentiate a layer: everything but the weights."""
+    dtype = layer.beta.dtype
+    batch, steps, size = tape.spikes.shape
+    latency = tape.history.shape[1]
+    few_of_them = _are_few(layer) and not rule.paper
+    out = adjoint.AdjointOutputs(
+        voltage=grad_carry.voltage.copy(),
+        adaptation=grad_carry.adaptation.copy(),
+        current=empty((batch * steps, size), dtype),
+        history=empty((batch * latency, size), dtype),
+        sums=np.zeros((5, batch, size), np.float64),
+    )
+    arrays = adjoint.TapeArrays(
+        plain(as_rows(tape.voltage)),
+        plain(as_rows(tape.spikes)),
+        plain(tape.starts.voltage),
+        plain(tape.starts.adaptation),
+        plain(tape.starts.refractory),
+    )
+    cotangents = adjoint.Cotangents(
+        spikes=_nothing(dtype) if grad_spikes is None else plain(as_rows(grad_spikes)),
+        voltage=_nothing(dtype) if grad_voltage is None else plain(as_rows(grad_voltage)),
+        history=plain(as_rows(grad_history)),
+        has_spikes=grad_spikes is not None,
+        has_voltage=grad_voltage is not None,
+    )
+    kernel_rule = adjoint.Rule(
+        rule.surrogate.kind,
+        *adjoint.kernel_scales(rule.surrogate, dtype),
+        rule.paper,
+        rule.through_reset,
+        rule.through_recurrent and layer.recurrent is not None,
+        rule.through_adaptation,
+    )
+    # where exp underflows, and the degree of its series
+    lowest, terms = (dtype.type(-87.0), (0,) * 7) if dtype == np.float32 else (dtype.type(-708.0), (0,) * 13)
+    run = _few_adjoint if few_of_them else _adjoint
+    run(layer, tape, arrays, cotangents, kernel_rule, out, lowest, terms)
+    return AdjointResult(
+        current=out.current.reshape(batch, steps, size),
+        weights=None,
+        recurrent=None,
+        sums=ParameterSums(*out.sums),
+        carry=AdjointCarry(out.voltage, out.adaptation),
+        history=out.history.reshape(batch, latency, size),
+    )
+
+
+def _adjoint(
+    layer: LayerArrays,
+    tape: Tape,
+    arrays: adjoint.TapeArrays,
+    cotangents: adjoint.Cotangents,
+    rule: adjoint.Rule,
+    out: adjoint.AdjointOutputs,
+    lowest: Any,
+    terms: tuple[int, ...],
+) -> None:
+    dtype = layer.beta.dtype
+    batch, steps, size = tape.spikes.shape
+    latency, length = tape.history.shape[1], tape.block_length
+    width = width_of(ADJOINT_BYTES, layer.beta)
+    padded = _round_up(size, len(width))
+    threads = numba.get_num_threads()
+    at_once = max(length if rule.paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
+    scratch = adjoint.Scratch(
+        adaptation=empty((threads, length, padded), dtype),
+        free_adaptation=empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
+        slope=empty((threads, length, padded), dtype),
+        live=empty((threads, length, padded), np.bool_),
+        grad_spikes=empty((threads, at_once, padded), dtype),
+        sources=empty((threads, size + 1), np.int64),
+    )
+    adjoint.layer_adjoint(
+        prepared(layer).adjoint, arrays, cotangents, rule, out, steps, length, _columns(batch, size, width, latency),
+        scratch, lowest, terms, width,
+    )  # fmt: skip
+
+
+def _few_adjoint(
+    layer: LayerArrays,
+    tape: Tape,
+    arrays: adjoint.TapeArrays,
+    cotangents: adjoint.Cotangents,
+    rule: adjoint.Rule,
+    out: adjoint.AdjointOutputs,
+    lowest: Any,
+    terms: tuple[int, ...],
+) -> None:
+    dtype = layer.beta.dtype
+    batch, steps, size = tape.spikes.shape
+    width = _few_width(batch * size)
+    where = _few(batch, steps, size, size, tape.block_length, len(width))
+    items, rows = where.places.shape[1] // len(width), min(tape.block_length, steps)
+    walk = few.Walk(empty((items, rows, 3 * len(width)), dtype), empty((items, rows, 2 * len(width)), np.bool_))
+    few.layer_adjoint(
+        prepared(layer).adjoint, few.Trace(arrays.voltage.reshape(-1), arrays.spikes.reshape(-1)),
+        _flat_starts(tape.starts, True),
+        cotangents._replace(spikes=cotangents.spikes.reshape(-1), voltage=cotangents.voltage.reshape(-1)), rule,
+        out._replace(
+            voltage=out.voltage.reshape(-1), adaptation=out.adaptation.reshape(-1), current=out.current.reshape(-1),
+            sums=out.sums.reshape(5, -1),
+        ),
+        where, walk, lowest, terms, width,
+    )  # fmt: skip
+
+
+def _flat_starts(starts: Carry, keep: bool) -> forward.Starts:
+    voltage, adaptation, refractory = (
+        plain(array).reshape(len(array), -1) for array in (starts.voltage, starts.adaptation, starts.refractory)
+    )
+    return forward.Starts(voltage, adaptation, refractory, keep)
+
+
+@lru_cache(8)
+def _few(batch: int, steps: int, size: int, columns: int, block_length: int, lanes: int) -> few.Few:
+    """Where lanes find things: lanes beyond the last neuron repeat it."""
+    unit = np.minimum(np.arange(_round_up(batch * size, lanes)), batch * size - 1)
+    sample, neuron = np.divmod(unit, size)
+    trace = sample * steps * size + neuron
+    source = trace if columns == size else sample * steps
+    return few.Few(np.stack([neuron, unit, trace, source]), columns, size, steps, block_length)
+
+
+def _few_width(units: int) -> tuple[int, ...]:
+    return (0,) * (4 if units <= 4 else 8)
+
+
+def project(x: Events, weights: np.ndarray, out: np.ndarray) -> None:
+    """out INOUT (B, T, N) += the rows of weights for each event, (2)."""
+    forward.project(
+        plain(x.indptr), plain(x.indices), plain(aligned(weights)), as_rows(out), width_of(FORWARD_BYTES, out)
+    )
+
+
+def _source(x: Input, layer: LayerArrays) -> forward.Source:
+    """Events as they are; anything else as currents."""
+    dtype = layer.beta.dtype
+    nothing = _nothing(np.int64, 1), _nothing(np.int32, 1)
+    if isinstance(x, Events):
+        return forward.Source(
+            forward.EVENTS, _nothing(dtype), plain(x.indptr), plain(x.indices), prepared(layer).weights
+        )
+    current = x if layer.weights is None else np.matmul(x, layer.weights)
+    shared = current.shape[2] == 1 and layer.beta.shape[0] > 1
+    kind = forward.SHARED if shared else forward.GIVEN
+    return forward.Source(kind, plain(as_rows(current)), *nothing, _nothing(dtype))
+
+
+def width_of(bytes_: int, array: np.ndarray) -> tuple[int, ...]:
+    """The tuple whose length is the number of lanes for an array (..., N)."""
+    narrow = NARROW_BYTES // array.dtype.itemsize
+    return (0,) * (narrow if array.shape[-1] <= narrow else bytes_ // array.dtype.itemsize)
+
+
+def _columns(batch: int, size: int, width: tuple[int, ...], latency: int) -> int:
+    """Neurons in one item of work: all of a sample, unless there are too few samples to share among the threads."""
+    if latency or batch >= 4 * numba.get_num_threads():
+        return size
+    return min(size, len(width))
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
