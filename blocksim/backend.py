@@ -34,6 +34,7 @@ from blocksim.arrays import (
 )
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.events import Events, is_sparse_counts
+from blocksim.numerics import tiny
 from blocksim.surrogates import Surrogate
 
 GROUP = "blocksim.backends"
@@ -113,6 +114,21 @@ class Backend(ABC):
         A backend may replace it by a faster one.
         """
         return Events.from_dense(x) if is_sparse_counts(x, density) else None
+
+    def leaky_filter(self, x: Array, decay: float, reverse: bool = False) -> Array:
+        """y[t] = decay y[t - 1] + x[t], equation (18), or from the last step on, y[t] = decay y[t + 1] + x[t].
+
+        Parameters: x IN (B, T, N). Returns a new array of its shape and dtype. A backend may replace it by a
+        faster one.
+        """
+        y = self.empty(x.shape, x.dtype)
+        total = 0 * x[:, 0]
+        steps = x.shape[1]
+        for t in reversed(range(steps)) if reverse else range(steps):
+            total = decay * total + x[:, t]
+            total[abs(total) < tiny(x.dtype)] = 0
+            y[:, t] = total
+        return y
 
     def describe(self) -> dict[str, str]:
         """What a person may want to know about this backend on this machine, by name: for `blocksim info`."""

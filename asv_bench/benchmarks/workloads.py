@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import blocksim
+from blocksim.losses import van_rossum
 
 
 class PaperLayer:
@@ -12,13 +13,13 @@ class PaperLayer:
 
     inputs, neurons, steps = 1000, 128, 1024
 
-    def __init__(self, batch: int = 64, dtype: type = np.float32, seed: int = 0) -> None:
+    def __init__(self, batch: int = 64, dtype: type = np.float32, seed: int = 0, refractory: int = 40) -> None:
         rng = np.random.default_rng(seed)
         self.dense = rng.random((batch, self.steps, self.inputs), dtype=np.float32) < 0.1
         self.x = blocksim.Events.from_dense(self.dense)
         weights = rng.normal(0.0008, 0.02, (self.inputs, self.neurons)).astype(dtype)
         recurrent = rng.normal(0, 0.05, (self.neurons, self.neurons)).astype(dtype)
-        neuron = blocksim.ALIF(beta=0.95, p=0.99, b=0.2, refractory_steps=40)
+        neuron = blocksim.ALIF(beta=0.95, p=0.99, b=0.2, refractory_steps=refractory)
         self.layer = blocksim.Layer(neuron, weights, recurrent=recurrent)
         self.grad_spikes = rng.normal(size=(batch, self.steps, self.neurons)).astype(dtype)
 
@@ -46,32 +47,39 @@ class Currents:
         return blocksim.simulate(self.layer, self.x, backend, record=("voltage",))
 
 
-class Million:
-    """One neuron for a million steps, driven throughout, or once and then silent."""
+class Long:
+    """One current for many neurons, driven throughout, or once and then silent; or one neuron, and its gradients."""
 
-    def __init__(self) -> None:
-        self.active = np.random.default_rng(3).normal(0.02, 0.05, (1_000_000, 1)).astype(np.float32)
+    def __init__(self, batch: int, steps: int, neurons: int = 128) -> None:
+        self.active = np.random.default_rng(3).normal(0.02, 0.05, (batch, steps, 1)).astype(np.float32)
         self.silent = np.zeros_like(self.active)
-        self.silent[0] = 5.0
-        self.layer = blocksim.Layer(
-            blocksim.ALIF(np.float32([0.99]), np.float32([0.999]), np.float32([0.2]), refractory_steps=20)
-        )
-        self.grad_spikes = np.zeros(self.active.shape, np.float32)
-        self.grad_spikes[-1] = 1.0
+        self.silent[:, 0] = 5.0
+        beta = np.full(neurons, 0.99, np.float32)
+        self.layer = blocksim.Layer(blocksim.ALIF(beta, p=0.999, b=0.2, refractory_steps=20))
+        # a gradient that decays from the end on: denormal, if nothing stops it
+        self.grad_spikes = np.zeros((batch, steps, neurons), np.float32)
+        self.grad_spikes[:, -1] = 1.0
+
+    def forward(self, x: np.ndarray) -> blocksim.Run:
+        return blocksim.simulate(self.layer, x)
 
     def step(self, x: np.ndarray) -> blocksim.Gradients:
-        return blocksim.simulate(self.layer, x, "numba", tape=True).backward(self.grad_spikes)
+        return blocksim.simulate(self.layer, x, tape=True).backward(self.grad_spikes)
 
 
 class OneNeuron:
-    """Three sweeps of one second at 0.1 ms, for fits: forward, and forward and backward."""
+    """Three sweeps of one second at 0.1 ms, for fits: forward, and a step of a fit."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(2)
         self.x = rng.normal(0.02, 0.05, (3, 10_000, 1))
-        self.layer = blocksim.Layer(
-            blocksim.ALIF.from_ms(tau_mem=15, tau_adapt=100, adaptation=0.3, refractory=4, dt=0.1)
-        )
+
+        def layer(tau_mem: float) -> blocksim.Layer:
+            neuron = blocksim.ALIF.from_ms(tau_mem=tau_mem, tau_adapt=100, adaptation=0.3, refractory=4, dt=0.1)
+            return blocksim.Layer(neuron)
+
+        self.layer = layer(15)
+        self.target = blocksim.simulate(layer(20), self.x, "numpy").spikes
         self.grad_spikes = rng.normal(size=(3, 10_000, 1))
 
     def forward(self, backend: str = "numba") -> blocksim.Run:
@@ -79,3 +87,8 @@ class OneNeuron:
 
     def step(self, backend: str = "numba") -> blocksim.Gradients:
         return blocksim.simulate(self.layer, self.x, backend, tape=True).backward(self.grad_spikes)
+
+    def fit_step(self, backend: str = "numba") -> blocksim.Gradients:
+        """Forward, the van Rossum distance to the target and its gradient, backward."""
+        run = blocksim.simulate(self.layer, self.x, backend, tape=True)
+        return run.backward(van_rossum(run.spikes, self.target, tau=10, dt=0.1, backend=backend).grad_spikes)

@@ -54,6 +54,10 @@ class NumbaBackend(HostBackend):
             return None
         return _listed(flat, x.shape, density)
 
+    def leaky_filter(self, x: np.ndarray, decay: float, reverse: bool = False) -> np.ndarray:
+        """Equation (18), many neurons at once."""
+        return launch.leaky_filter(x, decay, reverse)
+
     def describe(self) -> dict[str, str]:
         """Threads, and where compiled kernels are kept between processes: NUMBA_CACHE_DIR, or beside the sources."""
         return {

@@ -27,7 +27,7 @@ from blocksim.arrays import (
 from blocksim.events import Events
 from blocksim.numerics import tiny
 
-from . import adjoint, few, forward
+from . import adjoint, few, filters, forward
 from .memory import aligned, as_rows, empty, plain
 
 # Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
@@ -297,6 +297,21 @@ def _few(batch: int, steps: int, size: int, columns: int, block_length: int, lan
 
 def _few_width(units: int) -> tuple[int, ...]:
     return (0,) * (4 if units <= 4 else 8)
+
+
+def leaky_filter(x: np.ndarray, decay: float, reverse: bool) -> np.ndarray:
+    """Filter x (B, T, N) over time, (18)."""
+    batch, steps, size = x.shape
+    dtype = x.dtype
+    y = empty(x.shape, dtype)
+    numbers = dtype.type(decay), dtype.type(tiny(dtype)), reverse
+    if size * dtype.itemsize <= FEW_BYTES:
+        width = _few_width(batch * size)
+        where = _few(batch, steps, size, size, steps, len(width))
+        filters.filter_few(plain(x).reshape(-1), y.reshape(-1), where, *numbers, width)
+    else:
+        filters.filter_rows(plain(as_rows(x)), as_rows(y), steps, *numbers, width_of(ADJOINT_BYTES, x))
+    return y
 
 
 def project(x: Events, weights: np.ndarray, out: np.ndarray) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 LINE = 64  # bytes of a cache line
 SMALL = 1 << 12  # bytes up to which it does not matter where an array begins
 LARGE = 1 << 20  # bytes from which memory is kept
-KEPT = 256 << 20
+KEPT = 256 << 20  # bytes that lie idle at most
 # by size; lists are changed by single operations only, which no other thread comes between
 _idle: dict[int, list[np.ndarray]] = {}
 
@@ -29,10 +29,13 @@ class _Lent:
 
     def __del__(self) -> None:
         size = self.memory.nbytes
-        if size + sum(each * len(memories) for each, memories in list(_idle.items())) > KEPT:
-            _idle.clear()
-        if size <= KEPT:
-            _idle.setdefault(size, []).append(self.memory)
+        if size > KEPT // 2:
+            return
+        for oldest in list(_idle):
+            if size + sum(each * len(memories) for each, memories in list(_idle.items())) <= KEPT:
+                break
+            _idle.pop(oldest, None)
+        _idle.setdefault(size, []).append(self.memory)
 
 
 def _bytes(size: int) -> np.ndarray:
