@@ -1,0 +1,427 @@
+"""blocksim against other tools, on the same work: python asv_bench/peers.py [--rounds 5] [--only NAME ...] [--json FILE].
+
+Each tool runs in a process of its own, where its threads and its memory trouble no other, and does one step a round,
+one tool after the other; reported are medians over the rounds, quartiles, and ratios within a round. What is not
+installed is left out, and said (extras of this package: peer-torch, peer-snntorch, peer-norse, peer-spikingjelly,
+peer-jax). The tools compute what they can of the work; `lacks` says what each leaves out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.workloads import OneNeuron, PaperLayer
+
+WORK = ("training step", "fit step")
+Step = Callable[[], int]  # returns the number of spikes
+
+
+def blocksim_steps() -> dict[str, Step]:
+    import blocksim
+    from blocksim import Run
+
+    def step(layer: blocksim.Layer, x: Any, grad: np.ndarray) -> int:
+        run: Run = blocksim.simulate(layer, x, tape=True)
+        run.backward(grad)
+        return int(run.spikes.sum())
+
+    paper, one = PaperLayer(), OneNeuron()
+    return {
+        WORK[0]: lambda: step(paper.layer, paper.x, paper.grad_spikes),
+        WORK[1]: lambda: step(one.layer, one.x, one.grad_spikes),
+    }
+
+
+def torch_steps() -> dict[str, Step]:
+    """The same equations, (1)-(6), step by step under autograd."""
+    import torch
+
+    class Spike(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, m: Any) -> Any:
+            ctx.save_for_backward(m)
+            return (m > 0).to(m.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            (m,) = ctx.saved_tensors
+            return grad / (1 + 10 * m.abs()) ** 2
+
+    def simulate(current: Any, recurrent: Any, beta: Any, p: Any, b: Any, period: int) -> Any:
+        batch, _, neurons = current.shape
+        v = a = s = torch.zeros(batch, neurons, dtype=current.dtype)
+        left = torch.zeros(batch, neurons)
+        spikes: list[Any] = []
+        # unbind, for the gradient of an index is as large as the array: a step back would cost as much as all of them
+        for t, now in enumerate(current.unbind(1)):
+            if recurrent is not None and t > period:
+                now = now + spikes[t - period - 1] @ recurrent
+            live = (left == 0).to(current.dtype)
+            v = beta * v * (1 - s.detach()) + live * now
+            s = live * Spike.apply(v - 1 - b * a)
+            a = p * a + s
+            left = torch.where(s > 0, float(period), (left - 1).clamp(min=0))
+            spikes.append(s)
+        return torch.stack(spikes, 1)
+
+    def parameters(neuron: Any, dtype: Any) -> tuple[Any, ...]:
+        return tuple(
+            torch.tensor(getattr(neuron, name), dtype=dtype, requires_grad=True) for name in ("beta", "p", "b")
+        )
+
+    def paper() -> Step:
+        work = PaperLayer()
+        x = torch.from_numpy(work.dense.astype(np.float32))
+        weights = torch.tensor(work.layer.weights, requires_grad=True)
+        recurrent = torch.tensor(work.layer.recurrent, requires_grad=True)
+        grad = torch.from_numpy(work.grad_spikes)
+        values = parameters(work.layer.neuron, torch.float32)
+
+        def step() -> int:
+            spikes = simulate(x @ weights, recurrent, *values, 40)
+            spikes.backward(grad)
+            return int(spikes.sum())
+
+        return step
+
+    def one() -> Step:
+        work = OneNeuron()
+        x, grad = torch.from_numpy(work.x), torch.from_numpy(work.grad_spikes)
+        values = parameters(work.layer.neuron, torch.float64)
+
+        def step() -> int:
+            spikes = simulate(x, None, *values, int(work.layer.neuron.refractory_steps))
+            spikes.backward(grad)
+            return int(spikes.sum())
+
+        return step
+
+    return {WORK[0]: paper(), WORK[1]: one()}
+
+
+def jax_steps() -> dict[str, Step]:
+    """The same equations as a scan over blocks of a scan over steps: recurrent currents come from the block before."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+
+    @jax.custom_jvp
+    def spike(m: Any) -> Any:
+        return (m > 0).astype(m.dtype)
+
+    @spike.defjvp
+    def spike_jvp(primals: Any, tangents: Any) -> Any:
+        (m,), (dm,) = primals, tangents
+        return spike(m), dm / (1 + 10 * jnp.abs(m)) ** 2
+
+    def simulate(current: Any, recurrent: Any, values: Any, period: int) -> Any:
+        beta, p, b = values
+        batch, steps, neurons = current.shape
+        length = period + 1
+        blocks = -(-steps // length)
+        padded = jnp.pad(current, ((0, 0), (0, blocks * length - steps), (0, 0)))
+        padded = padded.reshape(batch, blocks, length, neurons).transpose(1, 2, 0, 3)
+
+        def step(carry: Any, now: Any) -> Any:
+            v, a, s, left = carry
+            live = (left == 0).astype(now.dtype)
+            v = beta * v * (1 - jax.lax.stop_gradient(s)) + live * now
+            s = live * spike(v - 1 - b * a)
+            left = jnp.where(s > 0, period, jnp.maximum(left - 1, 0))
+            return (v, p * a + s, s, left), s
+
+        def block(carry: Any, now: Any) -> Any:
+            state, before = carry
+            if recurrent is not None:
+                now = now + before @ recurrent
+            state, spikes = jax.lax.scan(step, state, now)
+            return (state, spikes), spikes
+
+        zero = jnp.zeros((batch, neurons), current.dtype)
+        start = ((zero, zero, zero, jnp.zeros((batch, neurons), jnp.int32)), jnp.zeros(padded.shape[1:], current.dtype))
+        _, spikes = jax.lax.scan(block, start, padded)
+        return spikes.transpose(2, 0, 1, 3).reshape(batch, -1, neurons)[:, :steps]
+
+    def compiled(loss: Any, arguments: tuple[Any, ...]) -> Step:
+        both = jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+        def step() -> int:
+            (_, count), gradients = both(*arguments)
+            jax.block_until_ready(gradients)
+            return int(count)
+
+        return step
+
+    def paper() -> Step:
+        work = PaperLayer()
+        x, grad = jnp.asarray(work.dense, jnp.float32), jnp.asarray(work.grad_spikes)
+        neuron = work.layer.neuron
+        values = tuple(jnp.float32(getattr(neuron, name)) for name in ("beta", "p", "b"))
+
+        def loss(trained: Any, x: Any, grad: Any) -> Any:
+            weights, recurrent, values = trained
+            spikes = simulate(x @ weights, recurrent, values, 40)
+            return (spikes * grad).sum(), spikes.sum()
+
+        trained = (jnp.asarray(work.layer.weights), jnp.asarray(work.layer.recurrent), values)
+        return compiled(loss, (trained, x, grad))
+
+    def one() -> Step:
+        work = OneNeuron()
+        neuron = work.layer.neuron
+        values = tuple(jnp.float64(getattr(neuron, name)) for name in ("beta", "p", "b"))
+
+        def loss(values: Any, x: Any, grad: Any) -> Any:
+            spikes = simulate(x, None, values, int(neuron.refractory_steps))
+            return (spikes * grad).sum(), spikes.sum()
+
+        return compiled(loss, (values, jnp.asarray(work.x), jnp.asarray(work.grad_spikes)))
+
+    return {WORK[0]: paper(), WORK[1]: one()}
+
+
+def snntorch_steps() -> dict[str, Step]:
+    import snntorch
+    import torch
+    from snntorch import surrogate
+
+    slope = surrogate.fast_sigmoid(slope=10)
+
+    def paper() -> Step:
+        work = PaperLayer()
+        x, grad = torch.from_numpy(work.dense.astype(np.float32)), torch.from_numpy(work.grad_spikes)
+        weights = torch.tensor(work.layer.weights, requires_grad=True)
+        cell = snntorch.RLeaky(beta=0.95, linear_features=128, spike_grad=slope, learn_beta=True)
+        with torch.no_grad():
+            cell.recurrent.weight.copy_(torch.from_numpy(np.array(work.layer.recurrent.T)))
+
+        def step() -> int:
+            s = v = torch.zeros(64, 128)
+            spikes = []
+            for now in (x @ weights).unbind(1):
+                s, v = cell(now, s, v)
+                spikes.append(s)
+            out = torch.stack(spikes, 1)
+            out.backward(grad)
+            return int(out.sum())
+
+        return step
+
+    def one() -> Step:
+        work = OneNeuron()
+        x, grad = torch.from_numpy(work.x), torch.from_numpy(work.grad_spikes)
+        cell = snntorch.Leaky(beta=float(work.layer.neuron.beta), spike_grad=slope, learn_beta=True)
+
+        def step() -> int:
+            v = torch.zeros(3, 1, dtype=torch.float64)
+            spikes = []
+            for now in x.unbind(1):
+                s, v = cell(now, v)
+                spikes.append(s)
+            out = torch.stack(spikes, 1)
+            out.backward(grad)
+            return int(out.sum())
+
+        return step
+
+    return {WORK[0]: paper(), WORK[1]: one()}
+
+
+def norse_steps() -> dict[str, Step]:
+    import torch
+    from norse.torch import LSNNRecurrent
+    from norse.torch.functional.lsnn import LSNNParameters
+
+    def paper() -> Step:
+        work = PaperLayer()
+        x = torch.from_numpy(work.dense.astype(np.float32)).transpose(0, 1).contiguous()
+        grad = torch.from_numpy(work.grad_spikes).transpose(0, 1)
+        # a step of 1 ms: decays of 0.95 and 0.99, and the synapse as fast as it goes
+        rates = {"tau_mem_inv": 50.0, "tau_syn_inv": 1000.0, "tau_adapt_inv": 10.0, "beta": 0.2}
+        values = LSNNParameters(**{name: torch.as_tensor(value) for name, value in rates.items()})
+        cell = LSNNRecurrent(1000, 128, p=values, dt=0.001)
+        with torch.no_grad():
+            cell.input_weights.copy_(torch.from_numpy(np.array(work.layer.weights.T)) * 20)
+            cell.recurrent_weights.copy_(torch.from_numpy(np.array(work.layer.recurrent.T)) * 20)
+
+        def step() -> int:
+            out, _ = cell(x)
+            out.backward(grad)
+            return int(out.sum())
+
+        return step
+
+    return {WORK[0]: paper()}
+
+
+def spikingjelly_steps() -> dict[str, Step]:
+    import torch
+    from spikingjelly.activation_based import functional, neuron
+
+    def cell_of(beta: float) -> Any:
+        return neuron.ParametricLIFNode(
+            init_tau=1 / (1 - beta), decay_input=False, v_threshold=1.0, v_reset=0.0, detach_reset=True, step_mode="m"
+        )
+
+    def stepper(cell: Any, current: Callable[[], Any], grad: Any) -> Step:
+        def step() -> int:
+            functional.reset_net(cell)
+            out = cell(current())
+            out.backward(grad)
+            return int(out.sum())
+
+        return step
+
+    def paper() -> Step:
+        work = PaperLayer()
+        x = torch.from_numpy(work.dense.astype(np.float32)).transpose(0, 1).contiguous()
+        weights = torch.tensor(work.layer.weights, requires_grad=True)
+        grad = torch.from_numpy(work.grad_spikes).transpose(0, 1)
+        return stepper(cell_of(0.95), lambda: x @ weights, grad)
+
+    def one() -> Step:
+        work = OneNeuron()
+        x = torch.from_numpy(work.x).transpose(0, 1).contiguous()
+        cell = cell_of(float(work.layer.neuron.beta)).double()
+        return stepper(cell, lambda: x, torch.from_numpy(work.grad_spikes).transpose(0, 1))
+
+    return {WORK[0]: paper(), WORK[1]: one()}
+
+
+# name: what makes its steps, the distributions it is made of, what it leaves out of the work
+PEERS: dict[str, tuple[Callable[[], dict[str, Step]], tuple[str, ...], str]] = {
+    "blocksim": (blocksim_steps, ("blocksim", "numba"), ""),
+    "JAX scan": (jax_steps, ("jax", "jaxlib"), ""),
+    "PyTorch loop": (torch_steps, ("torch",), ""),
+    "snnTorch": (snntorch_steps, ("snntorch", "torch"), "adaptation, refractory period, delay"),
+    "Norse": (norse_steps, ("norse", "torch"), "refractory period, delay; no fit step"),
+    "SpikingJelly": (spikingjelly_steps, ("spikingjelly", "torch"), "adaptation, refractory period, recurrence"),
+}
+
+
+def serve(name: str) -> None:
+    """A tool's process: does the work named on each line of its input, and answers with seconds and spikes."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # tools print
+    make, distributions, _ = PEERS[name]
+    steps = make()
+    print(
+        json.dumps({"versions": {d: version(d) for d in distributions}, "work": list(steps)}), file=answers, flush=True
+    )
+    for line in sys.stdin:
+        began = time.perf_counter()
+        spikes = steps[line.strip()]()
+        print(json.dumps({"seconds": time.perf_counter() - began, "spikes": spikes}), file=answers, flush=True)
+
+
+class Peer:
+    """The other end: a tool's process."""
+
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, "-W", "ignore", __file__, "--serve", name]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.hello = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {}
+
+    def step(self, work: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        print(work, file=self.process.stdin, flush=True)
+        return self._read()
+
+
+def installed(name: str) -> str | None:
+    """The first distribution that a tool needs and that is not there."""
+    for distribution in PEERS[name][1]:
+        try:
+            version(distribution)
+        except ImportError:
+            return distribution
+    return None
+
+
+def table(name: str, times: dict[str, list[float]], spikes: dict[str, int]) -> list[dict[str, Any]]:
+    """One row a tool: milliseconds, spikes, and how many times as long as blocksim."""
+    ours = np.array(times["blocksim"])
+    rows = []
+    for peer, seconds in times.items():
+        low, median, high = np.percentile(1e3 * np.array(seconds), [25, 50, 75])
+        ratio = float(np.median(np.array(seconds) / ours))
+        lacks = PEERS[peer][2]
+        rows.append(
+            {
+                "tool": peer,
+                "ms": median,
+                "low": low,
+                "high": high,
+                "spikes": spikes[peer],
+                "ratio": ratio,
+                "lacks": lacks,
+            }
+        )
+    print(f"\n| {name} | ms | times blocksim | spikes | leaves out |\n|---|---|---|---|---|")
+    for row in rows:
+        digits = max(0, 2 - math.floor(math.log10(row["ms"])))
+        ms, low, high = (f"{row[key]:.{digits}f}" for key in ("ms", "low", "high"))
+        print(f"| {row['tool']} | {ms} ({low} to {high}) | {row['ratio']:.3g} | {row['spikes']} | {row['lacks']} |")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--serve", choices=list(PEERS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve)
+        return
+    peers = {}
+    for name in dict.fromkeys(["blocksim", *options.only]):
+        missing = installed(name)
+        peer = None if missing else Peer(name)
+        if peer is None or not peer.hello:
+            print(
+                f"{name}: left out, for {missing} is not installed" if missing else f"{name}: left out, for it failed"
+            )
+            continue
+        peers[name] = peer
+    from blocksim.cli.info import machine
+
+    report: dict[str, Any] = {
+        "machine": machine() | {"cores": os.cpu_count()},
+        "rounds": options.rounds,
+        "versions": {name: peer.hello["versions"] for name, peer in peers.items()},
+    }
+    print(json.dumps(report, indent=2))
+    for work in WORK:
+        times: dict[str, list[float]] = {name: [] for name, peer in peers.items() if work in peer.hello["work"]}
+        spikes = {name: peers[name].step(work)["spikes"] for name in times}  # compiles
+        for _ in range(options.rounds):
+            for name, seconds in times.items():
+                time.sleep(0.2)
+                if name == "blocksim":
+                    peers[name].step(work)  # as in a training: not the first step after a pause
+                seconds.append(peers[name].step(work)["seconds"])
+        report[work] = table(work, times, spikes)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
