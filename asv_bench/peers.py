@@ -1,4 +1,4 @@
-"""blocksim against other tools, on the same work: python asv_bench/peers.py [--rounds 5] [--only NAME ...] [--json FILE].
+"""blocksim against other tools, on the same work: python asv_bench/peers.py [--rounds 5] [--only NAME] [--json FILE].
 
 Each tool runs in a process of its own, where its threads and its memory trouble no other, and does one step a round,
 one tool after the other; reported are medians over the rounds, quartiles, and ratios within a round. What is not
@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.workloads import OneNeuron, PaperLayer
 
 WORK = ("training step", "fit step")
+ENOUGH = 0.1  # seconds: shorter steps are repeated
 Step = Callable[[], int]  # returns the number of spikes
 
 
@@ -316,13 +317,20 @@ def serve(name: str) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # tools print
     make, distributions, _ = PEERS[name]
     steps = make()
-    print(
-        json.dumps({"versions": {d: version(d) for d in distributions}, "work": list(steps)}), file=answers, flush=True
-    )
+    hello = {"versions": {d: version(d) for d in distributions}, "work": list(steps)}
+    print(json.dumps(hello), file=answers, flush=True)
     for line in sys.stdin:
+        step = steps[line.strip()]
         began = time.perf_counter()
-        spikes = steps[line.strip()]()
-        print(json.dumps({"seconds": time.perf_counter() - began, "spikes": spikes}), file=answers, flush=True)
+        spikes = step()
+        seconds = time.perf_counter() - began
+        if seconds < ENOUGH:  # as in a training: not the first step after a pause
+            times = math.ceil(ENOUGH / seconds)
+            began = time.perf_counter()
+            for _ in range(times):
+                step()
+            seconds = (time.perf_counter() - began) / times
+        print(json.dumps({"seconds": seconds, "spikes": spikes}), file=answers, flush=True)
 
 
 class Peer:
@@ -361,18 +369,8 @@ def table(name: str, times: dict[str, list[float]], spikes: dict[str, int]) -> l
     for peer, seconds in times.items():
         low, median, high = np.percentile(1e3 * np.array(seconds), [25, 50, 75])
         ratio = float(np.median(np.array(seconds) / ours))
-        lacks = PEERS[peer][2]
-        rows.append(
-            {
-                "tool": peer,
-                "ms": median,
-                "low": low,
-                "high": high,
-                "spikes": spikes[peer],
-                "ratio": ratio,
-                "lacks": lacks,
-            }
-        )
+        row = {"tool": peer, "ms": median, "low": low, "high": high, "ratio": ratio, "spikes": spikes[peer]}
+        rows.append(row | {"lacks": PEERS[peer][2]})
     print(f"\n| {name} | ms | times blocksim | spikes | leaves out |\n|---|---|---|---|---|")
     for row in rows:
         digits = max(0, 2 - math.floor(math.log10(row["ms"])))
@@ -396,9 +394,8 @@ def main() -> None:
         missing = installed(name)
         peer = None if missing else Peer(name)
         if peer is None or not peer.hello:
-            print(
-                f"{name}: left out, for {missing} is not installed" if missing else f"{name}: left out, for it failed"
-            )
+            why = f"{missing} is not installed" if missing else "it failed, as it says above"
+            print(f"{name}: left out, for {why}")
             continue
         peers[name] = peer
     from blocksim.cli.info import machine
@@ -415,8 +412,6 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, seconds in times.items():
                 time.sleep(0.2)
-                if name == "blocksim":
-                    peers[name].step(work)  # as in a training: not the first step after a pause
                 seconds.append(peers[name].step(work)["seconds"])
         report[work] = table(work, times, spikes)
     if options.json:

@@ -1,23 +1,17 @@
-"""Time and memory of simulations and their gradients, followed from commit to commit by asv.
+"""What is followed from commit to commit, in under three minutes: `asv run --quick`, or without it for better figures.
 
 A backend that is not ready here is skipped (NotImplementedError), not counted as fast.
 """
 
 from __future__ import annotations
 
-import blocksim
+import numpy as np
 
-from .workloads import Currents, OneNeuron, PaperLayer
-
-
-def require(backend):
-    status = blocksim.available_backends().get(backend, "not there")
-    if status != "ready":
-        raise NotImplementedError(f"{backend}: {status}")
+from .workloads import Currents, Long, OneNeuron, PaperLayer, require
 
 
-class Layers:
-    """The paper's layer."""
+class Layer:
+    """The paper's layer, by method and kind of input."""
 
     params = (["numba", "numpy", "cupy"], ["blocks", "standard"])
     param_names = ("backend", "method")
@@ -27,6 +21,7 @@ class Layers:
         require(backend)
         # the reference is for reading: a small batch shows its course as well
         self.work = PaperLayer(64 if backend != "numpy" else 4)
+        self.counts = self.work.dense.astype(np.uint8)
         self.work.step(backend, method)  # compiles
 
     def time_forward(self, backend, method):
@@ -34,6 +29,9 @@ class Layers:
 
     def time_forward_and_backward(self, backend, method):
         self.work.step(backend, method)
+
+    def time_forward_and_backward_of_a_dense_array(self, backend, method):
+        self.work.step(backend, method, x=self.counts)
 
     def time_forward_and_backward_with_checkpoints(self, backend, method):
         self.work.step(backend, method, tape="checkpoint")
@@ -45,8 +43,28 @@ class Layers:
         self.work.step(backend, method, tape="checkpoint")
 
 
+class Threads:
+    """The paper's layer on one thread and on two."""
+
+    params = ([1, 2],)
+    param_names = ("threads",)
+
+    def setup(self, threads):
+        require("numba")
+        import numba
+
+        if threads > numba.config.NUMBA_NUM_THREADS:
+            raise NotImplementedError(f"{numba.config.NUMBA_NUM_THREADS} threads here")
+        numba.set_num_threads(threads)
+        self.work = PaperLayer()
+        self.work.step()
+
+    def time_forward_and_backward(self, threads):
+        self.work.step()
+
+
 class Dynamics:
-    """Currents given."""
+    """Currents given: many neurons, and one."""
 
     params = (["numba", "cupy"],)
     param_names = ("backend",)
@@ -55,7 +73,7 @@ class Dynamics:
         require(backend)
         self.many, self.one = Currents(), OneNeuron()
         self.many.run(backend)
-        self.one.step(backend)
+        self.one.fit_step(backend)
 
     def time_many_neurons(self, backend):
         self.many.run(backend)
@@ -63,8 +81,24 @@ class Dynamics:
     def time_one_neuron(self, backend):
         self.one.forward(backend)
 
-    def time_one_neuron_with_gradient(self, backend):
-        self.one.step(backend)
+    def time_fit_step_of_one_neuron(self, backend):
+        self.one.fit_step(backend)
+
+
+class Silence:
+    """A million steps of one neuron, driven throughout, or once and then silent: no trap of denormal numbers."""
+
+    params = (["active", "silent"],)
+    param_names = ("drive",)
+
+    def setup(self, drive):
+        require("numba")
+        self.work = Long(1, 1_000_000, neurons=1)
+        self.x = getattr(self.work, drive)
+        self.work.step(self.x)
+
+    def time_forward_and_backward(self, drive):
+        self.work.step(self.x)
 
 
 class Start:

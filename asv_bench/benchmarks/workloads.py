@@ -8,6 +8,13 @@ import blocksim
 from blocksim.losses import van_rossum
 
 
+def require(backend: str) -> None:
+    """Skip a benchmark of a backend that is not ready here, with the reason."""
+    status = blocksim.available_backends().get(backend, "not there")
+    if status != "ready":
+        raise NotImplementedError(f"{backend}: {status}")
+
+
 class PaperLayer:
     """Taylor et al. 2023, synthetic: 1000 Poisson inputs (10 %) to 128 recurrent ALIF neurons, T = 1024, ARP 40."""
 
@@ -32,6 +39,39 @@ class PaperLayer:
         """Forward and backward pass, as for one step of training."""
         run = blocksim.simulate(self.layer, self.x if x is None else x, backend, method, tape=tape)
         return run.backward(self.grad_spikes)
+
+
+class Stack:
+    """Recurrent ALIF layers one on the other, on 1000 Poisson inputs (10 %), as in the paper's synthetic experiment."""
+
+    def __init__(self, sizes: list[int], refractory: int, steps: int, batch: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.x = blocksim.Events.from_dense(rng.random((batch, steps, 1000), dtype=np.float32) < 0.1)
+        neuron = blocksim.ALIF(beta=0.95, p=0.99, b=0.2, refractory_steps=refractory)
+        self.layers = []
+        for inputs, neurons in zip([1000, *sizes], sizes, strict=False):
+            # a layer above sees few spikes, one in a refractory period at most: its weights make up for it
+            scale = 0.02 if inputs == 1000 and not self.layers else 2 / np.sqrt(inputs)
+            weights = rng.normal(0.04 * scale if not self.layers else 0.3 * scale, scale, (inputs, neurons))
+            recurrent = rng.normal(0, 0.05, (neurons, neurons)).astype(np.float32)
+            self.layers.append(blocksim.Layer(neuron, weights.astype(np.float32), recurrent=recurrent))
+        self.grad_spikes = rng.normal(size=(batch, steps, sizes[-1])).astype(np.float32)
+
+    def forward(self, backend: str = "numba", method: str = "blocks", tape: bool = False) -> list[blocksim.Run]:
+        x, runs = self.x, []
+        for layer in self.layers:
+            runs.append(blocksim.simulate(layer, x, backend, method, tape=tape))
+            x = runs[-1].spikes
+        return runs
+
+    def step(self, backend: str = "numba", method: str = "blocks") -> list[blocksim.Gradients]:
+        """Forward through all layers, and backward."""
+        gradients = []
+        grad = self.grad_spikes
+        for number, run in reversed(list(enumerate(self.forward(backend, method, tape=True)))):
+            gradients.append(run.backward(grad))
+            grad = gradients[-1].x if number else grad
+        return gradients
 
 
 class Currents:

@@ -1,0 +1,6 @@
+"""asv imports this folder alone; the workloads lie beside it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
