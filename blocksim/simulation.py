@@ -272,8 +272,8 @@ def simulate(
     record : tuple out of "voltage", "threshold"
         What to return besides spikes.
     tape : bool or "checkpoint"
-        Keep what `Run.backward` needs. x is kept, not copied: leave it as it is until then. "checkpoint" keeps the
-        state at the start of an eighth of the run each, and computes the rest again: less memory for more time
+        Keep what `Run.backward` needs. x is kept, not copied: leave it as it is until then. "checkpoint" keeps a few
+        states instead, and computes the rest again, an eighth of the run at a time: less memory for more time
         (docs/performance.md); gradients are the same to rounding.
     surrogate : str or Surrogate
         Surrogate derivative of the spike: "fast_sigmoid", "box_car", "multi_gaussian", "arctan", "sigmoid",

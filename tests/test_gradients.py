@@ -175,6 +175,17 @@ def test_what_a_tape_keeps(backend):
     assert kept["checkpoint"] - kept[False] < 1
 
 
+def test_copies_that_share_a_current_do_not_multiply_it():
+    """Many parameter sets on one current: each costs its spikes, a byte a step, and not a current of its own."""
+    case = make_case(22, batch=1, steps=2000, neurons=200, weights=False, shared=True, dtype=np.float32)
+    case.simulate("numba", record=())
+    tracemalloc.start()
+    run = case.simulate("numba", record=())
+    peak = tracemalloc.get_traced_memory()[1] / run.spikes.size
+    tracemalloc.stop()
+    assert 1 <= peak < 1.5
+
+
 def test_block_length_does_not_matter_to_the_standard_gradient_but_to_the_papers(backend):
     case = make_case(13, steps=40, recurrent=True, refractory=5)
     g = np.random.default_rng(2).normal(size=(2, 40, 5))
