@@ -222,7 +222,7 @@ def _adjoint(neurons, tape, starts, cotangents, rule, out, few, first, walk, low
             delta = sub(partly, mul(of_v, into_v))
             if cotangents.has_voltage:
                 partly = add(partly, gather(cotangents.voltage, trace, place))
-            lambda_v = multiply_add(of_itself, into_v, partly)  # (9)
+            lambda_v = clear_seldom(multiply_add(of_itself, into_v, partly), neurons.tiny)  # (9)
             current = select(live, lambda_v, zero)  # (11)
             scatter(current, out.current, trace, place)
             sum_bias = add(sum_bias, current)
