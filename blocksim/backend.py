@@ -213,6 +213,8 @@ def _load(name: str) -> Backend:
         )
     try:
         backend: Backend = getattr(importlib.import_module(entry.module), entry.attribute)()
+    except MissingLibraryError:
+        raise
     except ImportError as error:
         raise MissingLibraryError(
             f"backend {name!r}: importing it failed: {error}; install it with: {entry.install}"

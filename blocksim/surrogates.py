@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -188,3 +188,29 @@ def get_surrogate(surrogate: Any) -> Surrogate:
         f"surrogate: expected one of {', '.join(map(repr, SURROGATES))}, or a blocksim.surrogates object that carries "
         f"its scale, such as FastSigmoid(k=25); found {surrogate!r}"
     )
+
+
+@lru_cache(32)
+def kernel_scales(surrogate: Surrogate, dtype: np.dtype[Any]) -> tuple[Any, Any, Any, Any, Any]:
+    """The numbers, of the computing dtype, that compiled kernels read for a surrogate, by its kind."""
+    first, second, third = surrogate.scales
+    scales = [first, 0, 0, 0, 0]
+    if surrogate.kind == BoxCar.kind:
+        scales[0] = first / 2
+    elif surrogate.kind == MultiGaussian.kind:
+        s, h, gamma = first, second, third
+        density = 1 / (s * math.sqrt(2 * math.pi))
+        scales = [gamma * (1 + h) * density, -0.5 / s**2, gamma * h * density / 6, -0.5 / (6 * s) ** 2, s]
+    elif surrogate.kind == Arctan.kind:
+        scales[:2] = [first / 2, math.pi * first / 2]
+    one, two, three, four, five = (dtype.type(value) for value in scales)
+    return one, two, three, four, five
+
+
+def require_compiled(surrogate: Surrogate, backend: str) -> None:
+    """Raise `ArgumentError` unless compiled kernels hold a copy of this surrogate."""
+    if surrogate.kind < 0:
+        raise ArgumentError(
+            f"surrogate: expected one of blocksim.surrogates, which the {backend} backend has compiled copies of; "
+            f"found {type(surrogate).__name__} (backend='numpy' computes any)"
+        )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import hypothesis
 import pytest
+from blocksim.backends.cupy_cuda.backend import CupyBackend
 
 import blocksim
+
+from .cuda_emulation import emulated_cupy
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -39,11 +43,12 @@ def pytest_collection_modifyitems(config, items):
 
 
 def engine_names() -> list[str]:
-    """Every registered backend; those that fuse whole layers also in their composed form.
+    """Every registered backend, and the CPU emulation of the GPU's; those that fuse also in their composed form.
 
     "numpy" composes already. For the others the composed form is the class with the core's own loop over blocks.
     """
     registered = sorted({point.name for point in entry_points(group="blocksim.backends")})
+    registered.append("cupy-emulated")
     names = []
     for name in registered:
         names += [name] if name == "numpy" else [name, f"{name}-composed"]
@@ -53,10 +58,16 @@ def engine_names() -> list[str]:
 def make_engine(name: str) -> blocksim.Backend:
     """The engine of that name; skips, saying why, where its library is not there."""
     base = name.removesuffix("-composed")
-    status = blocksim.available_backends()[base]
-    if status != "ready":
-        pytest.skip(f"backend {base}: {status}")
-    engine = blocksim.get_backend(base)
+    if base == "cupy-emulated":
+        if shutil.which("g++") is None:
+            pytest.skip("CPU emulation of CUDA kernels: needs g++, which is not here")
+        engine = CupyBackend(emulated_cupy)
+        engine.name = base
+    else:
+        status = blocksim.available_backends()[base]
+        if status != "ready":
+            pytest.skip(f"backend {base}: {status}")
+        engine = blocksim.get_backend(base)
     if name == base:
         return engine
     kind = type(engine)
@@ -64,7 +75,7 @@ def make_engine(name: str) -> blocksim.Backend:
     if (kind.layer_forward, kind.layer_adjoint) == (core.layer_forward, core.layer_adjoint):
         pytest.skip(f"backend {base} composes already")
     composed = {"name": name, "layer_forward": core.layer_forward, "layer_adjoint": core.layer_adjoint}
-    return type(f"Composed{kind.__name__}", (kind,), composed)()
+    return type(f"Composed{kind.__name__}", (kind,), composed)(*([emulated_cupy] if base == "cupy-emulated" else []))
 
 
 @pytest.fixture(scope="session", params=engine_names())

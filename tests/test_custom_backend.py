@@ -8,6 +8,7 @@ from blocksim.backends.numpy_reference.reference import NumpyBackend
 
 import blocksim
 
+from .conftest import make_engine
 from .helpers import assert_same_run, gradient_arrays, make_case
 
 
@@ -57,7 +58,7 @@ def test_auto_takes_the_fastest_that_is_ready_and_says_so():
 
 def test_fused_and_composed_are_the_same(backend):
     """The composed engine runs block_forward and block_adjoint; held to the fused one of the same backend."""
-    fused = blocksim.get_backend(backend.name.removesuffix("-composed"))
+    fused = make_engine(backend.name.removesuffix("-composed"))
     for gradient in ("standard", "paper"):
         case = make_case(2, steps=47, neurons=9, recurrent=True, refractory=(3, 6), extra_latency=2)
         rng = np.random.default_rng(0)

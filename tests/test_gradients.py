@@ -163,6 +163,8 @@ def test_checkpoints_of_real_valued_input(backend, weights):
 
 def test_what_a_tape_keeps(backend):
     """Bytes of each neuron and step, besides the spikes that every run returns: under 5, with checkpoints under 1."""
+    if backend.name.startswith("cupy"):
+        pytest.skip("the tape lies in a device's memory, which is not what is traced here")
     case = make_case(20, batch=2, steps=820, neurons=64, refractory=40, recurrent=True, dtype=np.float32)
     kept = {}
     for tape in (False, True, "checkpoint"):

@@ -11,7 +11,6 @@ of `width` neurons in registers.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -82,7 +81,7 @@ class Rule(NamedTuple):
     """Which gradient."""
 
     surrogate: int
-    scale_0: Any  # numbers of the computing dtype, by kind: `kernel_scales`
+    scale_0: Any  # numbers of the computing dtype, by kind: `blocksim.surrogates.kernel_scales`
     scale_1: Any
     scale_2: Any
     scale_3: Any
@@ -112,23 +111,6 @@ class Scratch(NamedTuple):
     live: Any  # (threads, L, N) bool
     grad_spikes: Any  # (threads, CHUNK, N); for gradient="paper" a whole block
     sources: Any  # (threads, N + 1) int64
-
-
-@lru_cache(32)
-def kernel_scales(surrogate: Any, dtype: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """The numbers that `surrogate_slope` reads for a surrogate of `blocksim.surrogates`."""
-    first, second, third = surrogate.scales
-    scales = [first, 0, 0, 0, 0]
-    if surrogate.kind == 1:
-        scales[0] = first / 2
-    elif surrogate.kind == 2:
-        s, h, gamma = first, second, third
-        density = 1 / (s * np.sqrt(2 * np.pi))
-        scales = [gamma * (1 + h) * density, -0.5 / s**2, gamma * h * density / 6, -0.5 / (6 * s) ** 2, s]
-    elif surrogate.kind == 3:
-        scales[:2] = [first / 2, np.pi * first / 2]
-    one, two, three, four, five = (dtype.type(value) for value in scales)
-    return one, two, three, four, five
 
 
 @inlined

@@ -26,9 +26,8 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.backend import HostBackend
-from blocksim.errors import ArgumentError
 from blocksim.events import Events
-from blocksim.surrogates import Surrogate
+from blocksim.surrogates import Surrogate, require_compiled
 
 from . import events, forward, launch
 from .launch import FORWARD_BYTES, width_of
@@ -67,11 +66,7 @@ class NumbaBackend(HostBackend):
 
     def check_surrogate(self, surrogate: Surrogate) -> None:
         """Kernels hold copies of the package's own surrogates only."""
-        if surrogate.kind < 0:
-            raise ArgumentError(
-                f"surrogate: expected one of blocksim.surrogates, which the numba backend has compiled copies of; "
-                f"found {type(surrogate).__name__} (backend='numpy' computes any)"
-            )
+        require_compiled(surrogate, self.name)
 
     def projection(self, x: Input, weights: np.ndarray, out: np.ndarray) -> None:
         """Equation (2), event by event or as a matrix product."""

@@ -26,6 +26,7 @@ from blocksim.arrays import (
 )
 from blocksim.events import Events
 from blocksim.numerics import tiny
+from blocksim.surrogates import kernel_scales
 
 from . import adjoint, few, filters, forward
 from .memory import aligned, as_rows, empty, plain
@@ -199,7 +200,7 @@ def layer_adjoint(
     )
     kernel_rule = adjoint.Rule(
         rule.surrogate.kind,
-        *adjoint.kernel_scales(rule.surrogate, dtype),
+        *kernel_scales(rule.surrogate, dtype),
         rule.paper,
         rule.through_reset,
         rule.through_recurrent and layer.recurrent is not None,

@@ -1,0 +1,344 @@
+"""The CuPy backend's host side: allocates what kernels write, launches, and composes launches over blocks.
+
+Owns the choice of launches. A layer without recurrence is one launch of the dynamics for the whole run, a recurrent one
+two for each block: the spikes of D steps ago are in earlier blocks. Kernels are in kernels.cu, which cites the
+equations; each template is compiled when first needed, and kept by CuPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from blocksim.arrays import (
+    AdjointCarry,
+    AdjointResult,
+    AdjointRule,
+    Array,
+    BlockOutputs,
+    Carry,
+    ForwardResult,
+    Input,
+    LayerArrays,
+    ParameterSums,
+    Plan,
+    Tape,
+)
+from blocksim.backend import Backend
+from blocksim.blocks import spans
+from blocksim.errors import MissingLibraryError
+from blocksim.events import Events
+from blocksim.numerics import tiny
+from blocksim.surrogates import Surrogate, kernel_scales, require_compiled
+
+THREADS = 128  # of a block of threads: whole warps, and enough blocks for small layers
+SOURCE = Path(__file__).with_name("kernels.cu")
+OPTIONS = ("-std=c++17",)
+
+
+class CupyBackend(Backend):
+    """Arrays of CuPy on the current device. `cupy` may be a module of the same names, which tests emulate it by."""
+
+    name = "cupy"
+
+    def __init__(self, cupy: Any = None) -> None:
+        self.cupy = importlib.import_module("cupy") if cupy is None else cupy
+        if not self.cupy.cuda.is_available():
+            raise MissingLibraryError(
+                "backend 'cupy': expected an NVIDIA GPU and its driver; CuPy is installed but found none "
+                "(nvidia-smi says what the driver sees)"
+            )
+        self._uploaded: WeakKeyDictionary[Events, tuple[Array, Array]] = WeakKeyDictionary()
+        self._kernel = cache(self._compile)
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """On the device, C-contiguous."""
+        return self.cupy.ascontiguousarray(self.cupy.asarray(array, dtype=dtype))
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """On the host."""
+        found: np.ndarray = self.cupy.asnumpy(array)
+        return found
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """cupy.empty."""
+        return self.cupy.empty(shape, dtype)
+
+    def describe(self) -> dict[str, str]:
+        """The device."""
+        device = self.cupy.cuda.Device()
+        return {"device": f"{device.id}, compute capability {device.compute_capability}"}
+
+    def check_surrogate(self, surrogate: Surrogate) -> None:
+        """Kernels hold copies of the package's own surrogates only."""
+        require_compiled(surrogate, self.name)
+
+    def projection(self, x: Input, weights: Array, out: Array) -> None:
+        """Equation (2): event by event, from flags, or a matrix product."""
+        whole = self.asarray(out)
+        if isinstance(x, Events):
+            indptr, indices = self._on_device(x)
+            self._launch("add_events", weights.dtype, self._grid(x.shape[0] * x.shape[1], weights.shape[1]))(
+                indptr, indices, weights, whole, np.int32(weights.shape[1])
+            )
+        elif x.dtype == np.bool_:
+            self._add_spikes(self.asarray(x), None, weights, whole, 0, x.shape[1], 0)
+        else:
+            whole += x @ weights
+        if whole is not out:
+            out[...] = whole
+
+    def projection_adjoint(self, x: Input, grad_current: Array) -> Array:
+        """Equation (11): a sum over each input's events, or a matrix product."""
+        size = grad_current.shape[2]
+        grad_current = self.asarray(grad_current)
+        if not isinstance(x, Events):
+            rows = x.reshape(-1, x.shape[2]).astype(grad_current.dtype)
+            return rows.T @ grad_current.reshape(-1, size)
+        batch, steps, inputs = x.shape
+        indptr, indices = self._on_device(x)
+        row_of = self.empty(indices.shape, np.int64)
+        rows = batch * steps
+        self._launch("rows_of_events", None, self._units(rows))(indptr, np.int64(rows), row_of)
+        # events lie row by row: by input, and by row among those of an input
+        order = self.cupy.argsort(indices.astype(np.int64) * rows + row_of)
+        edges = self.cupy.arange(inputs + 1, dtype=np.int32)
+        starts = self.cupy.searchsorted(indices[order], edges).astype(np.int64)
+        grad = self.empty((inputs, size), grad_current.dtype)
+        self._launch("gather_gradient", grad_current.dtype, self._grid(inputs, size))(
+            row_of[order], starts, grad_current, grad, np.int32(size)
+        )
+        return grad
+
+    def leaky_filter(self, x: Array, decay: float, reverse: bool = False) -> Array:
+        """Equation (18), one thread a neuron of a sample."""
+        batch, steps, size = x.shape
+        kind = x.dtype.type
+        y = self.empty(x.shape, x.dtype)
+        self._launch("leaky_filter", x.dtype, self._units(batch * size))(
+            self.asarray(x), y, kind(decay), np.int32(reverse), np.int64(batch * size), np.int32(size), np.int32(steps),
+            kind(tiny(x.dtype)),
+        )  # fmt: skip
+        return y
+
+    def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
+        """Simulate a layer."""
+        return self._forward(layer, x, carry, history, plan)
+
+    def layer_adjoint(
+        self,
+        layer: LayerArrays,
+        x: Input,
+        tape: Tape,
+        rule: AdjointRule,
+        grad_spikes: Array | None,
+        grad_voltage: Array | None,
+        grad_carry: AdjointCarry,
+        grad_history: Array,
+    ) -> AdjointResult:
+        """Differentiate a layer."""
+        return self._adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+
+    def _forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
+        """Simulate a layer: one launch of the dynamics, or one for each block of a recurrent layer."""
+        dtype = layer.beta.dtype
+        batch, steps = x.shape[:2]
+        size = layer.beta.shape[0]
+        shape = (batch, steps, size)
+        given = layer.weights is None and layer.recurrent is None
+        if given:
+            current = x
+        else:
+            current = self.empty(shape, dtype)
+            current[...] = layer.bias
+            if layer.weights is None:
+                current += x
+            else:
+                self.projection(x, layer.weights, current)
+        shared = current.shape[2] == 1 and size > 1
+
+        def trace(wanted: bool) -> Array | None:
+            return self.empty(shape, dtype) if wanted else None
+
+        spikes = self.empty(shape, np.bool_)
+        voltage = trace(plan.record_voltage or (plan.tape and not plan.paper))
+        threshold = trace(plan.record_threshold)
+        free_voltage = trace(plan.tape and plan.paper)
+        after = Carry(carry.voltage.copy(), carry.adaptation.copy(), carry.refractory.copy())
+        starts = None
+        if plan.tape:
+            of_starts = (-(-steps // plan.block_length), batch, size)
+            starts = Carry(*(self.empty(of_starts, kind) for kind in (dtype, dtype, np.int32)))
+        values = self._values(layer)
+        launch = self._launch("forward", dtype, self._units(batch * size))
+        for start, stop in self._launches(layer, steps, plan.block_length):
+            if layer.recurrent is not None:
+                self._add_spikes(spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
+            launch(
+                values, layer.refractory, current, np.int64(steps * current.shape[2]), np.int64(current.shape[2]),
+                np.int64(0 if shared else 1), np.int32(given), after.voltage, after.adaptation, after.refractory,
+                spikes, voltage, threshold, free_voltage, *_three(starts), np.int64(batch * size), np.int32(size),
+                np.int32(steps), np.int32(start), np.int32(stop), np.int32(plan.block_length),
+                dtype.type(tiny(dtype)),
+            )  # fmt: skip
+        tape = None
+        if starts is not None:
+            tape = Tape(plan.block_length, free_voltage if plan.paper else voltage, spikes, starts, history)
+        return ForwardResult(spikes, voltage if plan.record_voltage else None, threshold, after, tape)
+
+    def _adjoint(
+        self,
+        layer: LayerArrays,
+        x: Input,
+        tape: Tape,
+        rule: AdjointRule,
+        grad_spikes: Array | None,
+        grad_voltage: Array | None,
+        grad_carry: AdjointCarry,
+        grad_history: Array,
+    ) -> AdjointResult:
+        """Differentiate a layer: launches as in the forward pass, the last first."""
+        dtype = layer.beta.dtype
+        batch, steps, size = tape.spikes.shape
+        latency = tape.history.shape[1]
+        lambda_s = self.empty((batch, steps, size), dtype)
+        lambda_s[...] = 0 if grad_spikes is None else grad_spikes
+        before = self.empty((batch, latency, size), dtype)
+        before[...] = 0
+        held = min(latency, steps)  # spikes that the state after the run still holds
+        if held:
+            lambda_s[:, steps - held :] += grad_history[:, latency - held :]
+            before[:, steps:] = grad_history[:, : latency - held]
+        grad_current = self.empty((batch, steps, size), dtype)
+        sums = self.empty((5, batch, size), np.float64)
+        sums[...] = 0
+        into = AdjointCarry(grad_carry.voltage.copy(), grad_carry.adaptation.copy())
+        scratch = self.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
+        kernel = "adjoint_of_paper" if rule.paper else "adjoint"
+        launch = self._launch(kernel, dtype, self._units(batch * size), rule.surrogate.kind)
+        values = self._values(layer)
+        transposed = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
+        for start, stop in reversed(self._launches(layer, steps, tape.block_length)):
+            if transposed is not None and start + latency < steps:  # the recurrent term of (7), one product a block
+                last = min(stop + latency, steps)
+                lambda_s[:, start : last - latency] += grad_current[:, start + latency : last] @ transposed
+            launch(
+                values, layer.refractory, tape.voltage, tape.spikes, *_three(tape.starts), lambda_s, grad_voltage,
+                into.voltage, into.adaptation, grad_current, sums, scratch, *kernel_scales(rule.surrogate, dtype),
+                np.int32(rule.through_reset), np.int32(rule.through_adaptation), np.int64(batch * size), np.int32(size),
+                np.int32(steps), np.int32(start), np.int32(stop), np.int32(tape.block_length),
+                dtype.type(tiny(dtype)),
+            )  # fmt: skip
+        recurrent = None
+        if layer.recurrent is not None:
+            early = min(latency, steps)
+            if transposed is not None:  # (13)
+                before[:, :early] += grad_current[:, :early] @ transposed
+            recurrent = self.projection_adjoint(tape.history[:, :early], grad_current[:, :early])
+            if steps > latency:
+                recurrent += self.projection_adjoint(tape.spikes[:, : steps - latency], grad_current[:, latency:])
+        weights = None if layer.weights is None else self.projection_adjoint(x, grad_current)
+        return AdjointResult(grad_current, weights, recurrent, ParameterSums(*sums), into, before)
+
+    def block_forward(self, current: Array, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
+        """The kernel on one block."""
+        alone = _alone(layer, 0 * layer.bias)
+        free = out.free_voltage is not None
+        plan = Plan(current.shape[1], out.voltage is not None, out.threshold is not None, free, free)
+        nothing = self.empty((current.shape[0], 0, current.shape[2]), np.bool_)
+        result = self._forward(alone, self.asarray(current), carry, nothing, plan)
+        traces = ((out.spikes, result.spikes), (out.voltage, result.voltage), (out.threshold, result.threshold))
+        for target, source in traces:
+            if target is not None:
+                target[...] = source
+        if out.free_voltage is not None and result.tape is not None:
+            out.free_voltage[...] = result.tape.voltage
+        return result.carry
+
+    def block_adjoint(
+        self,
+        voltage: Array,
+        spikes: Array,
+        start: Carry,
+        layer: LayerArrays,
+        rule: AdjointRule,
+        grad_spikes: Array,
+        grad_voltage: Array | None,
+        grad_carry: AdjointCarry,
+        grad_current: Array,
+        sums: ParameterSums,
+    ) -> AdjointCarry:
+        """The kernel on one block."""
+        batch, length, size = spikes.shape
+        starts = Carry(start.voltage[None], start.adaptation[None], start.refractory[None])
+        tape = Tape(length, self.asarray(voltage), self.asarray(spikes), starts, self.empty((batch, 0, size), np.bool_))
+        result = self._adjoint(
+            _alone(layer, layer.bias), self.empty((batch, length, size), voltage.dtype), tape, rule, grad_spikes,
+            None if grad_voltage is None else self.asarray(grad_voltage), grad_carry,
+            self.empty((batch, 0, size), voltage.dtype),
+        )  # fmt: skip
+        grad_current[...] = result.current
+        for name, total in vars(sums).items():
+            total[...] += getattr(result.sums, name)
+        return result.carry
+
+    def _add_spikes(
+        self, spikes: Array, history: Array | None, weights: Array, out: Array, begin: int, rows: int, latency: int
+    ) -> None:
+        """Add the currents of flags `latency` steps ago to steps begin .. begin + rows of `out`."""
+        batch, steps, inputs = spikes.shape
+        size = weights.shape[1]
+        self._launch("add_spikes", weights.dtype, self._grid(batch * rows, size))(
+            spikes, history, weights, out, np.int32(inputs), np.int32(size), np.int32(steps), np.int32(begin),
+            np.int32(rows), np.int32(latency),
+        )  # fmt: skip
+
+    def _launches(self, layer: LayerArrays, steps: int, length: int) -> list[tuple[int, int]]:
+        if layer.recurrent is None:
+            return [(0, steps)]
+        return [(start, stop) for _, start, stop in spans(steps, length)]
+
+    def _values(self, layer: LayerArrays) -> Array:
+        return self.cupy.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias])
+
+    def _on_device(self, x: Events) -> tuple[Array, Array]:
+        """The events' arrays, copied to the device once."""
+        if x not in self._uploaded:
+            self._uploaded[x] = (self.asarray(x.indptr), self.asarray(x.indices))
+        return self._uploaded[x]
+
+    def _units(self, number: int) -> tuple[int, ...]:
+        return (-(-number // THREADS),)
+
+    def _grid(self, rows: int, neurons: int) -> tuple[int, ...]:
+        return (rows, -(-neurons // THREADS))
+
+    def _launch(self, kernel: str, dtype: Any, grid: tuple[int, ...], kind: int | None = None) -> Any:
+        """A function that launches the kernel of this name and types with the arguments it is given."""
+        types = [] if dtype is None else ["float" if dtype == np.float32 else "double"]
+        types += [] if kind is None else [str(kind)]
+        compiled = self._kernel(f"{kernel}<{', '.join(types)}>" if types else kernel)
+
+        def launch(*arguments: Any) -> None:
+            # a null pointer for what is not there
+            compiled(grid, (THREADS,), tuple(np.intp(0) if a is None else a for a in arguments))
+
+        return launch
+
+    def _compile(self, expression: str) -> Any:
+        module = self.cupy.RawModule(code=SOURCE.read_text(), options=OPTIONS, name_expressions=[expression])
+        return module.get_function(expression)
+
+
+def _three(starts: Carry | None) -> tuple[Any, Any, Any]:
+    return (None, None, None) if starts is None else (starts.voltage, starts.adaptation, starts.refractory)
+
+
+def _alone(layer: LayerArrays, bias: Array) -> LayerArrays:
+    """The layer's neurons, given their currents."""
+    return LayerArrays(layer.beta, layer.p, layer.b, layer.theta, bias, layer.refractory, None, None, 0)

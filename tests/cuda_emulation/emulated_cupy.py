@@ -1,0 +1,220 @@
+"""CPU emulation of the part of CuPy that the backend uses: its host code and kernels run without a GPU.
+
+"Device" arrays hold NumPy arrays out of NumPy's reach, so that the two cannot be mixed unseen, as in CuPy; new ones
+hold NaN, never zeros. Kernels are built by g++ from the text that CuPy would compile (cuda_on_cpu.h), once, and kept
+under the name of their text. Arguments are checked as no driver would: number, dtype, contiguity. Only functions that
+CuPy has with the same meaning are here, each by name: what is missing fails, instead of running NumPy's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+import types
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("BLOCKSIM_EMULATION_CACHE", Path(tempfile.gettempdir()) / "blocksim-cuda-emulation"))
+FLAGS = os.environ.get("BLOCKSIM_EMULATION_FLAGS", "-O1 -g").split()
+ORDER = 0  # of threads: 0 as they come, 1 reversed, more: shuffled
+
+
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
+    """A device array."""
+
+    __array_priority__ = 100
+
+    def __init__(self, host):
+        self._host = host
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        if out is not None:
+            options["out"] = tuple(_host(o) for o in out)
+        found = getattr(ufunc, method)(*map(_host, inputs), **options)
+        return out[0] if out is not None else _device(found)
+
+    def get(self):
+        return self._host.copy()
+
+    def __getitem__(self, index):
+        return _device(self._host[_index(index)])
+
+    def __setitem__(self, index, value):
+        self._host[_index(index)] = _host(value)
+
+    def __len__(self):
+        return len(self._host)
+
+    def __iter__(self):
+        return (_device(each) for each in self._host)
+
+    def reshape(self, *shape):
+        return _device(self._host.reshape(*shape))
+
+    def astype(self, dtype):
+        return _device(self._host.astype(dtype))
+
+    def copy(self):
+        return _device(np.ascontiguousarray(self._host).copy())
+
+    def sum(self, *args, **kwargs):
+        return _device(self._host.sum(*args, **kwargs))
+
+    def __float__(self):
+        return float(self._host)
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    size = property(lambda self: self._host.size)
+    ndim = property(lambda self: self._host.ndim)
+    nbytes = property(lambda self: self._host.nbytes)
+    T = property(lambda self: _device(self._host.T))
+
+
+def _device(found):
+    return ndarray(np.asarray(found)) if isinstance(found, (np.ndarray, np.generic)) else found
+
+
+def _host(value):
+    """The NumPy array of a device array; a NumPy array among device arrays is refused, as CuPy refuses it."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError(f"Unsupported type {type(value)}")
+    return value
+
+
+def _index(index):
+    return tuple(map(_host, index)) if isinstance(index, tuple) else _host(index)
+
+
+def asarray(array, dtype=None):
+    return _device(np.array(array._host if isinstance(array, ndarray) else array, dtype=dtype, copy=None))
+
+
+def ascontiguousarray(array, dtype=None):
+    host = array._host
+    if host.flags.c_contiguous and dtype in (None, host.dtype):
+        return array
+    return _device(np.ascontiguousarray(host, dtype=dtype))
+
+
+def asnumpy(array):
+    return array.get() if isinstance(array, ndarray) else np.asarray(array)
+
+
+def empty(shape, dtype=float):
+    host = np.empty(shape, dtype)
+    if host.size:
+        host.reshape(-1).view(np.uint8)[...] = 1 if host.dtype == np.bool_ else 0xFF
+    return _device(host)
+
+
+def arange(stop, dtype=None):
+    return _device(np.arange(stop, dtype=dtype))
+
+
+def argsort(array):
+    # CuPy does not promise the order of equal elements: neither does this
+    host = _host(array)
+    return _device(len(host) - 1 - np.argsort(host[::-1], kind="stable"))
+
+
+def searchsorted(array, values):
+    return _device(np.searchsorted(_host(array), _host(values)))
+
+
+def stack(arrays):
+    return _device(np.stack([_host(array) for array in arrays]))
+
+
+# what C calls the types of arrays and scalars; CuPy passes a Python int as int64 and a float as float64
+LETTERS = {"f": "f", "d": "d", "i": "i", "I": "I", "q": "ql", "Q": "QL", "b": "bB?"}
+
+
+class RawModule:
+    """Kernels of one text, built by g++."""
+
+    def __init__(self, code, options=(), name_expressions=()):
+        self.names = {name: f"kernel{number}" for number, name in enumerate(name_expressions)}
+        exports = "\n".join(f"COC_EXPORT({symbol}, {name})" for name, symbol in self.names.items())
+        # dynamic shared memory is what no macro can spell
+        code = re.sub(r"extern\s+__shared__\s+([\w:\s<>,]+?)\s*(\w+)\s*\[\s*\]\s*;", r"\1* \2 = (\1*)coc::dyn;", code)
+        text = f'#include "cuda_on_cpu.h"\n#line 1 "kernels.cu"\n{code}\n#line 1 "exports"\n{exports}\n'
+        wanted = [option for option in options if option.startswith(("-std", "-D"))]
+        mark = hashlib.sha256("\0".join([text, (HERE / "cuda_on_cpu.h").read_text(), *wanted, *FLAGS]).encode())
+        library = CACHE / f"{mark.hexdigest()[:24]}.so"
+        if not library.exists():
+            CACHE.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+                source, built = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+                source.write_text(text)
+                command = ["g++", *wanted, *FLAGS, "-fPIC", "-shared", "-ffp-contract=off", "-Wno-unknown-pragmas"]
+                done = subprocess.run(
+                    [*command, f"-I{HERE}", str(source), "-o", str(built)], capture_output=True, text=True, check=False
+                )
+                if done.returncode:
+                    raise RuntimeError(f"compiling {', '.join(self.names)}:\n{done.stderr}")
+                os.replace(built, library)
+        self.library = ctypes.CDLL(str(library))
+
+    def get_function(self, name):
+        return Kernel(self.library, self.names[name], name)
+
+
+class Kernel:
+    """A kernel that is called as CuPy's are: (grid, block, arguments)."""
+
+    def __init__(self, library, symbol, name):
+        self.name, self.library = name, library
+        self.function = getattr(library, f"coc_launch_{symbol}")
+        self.function.restype = ctypes.c_char_p
+        signature = getattr(library, f"coc_sig_{symbol}")
+        signature.restype = ctypes.c_char_p
+        self.signature = signature().decode().split()
+
+    def __call__(self, grid, block, arguments, shared_mem=0):
+        if len(arguments) != len(self.signature):
+            raise TypeError(f"{self.name}: {len(self.signature)} parameters, {len(arguments)} arguments")
+        kept = [self._argument(*each) for each in enumerate(zip(arguments, self.signature, strict=True))]
+        pointers = (ctypes.c_void_p * len(kept))(*(each.ctypes.data for each in kept))
+        three = ctypes.c_uint * 3
+        self.library.coc_set(ORDER, 0)
+        sizes = three(*([*grid, 1, 1][:3])), three(*([*block, 1, 1][:3]))
+        error = self.function(*sizes, ctypes.c_size_t(shared_mem), pointers)
+        if error:
+            raise RuntimeError(f"{self.name}: {error.decode()}")
+
+    def _argument(self, number, pair):
+        """The bytes of one argument, as an array of one element."""
+        value, parameter = pair
+        place = f"{self.name}, argument {number}"
+        if isinstance(value, ndarray):
+            if parameter[0] != "P":
+                raise TypeError(f"{place}: an array for a number")
+            if value.dtype.char not in LETTERS[parameter[1]]:
+                raise TypeError(f"{place}: dtype {value.dtype} for a pointer to {parameter[1]}")
+            if not value._host.flags.c_contiguous:
+                raise TypeError(f"{place}: not C-contiguous, and a kernel sees only the pointer")
+            return np.array([value._host.ctypes.data], np.uintp)
+        if parameter[0] == "P":
+            if not isinstance(value, np.intp) or value != 0:
+                raise TypeError(f"{place}: {value!r} for a pointer")
+            return np.array([0], np.uintp)
+        if not isinstance(value, np.generic) or value.dtype.char not in LETTERS[parameter[0]]:
+            raise TypeError(f"{place}: {value!r} for a number of type {parameter[0]}")
+        return np.array([value])
+
+
+cuda = types.SimpleNamespace(
+    is_available=lambda: True, Device=lambda: types.SimpleNamespace(id="CPU emulation", compute_capability="none")
+)
