@@ -9,7 +9,7 @@
 """
 
 from blocksim.backend import Backend, BackendEntry, available_backends, get_backend
-from blocksim.errors import ArgumentError, BlocksimError, FileError, MissingLibraryError
+from blocksim.errors import ArgumentError, BlocksimError, DeviceError, FileError, MissingLibraryError
 from blocksim.events import Events
 from blocksim.layer import Layer
 from blocksim.neurons import ALIF, LIF
@@ -26,6 +26,7 @@ __all__ = [
     "Backend",
     "BackendEntry",
     "BlocksimError",
+    "DeviceError",
     "Events",
     "FileError",
     "Gradients",

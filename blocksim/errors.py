@@ -15,5 +15,9 @@ class MissingLibraryError(BlocksimError, ImportError):
     """A backend or a feature needs a library that is not installed; the message names the command that installs it."""
 
 
+class DeviceError(BlocksimError, RuntimeError):
+    """A GPU ran out of memory, or failed; the message says what was being done and what to change."""
+
+
 class FileError(BlocksimError, OSError):
     """A file could not be read, or a path could not be written."""

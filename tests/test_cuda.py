@@ -178,6 +178,28 @@ def test_without_a_device_the_backend_says_so():
         CupyBackend(NoDevice)
 
 
+@needs_compiler
+def test_too_little_memory_is_said_with_what_to_do(monkeypatch):
+    engine, case = CupyBackend(emulated_cupy), make_case(8, steps=200, neurons=20)
+    run = case.simulate(engine, tape=True)
+    monkeypatch.setattr(emulated_cupy, "MEMORY", 10_000)
+    for work in (lambda: case.simulate(engine), lambda: run.backward(np.ones(run.spikes.shape))):
+        with pytest.raises(blocksim.DeviceError) as error:
+            work()
+        for words in ("device memory", "200 steps", "GB", "tape='checkpoint'", "smaller batch"):
+            assert words in str(error.value)
+
+
+@needs_compiler
+def test_a_failing_device_is_said(monkeypatch):
+    def fail(array):
+        raise emulated_cupy.CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    monkeypatch.setattr(emulated_cupy, "asnumpy", fail)
+    with pytest.raises(blocksim.DeviceError, match=r"the device failed while copying.*illegal memory access"):
+        make_case(8).simulate(CupyBackend(emulated_cupy))
+
+
 SANITIZERS = {
     "address and undefined behaviour": ("address,undefined", ("libasan.so", "libubsan.so")),
     "threads": ("thread", ("libtsan.so",)),

@@ -8,6 +8,8 @@ equations; each template is compiled when first needed, and kept by CuPy.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from blocksim.arrays import (
 )
 from blocksim.backend import Backend
 from blocksim.blocks import spans
-from blocksim.errors import MissingLibraryError
+from blocksim.errors import DeviceError, MissingLibraryError
 from blocksim.events import Events
 from blocksim.numerics import tiny
 from blocksim.surrogates import Surrogate, kernel_scales, require_compiled
@@ -62,7 +64,8 @@ class CupyBackend(Backend):
 
     def to_numpy(self, array: Array) -> np.ndarray:
         """On the host."""
-        found: np.ndarray = self.cupy.asnumpy(array)
+        with self._device("copying a result to the host"):  # where a kernel's failure shows itself
+            found: np.ndarray = self.cupy.asnumpy(array)
         return found
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -128,7 +131,11 @@ class CupyBackend(Backend):
 
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
         """Simulate a layer."""
-        return self._forward(layer, x, carry, history, plan)
+        batch, steps = x.shape[:2]
+        traces = 1 + plan.record_threshold + (plan.record_voltage or plan.tape)
+        needed = batch * steps * layer.beta.shape[0] * (1 + traces * layer.beta.dtype.itemsize)
+        with self._device(f"simulating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
+            return self._forward(layer, x, carry, history, plan)
 
     def layer_adjoint(
         self,
@@ -142,7 +149,10 @@ class CupyBackend(Backend):
         grad_history: Array,
     ) -> AdjointResult:
         """Differentiate a layer."""
-        return self._adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+        batch, steps, size = tape.spikes.shape
+        needed = 2 * batch * steps * size * layer.beta.dtype.itemsize
+        with self._device(f"differentiating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
+            return self._adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
     def _forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
         """Simulate a layer: one launch of the dynamics, or one for each block of a recurrent layer."""
@@ -297,6 +307,24 @@ class CupyBackend(Backend):
             spikes, history, weights, out, np.int32(inputs), np.int32(size), np.int32(steps), np.int32(begin),
             np.int32(rows), np.int32(latency),
         )  # fmt: skip
+
+    @contextmanager
+    def _device(self, doing: str) -> Iterator[None]:
+        """Turn the device's errors into ours."""
+        cuda = self.cupy.cuda
+        try:
+            yield
+        except cuda.memory.OutOfMemoryError as error:
+            free, total = cuda.Device().mem_info
+            raise DeviceError(
+                f"backend 'cupy': expected enough device memory for {doing}; found {free / 1e9:.3g} GB free of "
+                f"{total / 1e9:.3g} GB ({error}); use tape='checkpoint', a smaller batch, or record less"
+            ) from error
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+            raise DeviceError(
+                f"backend 'cupy': the device failed while {doing}: {error}; results since are lost, and the process "
+                "may have to be started anew"
+            ) from error
 
     def _launches(self, layer: LayerArrays, steps: int, length: int) -> list[tuple[int, int]]:
         if layer.recurrent is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import blocksim
@@ -56,7 +57,7 @@ def info(as_json: bool) -> None:
         console.print(f"[bold]{name:11}[/bold]{value}", highlight=False, soft_wrap=True)
     table = Table("backend", "status", "details", title="Backends", title_justify="left")
     for name, details in backends.items():
-        status = details["status"]
-        rest = "\n".join(f"{key}: {value}" for key, value in details.items() if key != "status")
+        status = escape(details["status"])
+        rest = escape("\n".join(f"{key}: {value}" for key, value in details.items() if key != "status"))
         table.add_row(name, f"[green]{status}[/green]" if status == "ready" else f"[yellow]{status}[/yellow]", rest)
     console.print(table)

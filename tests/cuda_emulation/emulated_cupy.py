@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("BLOCKSIM_EMULATION_CACHE", Path(tempfile.gettempdir()) / "blocksim-cuda-emulation"))
 FLAGS = os.environ.get("BLOCKSIM_EMULATION_FLAGS", "-O1 -g").split()
 ORDER = 0  # of threads: 0 as they come, 1 reversed, more: shuffled
+MEMORY = 1 << 40  # bytes that one array may take
 
 
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -112,8 +113,22 @@ def asnumpy(array):
     return array.get() if isinstance(array, ndarray) else np.asarray(array)
 
 
+class OutOfMemoryError(MemoryError):
+    """cupy.cuda.memory.OutOfMemoryError."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """cupy.cuda.runtime.CUDARuntimeError."""
+
+
+class CUDADriverError(RuntimeError):
+    """cupy.cuda.driver.CUDADriverError."""
+
+
 def empty(shape, dtype=float):
     host = np.empty(shape, dtype)
+    if host.nbytes > MEMORY:
+        raise OutOfMemoryError(f"Out of memory allocating {host.nbytes:,} bytes")
     if host.size:
         host.reshape(-1).view(np.uint8)[...] = 1 if host.dtype == np.bool_ else 0xFF
     return _device(host)
@@ -216,5 +231,9 @@ class Kernel:
 
 
 cuda = types.SimpleNamespace(
-    is_available=lambda: True, Device=lambda: types.SimpleNamespace(id="CPU emulation", compute_capability="none")
+    is_available=lambda: True,
+    Device=lambda: types.SimpleNamespace(id="CPU emulation", compute_capability="none", mem_info=(MEMORY, MEMORY)),
+    memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+    runtime=types.SimpleNamespace(CUDARuntimeError=CUDARuntimeError),
+    driver=types.SimpleNamespace(CUDADriverError=CUDADriverError),
 )
