@@ -58,6 +58,14 @@ class Backend(ABC):
     def to_numpy(self, array: Array) -> np.ndarray:
         """The NumPy array with these values."""
 
+    def owns(self, array: Any) -> bool:
+        """Whether an array that a caller passes lies on this backend's device; what is computed of it then stays there.
+
+        NumPy arrays never do.
+        """
+        del array
+        return False
+
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A new array, uninitialised."""

@@ -19,7 +19,7 @@ from blocksim.validation import finite, found, real_array
 EVENT_DENSITY = 0.25
 
 
-def read_input(x: Any, layer: Layer, batch_size: int | None) -> tuple[np.ndarray | Events, bool]:
+def read_input(x: Any, layer: Layer, batch_size: int | None, backend: Backend) -> tuple[Any, bool]:
     """Check x against a layer; return it as an array (B, T, K) or events, and whether it had a batch axis."""
     if _is_csr(x):
         if batch_size is None:
@@ -33,7 +33,7 @@ def read_input(x: Any, layer: Layer, batch_size: int | None) -> tuple[np.ndarray
     if isinstance(x, Events):
         batched = True
     else:
-        x = real_array("x", x)
+        x = x if backend.owns(x) and x.dtype.kind in "biuf" else real_array("x", x)
         if x.ndim not in (2, 3) or 0 in x.shape:
             raise ArgumentError(
                 f"x: expected a non-empty array of shape (time, {layer.inputs or 'K'}) or "
@@ -54,24 +54,29 @@ def read_input(x: Any, layer: Layer, batch_size: int | None) -> tuple[np.ndarray
     return x, batched
 
 
-def computing_dtype(x: np.ndarray | Events, layer: Layer) -> np.dtype[Any]:
+def computing_dtype(x: Any, layer: Layer) -> np.dtype[Any]:
     """float32 or float64: NumPy's promotion of the floating arrays among x and the layer's; float64 if there is none.
 
     Bool and integer arrays, events and plain numbers carry no precision and do not take part.
     """
     dtypes = layer.floating_dtypes
-    if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+    if not isinstance(x, Events) and x.dtype.kind == "f":
         dtypes |= {x.dtype}
     if not dtypes:
         return np.dtype(np.float64)
     return np.result_type(np.float32, *dtypes)
 
 
-def prepare(x: np.ndarray | Events, layer: Layer, backend: Backend, dtype: np.dtype[Any]) -> np.ndarray | Events:
+def prepare(x: Any, layer: Layer, backend: Backend, dtype: np.dtype[Any]) -> Any:
     """The form a backend computes with: events where x is sparse spikes, else real numbers of the computing dtype.
 
-    Raises `ArgumentError` if x holds NaN or infinity.
+    What is on a device is not searched for events: flags (bool) stay flags, all else is real numbers. Raises
+    `ArgumentError` if x holds NaN or infinity.
     """
+    if backend.owns(x):
+        finite("x", x)
+        flags = x.dtype == np.bool_ and layer.weights is not None
+        return backend.asarray(x, None if flags else dtype)
     if isinstance(x, np.ndarray) and ((x.dtype.itemsize == 2 and x.dtype.kind == "f") or not x.dtype.isnative):
         # kernels read neither float16 nor foreign byte orders
         x = x.astype(np.float32 if x.dtype.itemsize == 2 and x.dtype.kind == "f" else x.dtype.newbyteorder("="))

@@ -170,6 +170,7 @@ class _Context:
     tape: Tape | checkpoints.Checkpoints
     dtype: np.dtype[Any]
     batched: bool
+    on_device: bool  # x lies there, and so does what is returned
 
     def backward(
         self, grad_spikes: np.ndarray | None, grad_voltage: np.ndarray | None, grad_state: StateGradient | None
@@ -207,7 +208,11 @@ class _Context:
             result = backend.layer_adjoint(arrays, self.x, tape, *handed_in)
         else:
             result = checkpoints.adjoint(backend, arrays, self.x, tape, *handed_in)
-        current = backend.to_numpy(result.current)
+
+        def out(array: Any) -> Any:
+            return array if array is None or self.on_device else backend.to_numpy(array)
+
+        current = out(result.current)
         sums = {name: backend.to_numpy(getattr(result.sums, name)).sum(axis=0) for name in NUMBERS}
         like = {**self.layer.neuron.parameters(), "bias": self.layer.bias}
 
@@ -220,9 +225,9 @@ class _Context:
         adaptive = isinstance(self.layer.neuron, ALIF)
         return Gradients(
             current=current if self.batched else current[0],
-            weights=None if result.weights is None else backend.to_numpy(result.weights),
+            weights=out(result.weights),
             bias=shaped("bias"),
-            recurrent=None if result.recurrent is None else backend.to_numpy(result.recurrent),
+            recurrent=out(result.recurrent),
             beta=shaped("beta"),
             p=shaped("p") if adaptive else None,
             b=shaped("b") if adaptive else None,
@@ -232,7 +237,7 @@ class _Context:
                 backend.to_numpy(result.carry.adaptation),
                 backend.to_numpy(result.history),
             ),
-            _weights=None if arrays.weights is None else backend.to_numpy(arrays.weights),
+            _weights=out(arrays.weights),
             _shared_current=self.shared_current,
         )
 
@@ -289,6 +294,8 @@ def simulate(
     Returns
     -------
     Run
+        Of NumPy arrays. Where x is a CuPy array and the backend "cupy", spikes, recorded traces and the gradients of
+        input and weights stay on the device, as CuPy arrays; the state and the gradients of parameters do not.
 
     Raises
     ------
@@ -325,8 +332,9 @@ def simulate(
     rule = _adjoint_rule(surrogate, gradient, detach)
     if not (isinstance(tape, (bool, np.bool_)) or (isinstance(tape, str) and tape == "checkpoint")):
         raise ArgumentError(f"tape: expected True, False or 'checkpoint'; found {tape!r}")
-    x, batched = read_input(x, layer, batch_size)
     engine = get_backend(backend)
+    on_device = engine.owns(x)
+    x, batched = read_input(x, layer, batch_size, engine)
     if tape:
         engine.check_surrogate(rule.surrogate)
     dtype = computing_dtype(x, layer)
@@ -356,9 +364,10 @@ def simulate(
     def out(array: Any) -> Any:
         if array is None:
             return None
-        array = engine.to_numpy(array)
-        if tape:
-            array = frozen(array.view())
+        if not on_device:
+            array = engine.to_numpy(array)
+            if tape:
+                array = frozen(array.view())
         return array if batched else array[0]
 
     return Run(
@@ -372,7 +381,16 @@ def simulate(
         _context=None
         if kept is None
         else _Context(
-            engine, layer, arrays, x, layer.weights is None and columns < neurons, rule, kept, dtype, batched
+            engine,
+            layer,
+            arrays,
+            x,
+            layer.weights is None and columns < neurons,
+            rule,
+            kept,
+            dtype,
+            batched,
+            on_device,
         ),
     )
 
@@ -500,13 +518,14 @@ def _finish(result: ForwardResult, history: Any, engine: Backend) -> State:
     )
 
 
-def _cotangent(name: str, array: np.ndarray | None, shape: tuple[int, ...], context: _Context) -> np.ndarray | None:
+def _cotangent(name: str, array: Any, shape: tuple[int, ...], context: _Context) -> Any:
     """Check a gradient handed to `backward`; returns it with a batch axis, in the computing dtype."""
     if array is None:
         return None
-    array = real_array(name, array)
+    owned = context.backend.owns(array) and array.dtype.kind in "biuf"
+    array = array if owned else real_array(name, array)
     if array.shape != shape:
         raise ArgumentError(f"{name}: expected shape {shape}, that of the run's spikes; found {array.shape}")
     finite(name, array)
-    converted: np.ndarray = np.asarray(array, dtype=context.dtype)
+    converted: Any = array if owned else np.asarray(array, dtype=context.dtype)
     return converted if context.batched else converted[None]

@@ -179,6 +179,40 @@ def test_without_a_device_the_backend_says_so():
 
 
 @needs_compiler
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.float64])
+def test_what_is_on_the_device_stays_there(kind, batched):
+    engine, case = CupyBackend(emulated_cupy), make_case(9, batch=1, recurrent=True)
+    x = case.x.astype(kind) if batched else case.x[0].astype(kind)
+    g = np.random.default_rng(0).normal(size=(*x.shape[:-1], 5))
+    on_device = blocksim.simulate(case.layer, engine.asarray(x), engine, record="voltage", tape=True)
+    on_host = blocksim.simulate(case.layer, x, engine, record="voltage", tape=True)
+    gradients, expected = on_device.backward(engine.asarray(g)), on_host.backward(g)
+    pairs = [(on_device.spikes, on_host.spikes), (on_device.voltage, on_host.voltage)]
+    pairs += [(getattr(gradients, name), getattr(expected, name)) for name in ("x", "current", "weights", "recurrent")]
+    for found, wanted in pairs:
+        assert isinstance(found, emulated_cupy.ndarray)
+        assert isinstance(wanted, np.ndarray)
+        np.testing.assert_allclose(found.get(), wanted, rtol=1e-12, atol=1e-12)
+    assert isinstance(on_device.state.voltage, np.ndarray)
+    np.testing.assert_allclose(gradients.p, expected.p, rtol=1e-12)
+
+
+@needs_compiler
+def test_wrong_arrays_on_the_device_are_named():
+    engine, case = CupyBackend(emulated_cupy), make_case(9)
+    x = engine.asarray(case.x.astype(np.float64))
+    x[1, 2, 3] = np.nan
+    with pytest.raises(blocksim.ArgumentError, match=r"x: expected finite numbers; found nan at index \(1, 2, 3\)"):
+        blocksim.simulate(case.layer, x, engine)
+    run = blocksim.simulate(case.layer, engine.asarray(case.x), engine, tape=True)
+    with pytest.raises(blocksim.ArgumentError, match="grad_spikes: expected shape"):
+        run.backward(engine.empty((2, 3, 4), np.float64))
+    with pytest.raises(blocksim.ArgumentError, match="x: expected a NumPy array or a number"):
+        blocksim.simulate(case.layer, x, "numba")
+
+
+@needs_compiler
 def test_too_little_memory_is_said_with_what_to_do(monkeypatch):
     engine, case = CupyBackend(emulated_cupy), make_case(8, steps=200, neurons=20)
     run = case.simulate(engine, tape=True)

@@ -58,6 +58,10 @@ class CupyBackend(Backend):
         self._uploaded: WeakKeyDictionary[Events, tuple[Array, Array]] = WeakKeyDictionary()
         self._kernel = cache(self._compile)
 
+    def owns(self, array: Any) -> bool:
+        """Arrays of CuPy."""
+        return isinstance(array, self.cupy.ndarray)
+
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """On the device, C-contiguous."""
         return self.cupy.ascontiguousarray(self.cupy.asarray(array, dtype=dtype))

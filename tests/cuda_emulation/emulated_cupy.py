@@ -43,6 +43,23 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         found = getattr(ufunc, method)(*map(_host, inputs), **options)
         return out[0] if out is not None else _device(found)
 
+    def __array_function__(self, function, types, args, kwargs):
+        if function not in (np.sum, np.argmax):
+            raise TypeError(f"{function.__name__}: not emulated")
+        return _device(function(*map(_host, args), **kwargs))
+
+    def __invert__(self):
+        return _device(~self._host)
+
+    def __bool__(self):
+        return bool(self._host)
+
+    def __int__(self):
+        return int(self._host)
+
+    def any(self):
+        return _device(self._host.any())
+
     def get(self):
         return self._host.copy()
 
@@ -78,6 +95,10 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     size = property(lambda self: self._host.size)
     ndim = property(lambda self: self._host.ndim)
     nbytes = property(lambda self: self._host.nbytes)
+
+    def __format__(self, how):
+        return format(self._host, how)
+
     T = property(lambda self: _device(self._host.T))
 
 
