@@ -41,14 +41,22 @@ from blocksim.surrogates import Surrogate, kernel_scales, require_compiled
 THREADS = 128  # of a block of threads: whole warps, and enough blocks for small layers
 SOURCE = Path(__file__).with_name("kernels.cu")
 OPTIONS = ("-std=c++17",)
+WARP = 32  # threads, and the steps of a scan
 
 
 class CupyBackend(Backend):
-    """Arrays of CuPy on the current device. `cupy` may be a module of the same names, which tests emulate it by."""
+    """Arrays of CuPy on the current device.
+
+    `scan`: in layers without recurrence, a warp takes 32 steps of a neuron at once, by a parallel scan: for few neurons
+    and long recordings. Potentials and gradients are then equal to rounding, and not to the last bit, so that a spike
+    may differ where a potential all but touches the threshold. (gradient="paper" is not scanned.) `cupy` may be a
+    module of the same names, which tests emulate it by.
+    """
 
     name = "cupy"
 
-    def __init__(self, cupy: Any = None) -> None:
+    def __init__(self, cupy: Any = None, scan: bool = False) -> None:
+        self.scan = scan
         self.cupy = importlib.import_module("cupy") if cupy is None else cupy
         if not self.cupy.cuda.is_available():
             raise MissingLibraryError(
@@ -139,7 +147,7 @@ class CupyBackend(Backend):
         traces = 1 + plan.record_threshold + (plan.record_voltage or plan.tape)
         needed = batch * steps * layer.beta.shape[0] * (1 + traces * layer.beta.dtype.itemsize)
         with self._device(f"simulating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
-            return self._forward(layer, x, carry, history, plan)
+            return self._forward(layer, x, carry, history, plan, self.scan)
 
     def layer_adjoint(
         self,
@@ -156,10 +164,14 @@ class CupyBackend(Backend):
         batch, steps, size = tape.spikes.shape
         needed = 2 * batch * steps * size * layer.beta.dtype.itemsize
         with self._device(f"differentiating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
-            return self._adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+            return self._adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history, self.scan)
 
-    def _forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
+    def _forward(
+        self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan, scan: bool = False
+    ) -> ForwardResult:
         """Simulate a layer: one launch of the dynamics, or one for each block of a recurrent layer."""
+        scan = scan and layer.recurrent is None and not (plan.tape and plan.paper)
+        length = WARP if scan else plan.block_length
         dtype = layer.beta.dtype
         batch, steps = x.shape[:2]
         size = layer.beta.shape[0]
@@ -186,23 +198,29 @@ class CupyBackend(Backend):
         after = Carry(carry.voltage.copy(), carry.adaptation.copy(), carry.refractory.copy())
         starts = None
         if plan.tape:
-            of_starts = (-(-steps // plan.block_length), batch, size)
+            of_starts = (-(-steps // length), batch, size)
             starts = Carry(*(self.empty(of_starts, kind) for kind in (dtype, dtype, np.int32)))
         values = self._values(layer)
+        pitches = (np.int64(steps * current.shape[2]), np.int64(current.shape[2]), np.int64(0 if shared else 1))
+        before = (values, layer.refractory, current, *pitches, np.int32(given))
+        state = (after.voltage, after.adaptation, after.refractory)
+        shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
+        smallest = dtype.type(tiny(dtype))
+        if scan:
+            self._launch("forward_scan", dtype, self._units(batch * size * WARP))(
+                *before, *state, spikes, voltage, threshold, *_three(starts), *shape_of_run, smallest
+            )
         launch = self._launch("forward", dtype, self._units(batch * size))
-        for start, stop in self._launches(layer, steps, plan.block_length):
+        for start, stop in () if scan else self._launches(layer, steps, length):
             if layer.recurrent is not None:
                 self._add_spikes(spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
             launch(
-                values, layer.refractory, current, np.int64(steps * current.shape[2]), np.int64(current.shape[2]),
-                np.int64(0 if shared else 1), np.int32(given), after.voltage, after.adaptation, after.refractory,
-                spikes, voltage, threshold, free_voltage, *_three(starts), np.int64(batch * size), np.int32(size),
-                np.int32(steps), np.int32(start), np.int32(stop), np.int32(plan.block_length),
-                dtype.type(tiny(dtype)),
+                *before, *state, spikes, voltage, threshold, free_voltage, *_three(starts), *shape_of_run,
+                np.int32(start), np.int32(stop), np.int32(length), smallest,
             )  # fmt: skip
         tape = None
         if starts is not None:
-            tape = Tape(plan.block_length, free_voltage if plan.paper else voltage, spikes, starts, history)
+            tape = Tape(length, free_voltage if plan.paper else voltage, spikes, starts, history)
         return ForwardResult(spikes, voltage if plan.record_voltage else None, threshold, after, tape)
 
     def _adjoint(
@@ -215,6 +233,7 @@ class CupyBackend(Backend):
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_history: Array,
+        scan: bool = False,
     ) -> AdjointResult:
         """Differentiate a layer: launches as in the forward pass, the last first."""
         dtype = layer.beta.dtype
@@ -232,21 +251,26 @@ class CupyBackend(Backend):
         sums = self.empty((5, batch, size), np.float64)
         sums[...] = 0
         into = AdjointCarry(grad_carry.voltage.copy(), grad_carry.adaptation.copy())
+        scan = scan and layer.recurrent is None and not rule.paper
+        kind, smallest = rule.surrogate.kind, dtype.type(tiny(dtype))
+        of_tape = (self._values(layer), layer.refractory, tape.voltage, tape.spikes, *_three(tape.starts))
+        out = (lambda_s, grad_voltage, into.voltage, into.adaptation, grad_current, sums)
+        rules = (*kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation))
+        shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
+        if scan:
+            self._launch("adjoint_scan", dtype, self._units(batch * size * WARP), kind)(
+                *of_tape, *out, *rules, *shape_of_run, smallest
+            )
+        launch = self._launch("adjoint_of_paper" if rule.paper else "adjoint", dtype, self._units(batch * size), kind)
         scratch = self.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
-        kernel = "adjoint_of_paper" if rule.paper else "adjoint"
-        launch = self._launch(kernel, dtype, self._units(batch * size), rule.surrogate.kind)
-        values = self._values(layer)
         transposed = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
-        for start, stop in reversed(self._launches(layer, steps, tape.block_length)):
+        for start, stop in () if scan else reversed(self._launches(layer, steps, tape.block_length)):
             if transposed is not None and start + latency < steps:  # the recurrent term of (7), one product a block
                 last = min(stop + latency, steps)
                 lambda_s[:, start : last - latency] += grad_current[:, start + latency : last] @ transposed
             launch(
-                values, layer.refractory, tape.voltage, tape.spikes, *_three(tape.starts), lambda_s, grad_voltage,
-                into.voltage, into.adaptation, grad_current, sums, scratch, *kernel_scales(rule.surrogate, dtype),
-                np.int32(rule.through_reset), np.int32(rule.through_adaptation), np.int64(batch * size), np.int32(size),
-                np.int32(steps), np.int32(start), np.int32(stop), np.int32(tape.block_length),
-                dtype.type(tiny(dtype)),
+                *of_tape, *out, scratch, *rules, *shape_of_run, np.int32(start), np.int32(stop),
+                np.int32(tape.block_length), smallest,
             )  # fmt: skip
         recurrent = None
         if layer.recurrent is not None:

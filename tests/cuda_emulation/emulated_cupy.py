@@ -184,7 +184,9 @@ class RawModule:
         self.names = {name: f"kernel{number}" for number, name in enumerate(name_expressions)}
         exports = "\n".join(f"COC_EXPORT({symbol}, {name})" for name, symbol in self.names.items())
         # dynamic shared memory is what no macro can spell
-        code = re.sub(r"extern\s+__shared__\s+([\w:\s<>,]+?)\s*(\w+)\s*\[\s*\]\s*;", r"\1* \2 = (\1*)coc::dynamic_shared;", code)
+        code = re.sub(
+            r"extern\s+__shared__\s+([\w:\s<>,]+?)\s*(\w+)\s*\[\s*\]\s*;", r"\1* \2 = (\1*)coc::dynamic_shared;", code
+        )
         text = f'#include "cuda_on_cpu.h"\n#line 1 "kernels.cu"\n{code}\n#line 1 "exports"\n{exports}\n'
         wanted = [option for option in options if option.startswith(("-std", "-D"))]
         mark = hashlib.sha256("\0".join([text, (HERE / "cuda_on_cpu.h").read_text(), *wanted, *FLAGS]).encode())

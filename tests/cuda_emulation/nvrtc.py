@@ -68,7 +68,7 @@ def read_report(text: str, names: dict[str, str]) -> tuple[list[Compiled], list[
     compiled, warnings, name, stack, spilled = [], [], "", 0, 0
     for line in text.splitlines():
         if entry := re.search(r"entry function '(\S+)'", line):
-            name, stack, spilled = names[entry[1]], 0, 0
+            name, stack, spilled = names.get(entry[1], entry[1]), 0, 0
         elif frame := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", line):
             stack, spilled = int(frame[1]), int(frame[2])
         elif used := re.search(r"Used (\d+) registers", line):
