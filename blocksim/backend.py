@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -163,6 +163,101 @@ class Backend(ABC):
     ) -> AdjointResult:
         """Differentiate a whole layer; composed of the methods above unless a backend replaces it."""
         return blocks.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+
+
+class FusedBackend(Backend):
+    """A backend whose kernels compute whole layers: one block is a run of its own, of a layer without connections."""
+
+    @abstractmethod
+    def fused_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
+        """What `layer_forward` promises."""
+
+    @abstractmethod
+    def fused_adjoint(
+        self,
+        layer: LayerArrays,
+        x: Input,
+        tape: Tape,
+        rule: AdjointRule,
+        grad_spikes: Array | None,
+        grad_voltage: Array | None,
+        grad_carry: AdjointCarry,
+        grad_history: Array,
+    ) -> AdjointResult:
+        """What `layer_adjoint` promises."""
+
+    def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
+        """Simulate a whole layer by the fused kernels."""
+        return self.fused_forward(layer, x, carry, history, plan)
+
+    def layer_adjoint(
+        self,
+        layer: LayerArrays,
+        x: Input,
+        tape: Tape,
+        rule: AdjointRule,
+        grad_spikes: Array | None,
+        grad_voltage: Array | None,
+        grad_carry: AdjointCarry,
+        grad_history: Array,
+    ) -> AdjointResult:
+        """Differentiate a whole layer by the fused kernels."""
+        return self.fused_adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+
+    def block_forward(self, current: Array, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
+        """The fused kernels, given one block's currents, the bias among them."""
+        alone = replace(layer, bias=0 * layer.bias, weights=None, recurrent=None, latency=0)
+        free = out.free_voltage is not None
+        plan = Plan(
+            block_length=current.shape[1],
+            record_voltage=out.voltage is not None,
+            record_threshold=out.threshold is not None,
+            tape=free,
+            paper=free,
+        )
+        nothing = self.empty((current.shape[0], 0, current.shape[2]), np.bool_)
+        result = self.fused_forward(alone, self.asarray(current), carry, nothing, plan)
+        traces = ((out.spikes, result.spikes), (out.voltage, result.voltage), (out.threshold, result.threshold))
+        for target, source in traces:
+            if target is not None:
+                target[...] = source
+        if out.free_voltage is not None and result.tape is not None:
+            out.free_voltage[...] = result.tape.voltage
+        return result.carry
+
+    def block_adjoint(
+        self,
+        voltage: Array,
+        spikes: Array,
+        start: Carry,
+        layer: LayerArrays,
+        rule: AdjointRule,
+        grad_spikes: Array,
+        grad_voltage: Array | None,
+        grad_carry: AdjointCarry,
+        grad_current: Array,
+        sums: ParameterSums,
+    ) -> AdjointCarry:
+        """The fused kernels on one block."""
+        batch, length, size = spikes.shape
+        alone = replace(layer, weights=None, recurrent=None, latency=0)
+        starts = Carry(start.voltage[None], start.adaptation[None], start.refractory[None])
+        voltage = self.asarray(voltage)
+        tape = Tape(length, voltage, self.asarray(spikes), starts, self.empty((batch, 0, size), np.bool_))
+        result = self.fused_adjoint(
+            alone,
+            voltage,  # stands for the input, which nothing is asked of without weights
+            tape,
+            rule,
+            grad_spikes,
+            None if grad_voltage is None else self.asarray(grad_voltage),
+            grad_carry,
+            self.empty((batch, 0, size), voltage.dtype),
+        )
+        grad_current[...] = result.current
+        for name, total in vars(sums).items():
+            total[...] += getattr(result.sums, name)
+        return result.carry
 
 
 class HostBackend(Backend):

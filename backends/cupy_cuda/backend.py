@@ -22,7 +22,6 @@ from blocksim.arrays import (
     AdjointResult,
     AdjointRule,
     Array,
-    BlockOutputs,
     Carry,
     ForwardResult,
     Input,
@@ -31,7 +30,7 @@ from blocksim.arrays import (
     Plan,
     Tape,
 )
-from blocksim.backend import Backend
+from blocksim.backend import FusedBackend
 from blocksim.blocks import spans
 from blocksim.errors import DeviceError, MissingLibraryError
 from blocksim.events import Events
@@ -44,7 +43,7 @@ OPTIONS = ("-std=c++17",)
 WARP = 32  # threads, and the steps of a scan
 
 
-class CupyBackend(Backend):
+class CupyBackend(FusedBackend):
     """Arrays of CuPy on the current device.
 
     `scan`: in layers without recurrence, a warp takes 32 steps of a neuron at once, by a parallel scan: for few neurons
@@ -147,7 +146,7 @@ class CupyBackend(Backend):
         traces = 1 + plan.record_threshold + (plan.record_voltage or plan.tape)
         needed = batch * steps * layer.beta.shape[0] * (1 + traces * layer.beta.dtype.itemsize)
         with self._device(f"simulating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
-            return self._forward(layer, x, carry, history, plan, self.scan)
+            return self.fused_forward(layer, x, carry, history, plan, self.scan)
 
     def layer_adjoint(
         self,
@@ -164,9 +163,11 @@ class CupyBackend(Backend):
         batch, steps, size = tape.spikes.shape
         needed = 2 * batch * steps * size * layer.beta.dtype.itemsize
         with self._device(f"differentiating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
-            return self._adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history, self.scan)
+            return self.fused_adjoint(
+                layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history, self.scan
+            )
 
-    def _forward(
+    def fused_forward(
         self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan, scan: bool = False
     ) -> ForwardResult:
         """Simulate a layer: one launch of the dynamics, or one for each block of a recurrent layer."""
@@ -210,20 +211,21 @@ class CupyBackend(Backend):
             self._launch("forward_scan", dtype, self._units(batch * size * WARP))(
                 *before, *state, spikes, voltage, threshold, *_three(starts), *shape_of_run, smallest
             )
-        launch = self._launch("forward", dtype, self._units(batch * size))
-        for start, stop in () if scan else self._launches(layer, steps, length):
-            if layer.recurrent is not None:
-                self._add_spikes(spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
-            launch(
-                *before, *state, spikes, voltage, threshold, free_voltage, *_three(starts), *shape_of_run,
-                np.int32(start), np.int32(stop), np.int32(length), smallest,
-            )  # fmt: skip
+        else:
+            launch = self._launch("forward", dtype, self._units(batch * size))
+            for start, stop in self._launches(layer, steps, length):
+                if layer.recurrent is not None:
+                    self._add_spikes(spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
+                launch(
+                    *before, *state, spikes, voltage, threshold, free_voltage, *_three(starts), *shape_of_run,
+                    np.int32(start), np.int32(stop), np.int32(length), smallest,
+                )  # fmt: skip
         tape = None
         if starts is not None:
             tape = Tape(length, free_voltage if plan.paper else voltage, spikes, starts, history)
         return ForwardResult(spikes, voltage if plan.record_voltage else None, threshold, after, tape)
 
-    def _adjoint(
+    def fused_adjoint(
         self,
         layer: LayerArrays,
         x: Input,
@@ -257,21 +259,23 @@ class CupyBackend(Backend):
         out = (lambda_s, grad_voltage, into.voltage, into.adaptation, grad_current, sums)
         rules = (*kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation))
         shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
+        transposed = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
         if scan:
             self._launch("adjoint_scan", dtype, self._units(batch * size * WARP), kind)(
                 *of_tape, *out, *rules, *shape_of_run, smallest
             )
-        launch = self._launch("adjoint_of_paper" if rule.paper else "adjoint", dtype, self._units(batch * size), kind)
-        scratch = self.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
-        transposed = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
-        for start, stop in () if scan else reversed(self._launches(layer, steps, tape.block_length)):
-            if transposed is not None and start + latency < steps:  # the recurrent term of (7), one product a block
-                last = min(stop + latency, steps)
-                lambda_s[:, start : last - latency] += grad_current[:, start + latency : last] @ transposed
-            launch(
-                *of_tape, *out, scratch, *rules, *shape_of_run, np.int32(start), np.int32(stop),
-                np.int32(tape.block_length), smallest,
-            )  # fmt: skip
+        else:
+            kernel = "adjoint_of_paper" if rule.paper else "adjoint"
+            launch = self._launch(kernel, dtype, self._units(batch * size), kind)
+            scratch = self.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
+            for start, stop in reversed(self._launches(layer, steps, tape.block_length)):
+                if transposed is not None and start + latency < steps:  # the recurrent term of (7), one product a block
+                    last = min(stop + latency, steps)
+                    lambda_s[:, start : last - latency] += grad_current[:, start + latency : last] @ transposed
+                launch(
+                    *of_tape, *out, scratch, *rules, *shape_of_run, np.int32(start), np.int32(stop),
+                    np.int32(tape.block_length), smallest,
+                )  # fmt: skip
         recurrent = None
         if layer.recurrent is not None:
             early = min(latency, steps)
@@ -282,48 +286,6 @@ class CupyBackend(Backend):
                 recurrent += self.projection_adjoint(tape.spikes[:, : steps - latency], grad_current[:, latency:])
         weights = None if layer.weights is None else self.projection_adjoint(x, grad_current)
         return AdjointResult(grad_current, weights, recurrent, ParameterSums(*sums), into, before)
-
-    def block_forward(self, current: Array, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
-        """The kernel on one block."""
-        alone = _alone(layer, 0 * layer.bias)
-        free = out.free_voltage is not None
-        plan = Plan(current.shape[1], out.voltage is not None, out.threshold is not None, free, free)
-        nothing = self.empty((current.shape[0], 0, current.shape[2]), np.bool_)
-        result = self._forward(alone, self.asarray(current), carry, nothing, plan)
-        traces = ((out.spikes, result.spikes), (out.voltage, result.voltage), (out.threshold, result.threshold))
-        for target, source in traces:
-            if target is not None:
-                target[...] = source
-        if out.free_voltage is not None and result.tape is not None:
-            out.free_voltage[...] = result.tape.voltage
-        return result.carry
-
-    def block_adjoint(
-        self,
-        voltage: Array,
-        spikes: Array,
-        start: Carry,
-        layer: LayerArrays,
-        rule: AdjointRule,
-        grad_spikes: Array,
-        grad_voltage: Array | None,
-        grad_carry: AdjointCarry,
-        grad_current: Array,
-        sums: ParameterSums,
-    ) -> AdjointCarry:
-        """The kernel on one block."""
-        batch, length, size = spikes.shape
-        starts = Carry(start.voltage[None], start.adaptation[None], start.refractory[None])
-        tape = Tape(length, self.asarray(voltage), self.asarray(spikes), starts, self.empty((batch, 0, size), np.bool_))
-        result = self._adjoint(
-            _alone(layer, layer.bias), self.empty((batch, length, size), voltage.dtype), tape, rule, grad_spikes,
-            None if grad_voltage is None else self.asarray(grad_voltage), grad_carry,
-            self.empty((batch, 0, size), voltage.dtype),
-        )  # fmt: skip
-        grad_current[...] = result.current
-        for name, total in vars(sums).items():
-            total[...] += getattr(result.sums, name)
-        return result.carry
 
     def _add_spikes(
         self, spikes: Array, history: Array | None, weights: Array, out: Array, begin: int, rows: int, latency: int
@@ -393,8 +355,3 @@ class CupyBackend(Backend):
 
 def _three(starts: Carry | None) -> tuple[Any, Any, Any]:
     return (None, None, None) if starts is None else (starts.voltage, starts.adaptation, starts.refractory)
-
-
-def _alone(layer: LayerArrays, bias: Array) -> LayerArrays:
-    """The layer's neurons, given their currents."""
-    return LayerArrays(layer.beta, layer.p, layer.b, layer.theta, bias, layer.refractory, None, None, 0)

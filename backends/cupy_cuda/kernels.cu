@@ -99,6 +99,17 @@ template <typename T, int KIND> __device__ __forceinline__ T slope_of(T m, T s0,
     return size < T(1) ? s0 * (T(1) - size) : T(0);  // triangle
 }
 
+// sums INOUT (5, B, N) += those of one unit.
+__device__ __forceinline__ void add_sums(
+    double* sums, Index units, Index unit, double sum_beta, double sum_p, double sum_b, double sum_theta,
+    double sum_bias) {
+    sums[unit] += sum_beta;
+    sums[units + unit] += sum_p;
+    sums[2 * units + unit] += sum_b;
+    sums[3 * units + unit] += sum_theta;
+    sums[4 * units + unit] += sum_bias;
+}
+
 // Steps begin .. end of (7)-(12), last first, whole blocks. voltage, spikes, start_* IN: the tape; grad_spikes IN: lambda_S
 // of (7) but for its last two terms; grad_voltage IN or null; into_voltage, into_adaptation INOUT (B, N): gradient of the
 // state after the last step, then of that before the first; grad_current OUT; sums INOUT (5, B, N): beta, p, b, theta_0,
@@ -158,11 +169,7 @@ __global__ void adjoint(
     }
     into_voltage[unit] = into_v;
     into_adaptation[unit] = into_a;
-    sums[unit] += sum_beta;
-    sums[units + unit] += sum_p;
-    sums[2 * units + unit] += sum_b;
-    sums[3 * units + unit] += sum_theta;
-    sums[4 * units + unit] += sum_bias;
+    add_sums(sums, units, unit, sum_beta, sum_p, sum_b, sum_theta, sum_bias);
 }
 
 // The paper's gradient, (14)-(17); voltage IN: u of each block, as if it did not spike; adaptation: scratch (2 L, B, N);
@@ -230,11 +237,7 @@ __global__ void adjoint_of_paper(
     }
     into_voltage[unit] = handed_v;
     into_adaptation[unit] = into_a;
-    sums[unit] += sum_beta;
-    sums[units + unit] += sum_p;
-    sums[2 * units + unit] += sum_b;
-    sums[3 * units + unit] += sum_theta;
-    sums[4 * units + unit] += sum_bias;
+    add_sums(sums, units, unit, sum_beta, sum_p, sum_b, sum_theta, sum_bias);
 }
 
 // out INOUT (rows, N) += rows of weights IN (K, N), event by event in ascending order: (2) for events.
@@ -494,10 +497,10 @@ __global__ void adjoint_scan(
     double totals[5] = {sum_beta, sum_p, sum_b, sum_theta, sum_bias};
     for (int k = 0; k < 5; ++k) {
         for (int j = 16; j > 0; j /= 2) totals[k] += __shfl_xor_sync(ALL_LANES, totals[k], j);
-        if (lane == 0) sums[k * units + unit] += totals[k];
     }
     __syncwarp();
     if (lane == 0) {
+        add_sums(sums, units, unit, totals[0], totals[1], totals[2], totals[3], totals[4]);
         into_voltage[unit] = into_v;
         into_adaptation[unit] = into_a;
     }

@@ -1,7 +1,6 @@
-"""The Numba backend's host side: allocates what kernels write, chooses widths and how work is split, launches.
+"""The Numba backend: the interface to its kernels, and the host side of those of `events`.
 
-Owns nothing of the model. The composed methods run the fused kernels on one block, so there is one kernel text for
-both; the tests hold the two ways of running it equal.
+Owns the conversion of dense spikes to events, and the weight gradients; `launch` has the kernels of whole layers.
 """
 
 from __future__ import annotations
@@ -16,16 +15,14 @@ from blocksim.arrays import (
     AdjointCarry,
     AdjointResult,
     AdjointRule,
-    BlockOutputs,
     Carry,
     ForwardResult,
     Input,
     LayerArrays,
-    ParameterSums,
     Plan,
     Tape,
 )
-from blocksim.backend import HostBackend
+from blocksim.backend import FusedBackend, HostBackend
 from blocksim.events import Events
 from blocksim.surrogates import Surrogate, require_compiled
 
@@ -36,7 +33,7 @@ from .memory import as_rows, empty, plain
 GRADIENT_ITEMS = 8  # at least so many items of work in a weight gradient, each with a sum of its own
 
 
-class NumbaBackend(HostBackend):
+class NumbaBackend(FusedBackend, HostBackend):
     """Fused parallel loops on the CPU; arrays are NumPy's."""
 
     name = "numba"
@@ -80,7 +77,7 @@ class NumbaBackend(HostBackend):
             out += x @ weights
 
     def projection_adjoint(self, x: Input, grad_current: np.ndarray) -> np.ndarray:
-        """Equation (11), by sorted events or as a matrix product."""
+        """Equation (11), by marked events or as a matrix product."""
         if isinstance(x, Events):
             return _event_gradient(x, np.ascontiguousarray(grad_current))
         if x.dtype == np.bool_:
@@ -89,62 +86,13 @@ class NumbaBackend(HostBackend):
         product: np.ndarray = x.reshape(-1, x.shape[2]).T @ grad_current.reshape(-1, size)
         return product
 
-    def block_forward(self, current: np.ndarray, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
-        """The fused kernel, given one block's currents."""
-        alone = LayerArrays(layer.beta, layer.p, layer.b, layer.theta, 0 * layer.bias, layer.refractory, None, None, 0)
-        plan = Plan(
-            block_length=current.shape[1],
-            record_voltage=out.voltage is not None,
-            record_threshold=out.threshold is not None,
-            tape=out.free_voltage is not None,
-            paper=out.free_voltage is not None,
-        )
-        history = np.empty((len(current), 0, current.shape[2]), np.bool_)
-        result = launch.layer_forward(alone, np.ascontiguousarray(current), carry, history, plan)
-        out.spikes[...] = result.spikes
-        for target, source in ((out.voltage, result.voltage), (out.threshold, result.threshold)):
-            if target is not None:
-                target[...] = source
-        if out.free_voltage is not None and result.tape is not None:
-            out.free_voltage[...] = result.tape.voltage
-        return result.carry
-
-    def block_adjoint(
-        self,
-        voltage: np.ndarray,
-        spikes: np.ndarray,
-        start: Carry,
-        layer: LayerArrays,
-        rule: AdjointRule,
-        grad_spikes: np.ndarray,
-        grad_voltage: np.ndarray | None,
-        grad_carry: AdjointCarry,
-        grad_current: np.ndarray,
-        sums: ParameterSums,
-    ) -> AdjointCarry:
-        """The fused kernel on one block."""
-        batch, length, size = spikes.shape
-        alone = LayerArrays(layer.beta, layer.p, layer.b, layer.theta, layer.bias, layer.refractory, None, None, 0)
-        history = np.empty((batch, 0, size), np.bool_)
-        starts = Carry(start.voltage[None], start.adaptation[None], start.refractory[None])
-        tape = Tape(length, np.ascontiguousarray(voltage), np.ascontiguousarray(spikes), starts, history)
-        nothing = np.empty((batch, 0, size), voltage.dtype)
-        result = launch.layer_adjoint(
-            alone, tape, rule, grad_spikes, None if grad_voltage is None else np.ascontiguousarray(grad_voltage),
-            grad_carry, nothing,
-        )  # fmt: skip
-        grad_current[...] = result.current
-        for name in ("beta", "p", "b", "theta", "bias"):
-            getattr(sums, name)[...] += getattr(result.sums, name)
-        return result.carry
-
-    def layer_forward(
+    def fused_forward(
         self, layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan
     ) -> ForwardResult:
         """Simulate a whole layer in one parallel region."""
         return launch.layer_forward(layer, x, carry, history, plan)
 
-    def layer_adjoint(
+    def fused_adjoint(
         self,
         layer: LayerArrays,
         x: Input,

@@ -153,7 +153,7 @@ def _few_forward(
         neurons = neurons._replace(values=neurons.values.copy())
         neurons.values[4] = 0  # the bias is among the currents, where the sum of (2) begins
     else:
-        given = x if layer.weights is None else np.matmul(x, layer.weights)
+        given = _currents(x, layer)
     out.spikes[...] = False
     flat = few.Flat(carry.voltage.reshape(-1), carry.adaptation.reshape(-1), carry.refractory.reshape(-1))
     few.layer_forward(
@@ -206,10 +206,8 @@ def layer_adjoint(
         rule.through_recurrent and layer.recurrent is not None,
         rule.through_adaptation,
     )
-    # where exp underflows, and the degree of its series
-    lowest, terms = (dtype.type(-87.0), (0,) * 7) if dtype == np.float32 else (dtype.type(-708.0), (0,) * 13)
     run = _few_adjoint if few_of_them else _adjoint
-    run(layer, tape, arrays, cotangents, kernel_rule, out, lowest, terms)
+    run(layer, tape, arrays, cotangents, kernel_rule, out)
     return AdjointResult(
         current=out.current.reshape(batch, steps, size),
         weights=None,
@@ -227,8 +225,6 @@ def _adjoint(
     cotangents: adjoint.Cotangents,
     rule: adjoint.Rule,
     out: adjoint.AdjointOutputs,
-    lowest: Any,
-    terms: tuple[int, ...],
 ) -> None:
     dtype = layer.beta.dtype
     batch, steps, size = tape.spikes.shape
@@ -247,7 +243,7 @@ def _adjoint(
     )
     adjoint.layer_adjoint(
         prepared(layer).adjoint, arrays, cotangents, rule, out, steps, length, _columns(batch, size, width, latency),
-        scratch, lowest, terms, width,
+        scratch, *_series(dtype), width,
     )  # fmt: skip
 
 
@@ -258,8 +254,6 @@ def _few_adjoint(
     cotangents: adjoint.Cotangents,
     rule: adjoint.Rule,
     out: adjoint.AdjointOutputs,
-    lowest: Any,
-    terms: tuple[int, ...],
 ) -> None:
     dtype = layer.beta.dtype
     batch, steps, size = tape.spikes.shape
@@ -275,8 +269,13 @@ def _few_adjoint(
             voltage=out.voltage.reshape(-1), adaptation=out.adaptation.reshape(-1), current=out.current.reshape(-1),
             sums=out.sums.reshape(5, -1),
         ),
-        where, walk, lowest, terms, width,
+        where, walk, *_series(dtype), width,
     )  # fmt: skip
+
+
+def _series(dtype: np.dtype[Any]) -> tuple[Any, tuple[int, ...]]:
+    """Where exp underflows, and the degree of its series, as the length of a tuple."""
+    return (dtype.type(-87.0), (0,) * 7) if dtype == np.float32 else (dtype.type(-708.0), (0,) * 13)
 
 
 def _flat_starts(starts: Carry, keep: bool) -> forward.Starts:
@@ -322,6 +321,11 @@ def project(x: Events, weights: np.ndarray, out: np.ndarray) -> None:
     )
 
 
+def _currents(x: np.ndarray, layer: LayerArrays) -> np.ndarray:
+    """Real-valued input as currents without bias."""
+    return x if layer.weights is None else np.matmul(x, layer.weights)
+
+
 def _source(x: Input, layer: LayerArrays) -> forward.Source:
     """Events as they are; anything else as currents."""
     dtype = layer.beta.dtype
@@ -330,7 +334,7 @@ def _source(x: Input, layer: LayerArrays) -> forward.Source:
         return forward.Source(
             forward.EVENTS, _nothing(dtype), plain(x.indptr), plain(x.indices), prepared(layer).weights
         )
-    current = x if layer.weights is None else np.matmul(x, layer.weights)
+    current = _currents(x, layer)
     shared = current.shape[2] == 1 and layer.beta.shape[0] > 1
     kind = forward.SHARED if shared else forward.GIVEN
     return forward.Source(kind, plain(as_rows(current)), *nothing, _nothing(dtype))
