@@ -13,7 +13,8 @@ from blocksim.errors import ArgumentError, BlocksimError, DeviceError, FileError
 from blocksim.events import Events
 from blocksim.layer import Layer
 from blocksim.neurons import ALIF, LIF
-from blocksim.simulation import Gradients, Run, simulate
+from blocksim.run import Gradients, Run
+from blocksim.simulation import simulate
 from blocksim.state import State, StateGradient
 from blocksim.surrogates import Surrogate
 
