@@ -132,10 +132,18 @@ class Pass:
             return backend.layer_adjoint(self.arrays, self.x, tape, *handed_in)
         return checkpoints.adjoint(backend, self.arrays, self.x, tape, *handed_in)
 
+    def to_input(self, grad_current: Array) -> Array:
+        """dLoss/dx of a layer with weights, equation (11): (B, T, K)."""
+        return product(grad_current, self.arrays.weights)
 
-def forward_pass(
-    layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], state: State | None, options: Options
-) -> Pass:
+
+def product(grad_current: Array, weights: Array) -> Array:
+    """(B, T, N) times the transpose of (K, N), as one matrix product: (B, T, K)."""
+    batch, steps, size = grad_current.shape
+    return (grad_current.reshape(batch * steps, size) @ weights.T).reshape(batch, steps, weights.shape[0])
+
+
+def forward_pass(layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], state: Any, options: Options) -> Pass:
     """Simulate one layer; x in the backend's form, (B, T, K)."""
     engine = options.backend
     latency = layer.latency_steps if layer.recurrent is not None else 0
@@ -223,7 +231,7 @@ def _make_layer_arrays(layer: Layer, neurons: int, dtype: np.dtype[Any], engine:
 
 
 def _start(
-    state: State | None, batch: int, neurons: int, latency: int, layer: Layer, dtype: np.dtype[Any], engine: Backend
+    state: Any, batch: int, neurons: int, latency: int, layer: Layer, dtype: np.dtype[Any], engine: Backend
 ) -> tuple[Carry, Any]:
     """The state a run starts from, as the backend's arrays; checked if the caller gave one."""
     kinds: dict[str, Any] = {"voltage": dtype, "adaptation": dtype, "refractory": np.int32, "spikes": np.bool_}

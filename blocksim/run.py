@@ -31,6 +31,8 @@ class Gradients:
     ----------
     current : array of the run's shape, (T, N) or (B, T, N)
         dLoss/dI, equation (11).
+    x : array of the shape of x
+        dLoss/dx, equation (11).
     weights : (K, N) array or None
         dLoss/dW; None for a layer without weights.
     bias, beta, p, b, theta : float or (N,) array
@@ -47,7 +49,6 @@ class Gradients:
     Arrays have the run's computing dtype.
     """
 
-    current: np.ndarray
     weights: np.ndarray | None
     bias: float | np.ndarray
     recurrent: np.ndarray | None
@@ -56,19 +57,24 @@ class Gradients:
     b: float | np.ndarray | None
     theta: float | np.ndarray
     state: StateGradient
-    _weights: np.ndarray | None = field(repr=False)
-    _shared_current: bool = field(repr=False)
+    _current: Array = field(repr=False)
+    _pass: Pass = field(repr=False)
+    _view: View = field(repr=False)
 
     @cached_property
-    def x(self) -> np.ndarray:
+    def current(self) -> Any:
+        """dLoss/dI, of the run's shape, equation (11); copied from a device when first asked for."""
+        return self._view.of(self._pass.backend, self._current)
+
+    @cached_property
+    def x(self) -> Any:
         """dLoss/dx, shape of x, equation (11).
 
         Computed when first asked for: training the first layer does not need it, and it is a dense product.
         """
-        if self._weights is not None:
-            product: np.ndarray = self.current @ self._weights.T
-            return product
-        return self.current.sum(axis=-1, keepdims=True) if self._shared_current else self.current
+        if self._pass.arrays.weights is not None:
+            return self._view.of(self._pass.backend, self._pass.to_input(self._current))
+        return self.current.sum(axis=-1, keepdims=True) if self._pass.shared_current else self.current
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +216,6 @@ def gradients_of(done: Pass, result: AdjointResult, view: View) -> Gradients:
 
     adaptive = isinstance(layer.neuron, ALIF)
     return Gradients(
-        current=view.of(backend, result.current),
         weights=whole.of(backend, result.weights),
         bias=shaped("bias"),
         recurrent=whole.of(backend, result.recurrent),
@@ -223,8 +228,9 @@ def gradients_of(done: Pass, result: AdjointResult, view: View) -> Gradients:
             backend.to_numpy(result.carry.adaptation),
             backend.to_numpy(result.history),
         ),
-        _weights=whole.of(backend, done.arrays.weights),
-        _shared_current=done.shared_current,
+        _current=result.current,
+        _pass=done,
+        _view=view,
     )
 
 

@@ -5,12 +5,14 @@ Owns the order of a run: arguments are checked, input is read, a layer or a netw
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
 from blocksim.inputs import computing_dtype, prepare, read_input
 from blocksim.layer import Layer
+from blocksim.network import Network
+from blocksim.network_run import NetworkRun, NetworkState, network_run
 from blocksim.passes import Options, block_length_of, forward_pass
 from blocksim.run import Run, View, run_of
 from blocksim.state import State
@@ -18,28 +20,59 @@ from blocksim.surrogates import Surrogate
 from blocksim.validation import found
 
 RECORD = ("voltage", "threshold")
+NETWORK_RECORD = (*RECORD, "readout")
 
 
+@overload
 def simulate(
     layer: Layer,
+    x: Any,
+    backend: str | Backend = ...,
+    method: str = ...,
+    block_length: int | None = ...,
+    state: State | None = ...,
+    record: tuple[str, ...] | str = ...,
+    tape: bool | str = ...,
+    surrogate: str | Surrogate = ...,
+    gradient: str = ...,
+    detach: tuple[str, ...] | str = ...,
+    batch_size: int | None = ...,
+) -> Run: ...
+@overload
+def simulate(
+    layer: Network,
+    x: Any,
+    backend: str | Backend = ...,
+    method: str = ...,
+    block_length: int | None = ...,
+    state: NetworkState | None = ...,
+    record: tuple[str, ...] | str = ...,
+    tape: bool | str = ...,
+    surrogate: str | Surrogate = ...,
+    gradient: str = ...,
+    detach: tuple[str, ...] | str = ...,
+    batch_size: int | None = ...,
+) -> NetworkRun: ...
+def simulate(
+    layer: Layer | Network,
     x: Any,
     backend: str | Backend = "numba",
     method: str = "blocks",
     block_length: int | None = None,
-    state: State | None = None,
+    state: State | NetworkState | None = None,
     record: tuple[str, ...] | str = (),
     tape: bool | str = False,
     surrogate: str | Surrogate = "fast_sigmoid",
     gradient: str = "standard",
     detach: tuple[str, ...] | str = ("reset",),
     batch_size: int | None = None,
-) -> Run:
-    """Simulate a layer of LIF or ALIF neurons, exactly, in blocks of time: equations (1)-(6).
+) -> Run | NetworkRun:
+    """Simulate a layer of LIF or ALIF neurons, or a network, exactly, in blocks of time: equations (1)-(6).
 
     Parameters
     ----------
-    layer : Layer
-        Neurons and connections.
+    layer : Layer or Network
+        Neurons and connections; or layers of them, each fed by the spikes of the one before, and a readout.
     x : array (T, K) or (B, T, K), Events, or SciPy CSR array (B * T, K)
         Input. Real values of any floating dtype, or spikes (bool, or whole numbers >= 0 in any integer or floating
         dtype); sparse spikes are projected event by event, real values and dense spikes by a matrix product. For a
@@ -50,10 +83,10 @@ def simulate(
         Blocks of time, or step by step; the results are the same.
     block_length : int or None
         Steps in a block, at most the (shortest) refractory period + 1, which is what None gives.
-    state : State or None
-        `Run.state` of the run that this one continues; None starts at rest.
-    record : tuple out of "voltage", "threshold"
-        What to return besides spikes.
+    state : State, NetworkState or None
+        `state` of the run that this one continues; None starts at rest.
+    record : tuple out of "voltage", "threshold", "readout"
+        What to return besides spikes; "readout" is a network's.
     tape : bool or "checkpoint"
         Keep what `Run.backward` needs. x is kept, not copied: leave it as it is until then. "checkpoint" keeps a few
         states instead, and computes the rest again, an eighth of the run at a time: less memory for more time
@@ -71,7 +104,7 @@ def simulate(
 
     Returns
     -------
-    Run
+    Run, or NetworkRun for a Network
         Of NumPy arrays. Where x is a CuPy array and the backend "cupy", spikes, recorded traces and the gradients of
         input and weights stay on the device, as CuPy arrays; the state and the gradients of parameters do not.
 
@@ -102,8 +135,13 @@ def simulate(
     >>> run.block_length
     3
     """
+    if isinstance(layer, Network):
+        options = Options.checked(
+            backend, method, block_length, record, NETWORK_RECORD, tape, surrogate, gradient, detach
+        )
+        return network_run(layer, x, state, batch_size, options)
     if not isinstance(layer, Layer):
-        raise ArgumentError(f"layer: expected a blocksim.Layer; found {found(layer)}")
+        raise ArgumentError(f"layer: expected a blocksim.Layer or a blocksim.Network; found {found(layer)}")
     options = Options.checked(backend, method, block_length, record, RECORD, tape, surrogate, gradient, detach)
     block_length_of(layer, method, block_length)
     engine = options.backend
