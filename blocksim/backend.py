@@ -138,6 +138,34 @@ class Backend(ABC):
             y[:, t] = total
         return y
 
+    def train_distance(
+        self, spikes: Array, target: Array, columns: Array, decay: float, first: int, stops: Array, gradient: bool
+    ) -> tuple[Array, Array, Array | None]:
+        """Squared difference of filtered trains, the sum of (19), in two parts of time, and the filter back of (19).
+
+        With y of (18) for x = S - S* from step `first` on, and no differences before it: `before` is the sum of y^2
+        over the steps first .. stop - 1, `after` that over the steps from stop on, and the third, if wanted, is z of
+        (19) for `before` alone, z[t] = decay z[t + 1] + y[t] for t < stop.
+
+        Parameters: spikes IN (B, T, N) bool; target IN (B, T, C) dtype; columns IN (N,) int64, which target each
+        neuron has; stops IN (B,) int64 on the host, first <= stop <= T. Returns before (B, N) float64, after (B, N)
+        float64, z (B, T, N) dtype or None. A backend may replace it by a faster one.
+        """
+        x = spikes - target[:, :, columns]
+        x[:, :first] = 0
+        y = self.leaky_filter(x, decay)
+        squares = (y * y).astype(np.float64)
+        before, after = (self.empty((x.shape[0], x.shape[2]), np.float64) for _ in range(2))
+        for sample, stop in enumerate(stops):
+            before[sample] = squares[sample, :stop].sum(axis=0)
+            after[sample] = squares[sample, stop:].sum(axis=0)
+            y[sample, stop:] = 0
+        if not gradient:
+            return before, after, None
+        z = self.leaky_filter(y, decay, reverse=True)
+        z[:, :first] = 0
+        return before, after, z
+
     def describe(self) -> dict[str, str]:
         """What a person may want to know about this backend on this machine, by name: for `blocksim info`."""
         return {}

@@ -54,6 +54,19 @@ class NumbaBackend(FusedBackend, HostBackend):
         """Equation (18), many neurons at once."""
         return launch.leaky_filter(x, decay, reverse)
 
+    def train_distance(
+        self,
+        spikes: np.ndarray,
+        target: np.ndarray,
+        columns: np.ndarray,
+        decay: float,
+        first: int,
+        stops: np.ndarray,
+        gradient: bool,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The sums of (19), in one pass forward and one back."""
+        return launch.train_distance(spikes, target, columns, decay, first, stops, gradient)
+
     def describe(self) -> dict[str, str]:
         """Threads, and where compiled kernels are kept between processes: NUMBA_CACHE_DIR, or beside the sources."""
         return {

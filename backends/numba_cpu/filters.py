@@ -1,15 +1,20 @@
 """The leaky filter over time, y[t] = decay y[t -+ 1] + x[t]: equation (18) of docs/model.md, forward or backward.
 
-Owns nothing but that recursion. Few neurons lie in lanes with those of other samples, as in `few`.
+Owns that recursion, and the van Rossum distance (19) that is made of it. Few neurons lie in lanes with those of other
+samples, as in `few`.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from numba import prange
 
 from .compiling import helper, kernel
 from .few import TRACE
-from .lanes import clear_seldom, gather, load, multiply_add, scatter, splat, store
+from .lanes import add, clear_seldom, fill, gather, load, multiply_add, scatter, select, splat, store, sub, widen
+
+SPAN = 256  # steps whose squares are added up in the computing precision, before they join a sum in float64
 
 
 @helper
@@ -45,3 +50,70 @@ def filter_rows(x, y, steps, decay, tiny, reverse, width):
             total = multiply_add(total, splat(decay, width), load(x, row, n, size - n, width))
             total = clear_seldom(total, tiny)
             store(total, y, row, n, size - n)
+
+
+class Trains(NamedTuple):
+    """IN: what is compared, over the steps from `first` on."""
+
+    spikes: Any  # (B * T, N) bool
+    target: Any  # (B * T, C)
+    places: Any  # (B * T * C,), the same flat
+    columns: Any  # (tiles * width,) int64: the target of each neuron
+    steps: int  # T
+    first: int
+    stops: Any  # (B,) int64
+
+
+@helper
+def _filter_difference(trains, y, keep, total, decay, tiny, row, begin, end, n, width):
+    """y OUT, rows `begin` to `end` of a sample; returns the filter's last value and the sum of squares."""
+    size = trains.spikes.shape[1]
+    kinds = trains.target.shape[1]
+    factor = splat(decay, width)
+    zero = fill(0.0, total)
+    one = fill(1.0, total)
+    columns = load(trains.columns.reshape(1, -1), 0, n, len(width), width)
+    squares = widen(zero)
+    for span in range(begin, end, SPAN):
+        part = zero
+        for t in range(span, min(span + SPAN, end)):
+            if kinds == 1:
+                wanted = splat(trains.target[row + t, 0], width)
+            else:
+                wanted = gather(trains.places, columns, (row + t) * kinds)
+            spike = select(load(trains.spikes, row + t, n, size - n, width), one, zero)
+            total = clear_seldom(multiply_add(total, factor, sub(spike, wanted)), tiny)
+            part = multiply_add(total, total, part)
+            if keep:
+                store(total, y, row + t, n, size - n)
+        squares = add(squares, widen(part))
+    return total, squares
+
+
+@kernel
+def train_distance(trains, y, keep, before, after, decay, tiny, width):
+    """before, after OUT (B, N) float64: sums of squares; y OUT (B * T, N) where kept: z of (19). Lanes are neurons."""
+    lanes = len(width)
+    size = trains.spikes.shape[1]
+    tiles = (size + lanes - 1) // lanes
+    for item in prange(len(trains.stops) * tiles):
+        sample = item // tiles
+        row = sample * trains.steps
+        n = item % tiles * lanes
+        stop = trains.stops[sample]
+        zero = splat(y.dtype.type(0), width)
+        total, squares = _filter_difference(trains, y, keep, zero, decay, tiny, row, trains.first, stop, n, width)
+        store(squares, before, sample, n, size - n)
+        total, squares = _filter_difference(trains, y, False, total, decay, tiny, row, stop, trains.steps, n, width)
+        store(squares, after, sample, n, size - n)
+        if keep:
+            for t in range(stop, trains.steps):
+                store(zero, y, row + t, n, size - n)
+            total = zero
+            for back in range(stop - trains.first):
+                t = row + stop - 1 - back
+                total = multiply_add(total, splat(decay, width), load(y, t, n, size - n, width))
+                total = clear_seldom(total, tiny)
+                store(total, y, t, n, size - n)
+            for t in range(trains.first):
+                store(zero, y, row + t, n, size - n)

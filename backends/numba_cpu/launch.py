@@ -314,6 +314,27 @@ def leaky_filter(x: np.ndarray, decay: float, reverse: bool) -> np.ndarray:
     return y
 
 
+def train_distance(
+    spikes: np.ndarray, target: np.ndarray, columns: np.ndarray, decay: float, first: int, stops: np.ndarray, keep: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Distance of spikes (B, T, N) from targets (B, T, C), the sums of (19), and z of (19) where it is kept."""
+    batch, steps, size = spikes.shape
+    dtype = target.dtype
+    z = empty(spikes.shape, dtype) if keep else _nothing(dtype, 3)
+    before, after = empty((batch, size), np.float64), empty((batch, size), np.float64)
+    width = width_of(ADJOINT_BYTES, np.broadcast_to(target[:1, :1, :1], (1, 1, size)))
+    padded = np.zeros(_round_up(size, len(width)), np.int64)
+    padded[:size] = columns
+    target = plain(np.ascontiguousarray(target))
+    trains = filters.Trains(
+        plain(as_rows(spikes)), as_rows(target), target.reshape(-1), padded, steps, first, plain(stops)
+    )
+    filters.train_distance(
+        trains, as_rows(z), keep, before, after, dtype.type(decay), dtype.type(tiny(dtype)), width
+    )
+    return before, after, z if keep else None
+
+
 def project(x: Events, weights: np.ndarray, out: np.ndarray) -> None:
     """out INOUT (B, T, N) += the rows of weights for each event, (2)."""
     forward.project(

@@ -1,0 +1,224 @@
+"""The adaptive neuron in physical units: what a fit finds, and its translation to the simulator's units.
+
+Owns that translation, and prediction from a current in pA. The membrane potential v has the unit of the distance from
+reset (0) to threshold (1), and follows, between spikes,
+
+    tau_m dv/dt = -v + gain i + bias,        theta = 1 + adaptation a,        tau_a da/dt = -a,
+
+with a raised by 1 by each spike, i in pA. One step of dt is exact for a current that is constant within it: (3) with
+beta = exp(-dt / tau_m), and I = (1 - beta) (gain i + bias).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from blocksim.backend import Backend
+from blocksim.errors import ArgumentError
+from blocksim.layer import Layer
+from blocksim.neurons import ALIF
+from blocksim.simulation import simulate
+from blocksim.validation import choice, finite, found, number, real_array
+
+DTYPES = ("float32", "float64")
+
+
+class Prediction(NamedTuple):
+    """What a cell does with currents.
+
+    Attributes
+    ----------
+    spikes : (sweeps, T) bool array
+    voltage : (sweeps, T) array
+        In mV where the cell knows them, else from reset (0) to threshold (1); 0 or reset while refractory.
+    threshold : (sweeps, T) array
+        In the unit of the voltage.
+    """
+
+    spikes: np.ndarray
+    voltage: np.ndarray
+    threshold: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An adaptive leaky integrate-and-fire neuron in physical units.
+
+    Parameters
+    ----------
+    tau_m, tau_a : float
+        Time constants of membrane and adaptation in ms, > 0.
+    adaptation : float
+        Rise of the threshold at each spike, as a share of the distance from reset to threshold.
+    gain : float
+        Steady potential for 1 pA, in units of that distance.
+    bias : float
+        Steady potential without current, in the same unit: -1.5 is one and a half times that distance below reset.
+    refractory : float
+        Absolute refractory period in ms.
+    reset_mv, scale_mv : float or None
+        Potential in mV of reset, and the distance from reset to threshold in mV; None where no potential was looked
+        at. They take no part in the spikes: a cell whose potentials are all multiplied by one number, threshold among
+        them, spikes as before, so the threshold is 1 and is not fitted beside the gain.
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.ephys import Cell
+    >>> cell = Cell(tau_m=20, tau_a=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+    >>> cell.rheobase  # pA
+    150.0
+    >>> prediction = cell.predict(np.full((1, 10_000), 300.0), dt=0.1)
+    >>> int(prediction.spikes.sum())
+    19
+    """
+
+    tau_m: float
+    tau_a: float
+    adaptation: float
+    gain: float
+    bias: float
+    refractory: float
+    reset_mv: float | None = None
+    scale_mv: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = {"tau_m": {"above": 0}, "tau_a": {"above": 0}, "gain": {"above": 0}, "refractory": {"least": 0}}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.name in ("reset_mv", "scale_mv"):
+                continue
+            object.__setattr__(self, field.name, number(field.name, value, **limits.get(field.name, {})))
+
+    @cached_property
+    def rheobase(self) -> float:
+        """The constant current in pA that just reaches the threshold of a rested neuron."""
+        return (1 - self.bias) / self.gain
+
+    @cached_property
+    def adaptation_pa(self) -> float:
+        """The constant current in pA that makes up for the rise of the threshold at one spike."""
+        return self.adaptation / self.gain
+
+    @cached_property
+    def millivolts(self) -> dict[str, float] | None:
+        """Potentials in mV, and the input resistance in MOhm, where the scale is known.
+
+        "rest" and "threshold" are those of a neuron that has not spiked for long.
+        """
+        if self.reset_mv is None or self.scale_mv is None:
+            return None
+        return {
+            "rest": self.reset_mv + self.scale_mv * self.bias,
+            "reset": self.reset_mv,
+            "threshold": self.reset_mv + self.scale_mv,
+            "threshold rise at a spike": self.scale_mv * self.adaptation,
+            "input resistance (MOhm)": 1000 * self.scale_mv * self.gain,
+        }
+
+    def layer(self, dt: float, dtype: Any = np.float64, rounding: str | None = None) -> Layer:
+        """The cell as a layer of one neuron, whose one input is a current in pA.
+
+        Parameters
+        ----------
+        dt : float
+            Time step in ms.
+        dtype : numpy dtype
+            Computing precision.
+        rounding : {None, "nearest", "down", "up"}
+            As in `ALIF.from_ms`, for a refractory period that is no whole number of steps.
+        """
+        kind = np.dtype(choice("dtype", str(np.dtype(dtype)), DTYPES))
+        values = {name: np.array([getattr(self, name)]) for name in ("tau_m", "tau_a", "adaptation")}
+        neuron = ALIF.from_ms(
+            tau_mem=values["tau_m"], tau_adapt=values["tau_a"], adaptation=values["adaptation"].astype(kind),
+            refractory=np.array([self.refractory]), theta=np.ones(1, kind), dt=dt, rounding=rounding,
+        )  # fmt: skip
+        reach = 1 - neuron.beta
+        return Layer(
+            ALIF(np.asarray(neuron.beta, kind), np.asarray(neuron.p, kind), neuron.b, neuron.theta,
+                 neuron.refractory_steps),
+            weights=np.asarray(self.gain * reach, kind)[None],
+            bias=np.asarray(self.bias * reach, kind),
+        )  # fmt: skip
+
+    @classmethod
+    def from_layer(cls, layer: Layer, dt: float) -> Self:
+        """The cell that a layer of one ALIF neuron with one input in pA stands for: `layer`, backwards.
+
+        Raises
+        ------
+        ArgumentError
+            More than one neuron or input, a LIF neuron, recurrence, or a threshold at or below reset.
+
+        Examples
+        --------
+        >>> cell = Cell(tau_m=20, tau_a=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+        >>> round(Cell.from_layer(cell.layer(0.1), 0.1).tau_a, 6)
+        150.0
+        """
+        neuron = layer.neuron
+        if not isinstance(neuron, ALIF) or layer.size != 1 or layer.inputs != 1 or layer.recurrent is not None:
+            raise ArgumentError("layer: expected one ALIF neuron with one input, without recurrence; found another")
+        beta, p, b, theta = (float(np.ravel(getattr(neuron, name))[0]) for name in ("beta", "p", "b", "theta"))
+        if theta <= 0 or not 0 < beta < 1 or not 0 < p < 1 or layer.weights is None:
+            raise ArgumentError(
+                f"layer: expected a threshold above reset and decay factors above 0; found theta {theta:g}, beta "
+                f"{beta:g}, p {p:g}"
+            )
+        bias = 0.0 if layer.bias is None else float(np.ravel(layer.bias)[0])
+        return cls(
+            tau_m=-dt / float(np.log(beta)),
+            tau_a=-dt / float(np.log(p)),
+            adaptation=b / theta,
+            gain=float(layer.weights[0, 0]) / ((1 - beta) * theta),
+            bias=bias / ((1 - beta) * theta),
+            refractory=dt * int(np.ravel(neuron.refractory_steps)[0]),
+        )
+
+    def predict(
+        self,
+        current: Any,
+        dt: float,
+        *,
+        backend: str | Backend = "numba",
+        dtype: Any = np.float64,
+        rounding: str | None = "nearest",
+    ) -> Prediction:
+        """Spikes and potentials for currents, from reset, not adapted, at their start.
+
+        Parameters
+        ----------
+        current : (T,) or (sweeps, T) array
+            In pA.
+        dt : float
+            Its time step in ms.
+        backend, dtype, rounding
+            As for `simulate` and `layer`.
+        """
+        array = real_array("current", current)
+        if array.ndim not in (1, 2) or 0 in array.shape:
+            raise ArgumentError(f"current: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
+        finite("current", array)
+        layer = self.layer(dt, dtype, rounding)
+        x = np.atleast_2d(array).astype(np.dtype(dtype))[..., None]
+        run = simulate(layer, x, backend, record=("voltage", "threshold"))
+        assert run.voltage is not None
+        assert run.threshold is not None
+        voltage, threshold = run.voltage[..., 0], run.threshold[..., 0]
+        if self.reset_mv is not None and self.scale_mv is not None:
+            voltage, threshold = self.reset_mv + self.scale_mv * voltage, self.reset_mv + self.scale_mv * threshold
+        return Prediction(run.spikes[..., 0], voltage, threshold)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Parameters by name, for JSON; `Cell(**...)` takes them back."""
+        return asdict(self)
