@@ -2,7 +2,7 @@
 
 Owns the loss. For each neuron, a candidate for one cell, it is
 
-    D / D_0 + weight (1 - r^2)                                                                              (23)
+    D / D_0 + weight (1 - r^2)                                                                              (26)
 
 D is the van Rossum distance (19) between its spikes and the cell's, summed over windows of time; D_0 the distance of a
 neuron that never spikes, so that 1 is worth nothing and 0 perfect; r the correlation of its potential with the
@@ -176,7 +176,7 @@ def _near(counts: np.ndarray, window: tuple[float, float], dt: float) -> np.ndar
 
 
 class Losses(NamedTuple):
-    """Losses of neurons, (23): of the part that is fitted, and of the part held out for validation.
+    """Losses of neurons, (26): of the part that is fitted, and of the part held out for validation.
 
     Attributes
     ----------
