@@ -7,9 +7,15 @@
 200
 """
 
+from blocksim.ephys.fit import Fit, FitConfig, fit, fit_cells
 from blocksim.ephys.formats import open_parts, open_recording
+from blocksim.ephys.model import Cell, Prediction
+from blocksim.ephys.objective import FitData
 from blocksim.ephys.recording import Recording
 from blocksim.ephys.resampling import resample
 from blocksim.ephys.spikes import Detection, detect_spikes, missed
 
-__all__ = ["Detection", "Recording", "detect_spikes", "missed", "open_parts", "open_recording", "resample"]
+__all__ = [
+    "Cell", "Detection", "Fit", "FitConfig", "FitData", "Prediction", "Recording", "detect_spikes", "fit", "fit_cells",
+    "missed", "open_parts", "open_recording", "resample",
+]  # fmt: skip
