@@ -30,6 +30,7 @@ from . import events, forward, launch
 from .launch import FORWARD_BYTES, width_of
 from .memory import as_rows, empty, plain
 
+FEWEST = 4  # neurons from which their own kernel compares trains
 GRADIENT_ITEMS = 8  # at least so many items of work in a weight gradient, each with a sum of its own
 
 
@@ -64,7 +65,9 @@ class NumbaBackend(FusedBackend, HostBackend):
         stops: np.ndarray,
         gradient: bool,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """The sums of (19), in one pass forward and one back."""
+        """The sums of (19), in one pass forward and one back; neurons too few to fill lanes go with other samples."""
+        if spikes.shape[2] < FEWEST:
+            return super().train_distance(spikes, target, columns, decay, first, stops, gradient)
         return launch.train_distance(spikes, target, columns, decay, first, stops, gradient)
 
     def describe(self) -> dict[str, str]:

@@ -28,7 +28,7 @@ from blocksim.ephys.recording import Recording
 from blocksim.ephys.search import Space, refine
 from blocksim.errors import ArgumentError
 from blocksim.optimisers import Adam
-from blocksim.passes import DETACH
+from blocksim.passes import DETACH, METHODS
 from blocksim.schedules import Cosine
 from blocksim.surrogates import Surrogate, get_surrogate
 from blocksim.validation import choice, choices, found, number, whole
@@ -82,7 +82,7 @@ class FitConfig:
         Paths without gradient, as for `simulate`.
     seed : int
         Of everything random: the same seed gives the same fit, on one machine.
-    backend : str
+    backend, method : str
         As for `simulate`.
 
     Raises
@@ -102,8 +102,8 @@ class FitConfig:
     epochs: int = 200
     learning_rate: float = 0.05
     patience: int = 60
-    generations: int = 40
-    population: int = 128
+    generations: int = 60
+    population: int = 256
     validation: float = 0.2
     validation_by: str = "time"
     warm_up: float = 0.0
@@ -112,6 +112,7 @@ class FitConfig:
     detach: tuple[str, ...] = ("reset", "adaptation")
     seed: int = 0
     backend: str = "numba"
+    method: str = "blocks"
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -123,7 +124,7 @@ class FitConfig:
         ):  # fmt: skip
             set_field(self, name, number(name, getattr(self, name), **limits))  # type: ignore[arg-type]
         for name, least in (
-            ("candidates", 1), ("restarts", 1), ("epochs", 0), ("patience", 1), ("generations", 0), ("population", 32),
+            ("candidates", 1), ("restarts", 1), ("epochs", 0), ("patience", 1), ("generations", 0), ("population", 16),
             ("seed", 0),
         ):  # fmt: skip
             set_field(self, name, whole(name, getattr(self, name), least))
@@ -131,6 +132,7 @@ class FitConfig:
             raise ArgumentError(
                 f"restarts: expected at most as many as candidates, {self.candidates}; found {self.restarts}"
             )
+        choice("method", self.method, METHODS)
         choice("validation_by", self.validation_by, VALIDATION_BY)
         set_field(self, "detach", choices("detach", self.detach, DETACH))
         periods = (self.refractory,) if isinstance(self.refractory, (int, float)) else self.refractory
@@ -268,7 +270,7 @@ def fit_cells(
     stops, whole_stops = _stops(cells[0], config), np.full(len(cells[0].current), cells[0].current.shape[1])
     options: dict[str, Any] = {
         "tau": config.tau, "voltage_weight": config.voltage_weight, "surrogate": get_surrogate(config.surrogate),
-        "detach": config.detach, "backend": get_backend(config.backend),
+        "detach": config.detach, "backend": get_backend(config.backend), "method": config.method,
     }  # fmt: skip
 
     spaces = [Space.of(cell, config.refractory, config.bounds) for cell in cells]

@@ -203,13 +203,13 @@ class Objective:
         Time constant of the distance in ms.
     voltage_weight : float
         Weight of the potential; 0 for none.
-    surrogate, detach, backend
+    surrogate, detach, backend, method
         As for `simulate`.
     """
 
     def __init__(
         self, cells: Sequence[FitData], stops: np.ndarray, *, tau: float, voltage_weight: float, surrogate: Surrogate,
-        detach: tuple[str, ...], backend: Backend,
+        detach: tuple[str, ...], backend: Backend, method: str = "blocks",
     ) -> None:  # fmt: skip
         first = cells[0]
         for cell in cells:
@@ -224,7 +224,7 @@ class Objective:
         self.stops = np.asarray(stops, np.int64)
         self.decay, self.scale = math.exp(-self.dt / tau), self.dt / tau
         self.weight = number("voltage_weight", voltage_weight, least=0)
-        self.surrogate, self.detach, self.backend = surrogate, detach, backend
+        self.surrogate, self.detach, self.backend, self.method = surrogate, detach, backend, method
         self.current = np.stack([cell.current for cell in cells], axis=2)  # (B, T, C)
         self.target = np.stack([cell.spikes for cell in cells], axis=2)
         self.repeats = np.stack([np.asarray(cell.repeats, np.float64) for cell in cells], axis=1)  # (B, C)
@@ -274,7 +274,7 @@ class Objective:
         current = self._currents(columns) * (gain * reach).astype(np.float32)
         record = ("voltage",) if self.weight else ()
         run = simulate(
-            Layer(neuron, bias=bias), current, self.backend, record=record, tape=tape, surrogate=self.surrogate,
+            Layer(neuron, bias=bias), current, self.backend, self.method, record=record, tape=tape, surrogate=self.surrogate,
             detach=self.detach,
         )  # fmt: skip
         return run, reach

@@ -1,0 +1,284 @@
+"""The third experiment of Taylor et al. (2023), adaptive neurons fitted to recordings: every number of recordings.md.
+
+    python docs/experiments/recordings.py --data FOLDER -o FOLDER [--part NAME ...] [--threads 1]
+
+FOLDER of --data holds l5_cell3.npz, DRN157_5HT.npz and DRN158_GABA.npz. Each part writes NAME.json when it is done, and
+tables.md is made of those that are there. Nothing is chosen by the test parts: settings were chosen by the part
+`choices`, which sees training parts alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+from blocksim import metrics
+from blocksim.ephys import Cell, FitConfig, FitData, Recording, fit, fit_cells, open_parts, open_recording
+from blocksim.files import written
+from blocksim.trains import SpikeTrains
+
+SIGMA = 10.0  # ms, standard deviation of the Gaussian of ETV, as in Teeter et al. (2018)
+WINDOW = 4.0  # ms, half-width of the window of coincidences
+CELLS = {"L5 pyramidal": "l5_cell3.npz", "raphe 5HT": "DRN157_5HT.npz", "raphe GABA": "DRN158_GABA.npz"}
+# chosen by the part `choices`
+CHOSEN = FitConfig(tau=40.0)
+# for sweeps over many fits
+LIGHT = replace(CHOSEN, restarts=8, epochs=100, generations=40, population=128)
+DTS = (0.05, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+ARPS = (1.0, 2.0, 4.0, 6.0, 8.0, 16.0)
+
+
+def load(folder: Path, cell: str) -> tuple[Recording, Recording]:
+    """Training and test part of a cell."""
+    path = folder / CELLS[cell]
+    if cell == "L5 pyramidal":
+        return open_recording(path).split(at=12_000)
+    parts = open_parts(path, current_offset=-5.0)  # the authors subtract 5 pA from the measured current
+    return parts["training"], parts["test"]
+
+
+def predict(cell: Cell, recording: Recording, dt: float, before: Recording | None = None) -> SpikeTrains:
+    """Spike times of a cell on the current of a recording, run through what came before it, if that is given.
+
+    Repeats of a current give one prediction: that for the mean of them.
+    """
+    at = recording.at_dt(dt)
+    current = at.current.mean(axis=0)
+    lead = 0
+    if before is not None:
+        earlier = before.at_dt(dt).current.mean(axis=0)
+        lead = len(earlier)
+        current = np.concatenate([earlier, current])
+    spikes = cell.predict(current, dt, dtype=np.float32).spikes[0, lead:]
+    return SpikeTrains.from_steps(spikes[None], dt)
+
+
+def scores(model: SpikeTrains, recording: Recording) -> dict[str, float]:
+    """Every score of one predicted train against the recorded trials."""
+    trials, duration = recording.spikes, recording.duration
+    result = {"spikes": float(model.counts[0]), "spikes recorded": float(trials.counts.mean())}
+    for sigma in (4.0, SIGMA, 20.0):
+        name = f"ETV {sigma:g} ms"
+        raw = metrics.explained_temporal_variance(model, trials, sigma=sigma, duration=duration, normalise=False)[0]
+        result[f"{name}, raw"] = float(raw)
+        if len(trials) > 1:
+            result[name] = float(raw / metrics.reliability(trials, sigma=sigma, duration=duration))
+            result[f"{name}, reliability"] = float(metrics.reliability(trials, sigma=sigma, duration=duration))
+    result["Gamma"] = float(metrics.gamma_factor(model, trials, window=WINDOW, duration=duration).mean())
+    if len(trials) > 1:
+        result["Md*"] = metrics.md_star(model, trials, window=WINDOW)
+        result["intrinsic reliability"] = metrics.intrinsic_reliability(trials, window=WINDOW)
+    return result
+
+
+def fitted(training: Recording, config: FitConfig) -> tuple[Any, float]:
+    """A fit, and its wall-clock time, compilation apart."""
+    began = time.perf_counter()
+    result = fit(training, config)
+    return result, time.perf_counter() - began
+
+
+def warm(config: FitConfig, training: Recording) -> None:
+    """Compile what a fit needs."""
+    small = replace(config, candidates=16, restarts=min(config.restarts, 16), epochs=2, generations=1, population=16)
+    fit(training.window(0, 2000), replace(small, validation=0.0))
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+def recovery(folder: Path, seeds: Sequence[int] = range(20)) -> list[dict[str, Any]]:
+    """Synthetic cells with known parameters, 60 s of a current like the cortical recording's."""
+    del folder
+    dt, steps = 0.1, 600_000
+    rows = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        noise, keep = rng.normal(size=steps), np.exp(-dt / 3)
+        current = np.empty(steps)
+        value = 0.0
+        for step, drive in enumerate(noise * np.sqrt(1 - keep * keep)):
+            value = keep * value + drive
+            current[step] = 150 + 150 * value
+        true = Cell(
+            tau_m=rng.uniform(8, 25), tau_a=rng.uniform(60, 250), adaptation=rng.uniform(0.2, 1.2),
+            gain=rng.uniform(0.008, 0.03), bias=rng.uniform(-2, -0.2), refractory=float(rng.choice([2, 3, 4, 5])),
+        )  # fmt: skip
+        spikes = true.predict(current, dt, dtype=np.float32).spikes
+        began = time.perf_counter()
+        result = fit(FitData(current[None], spikes, dt), FitConfig(seed=seed))
+        names = ("tau_m", "tau_a", "adaptation", "gain", "bias", "refractory")
+        errors = {name: 100 * (getattr(result.cell, name) / getattr(true, name) - 1) for name in names}
+        rows.append({
+            "seed": seed, "spikes": int(spikes.sum()), **errors, "loss": result.loss["training"],
+            "seconds": time.perf_counter() - began, "recovered": max(map(abs, errors.values())) < 5,
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def choices(folder: Path) -> list[dict[str, Any]]:
+    """Settings compared on the cortical cell's training part alone: four folds of 3 s, each held out once."""
+    training, _ = load(folder, "L5 pyramidal")
+    length = 3000.0
+    folds = [training.window(start, start + length) for start in np.arange(4) * length]
+    settings: list[tuple[str, FitConfig, float]] = [
+        *((f"tau {tau:g} ms", replace(LIGHT, tau=tau), 0.0) for tau in (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)),
+        *((f"tau 40 ms, potential's weight {w:g}", replace(LIGHT, voltage_weight=w), 0.0) for w in (0.05, 0.2)),
+        *((f"tau 40 ms, input filter {ms:g} ms", LIGHT, ms) for ms in (1.0, 3.0)),
+        ("tau 40 ms, no refinement", replace(LIGHT, generations=0), 0.0),
+        ("tau 40 ms, search alone", replace(LIGHT, generations=0, epochs=0), 0.0),
+        ("tau 40 ms, 1 restart", replace(LIGHT, restarts=1), 0.0),
+        ("tau 40 ms, 32 restarts, population 256", replace(CHOSEN, restarts=32), 0.0),
+        ("tau 40 ms, no adaptation", replace(LIGHT, bounds={"adaptation_pa": (1e-4, 2e-4)}), 0.0),
+    ]
+    rows = []
+    for name, config, filtered in settings:
+        began = time.perf_counter()
+        parts = []
+        for held in range(4):
+            config = replace(config, warm_up=300.0)
+            pieces = [FitData.of(_filtered(fold, filtered), voltage=True, warm_up=300.0)
+                      for k, fold in enumerate(folds) if k != held]  # fmt: skip
+            data = FitData(
+                *(np.concatenate([getattr(piece, part) for piece in pieces]) for part in ("current", "spikes")),
+                training.dt, np.concatenate([piece.repeats for piece in pieces]),
+                *(np.concatenate([getattr(piece, part) for piece in pieces]) for part in ("voltage", "near_spike")),
+                warm_up=pieces[0].warm_up,
+            )  # fmt: skip
+            cell = fit(data, config).cell
+            model = predict(cell, _filtered(training, filtered), training.dt)
+            parts.append(model.window(held * length, (held + 1) * length)[0] + held * length)
+        row = scores(SpikeTrains.of([np.concatenate(parts)]), training)
+        rows.append({"settings": name, **row, "seconds": (time.perf_counter() - began) / 4})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _filtered(recording: Recording, tau: float) -> Recording:
+    """The recording with its current through a leaky filter of that time constant in ms."""
+    if not tau:
+        return recording
+    keep = np.exp(-recording.dt / tau)
+    current = np.empty_like(recording.current)
+    value = recording.current[:, 0].copy()
+    for step in range(recording.steps):
+        value = keep * value + (1 - keep) * recording.current[:, step]
+        current[:, step] = value
+    return replace(recording, current=current)
+
+
+def test(folder: Path) -> list[dict[str, Any]]:
+    """The chosen settings on each cell: fitted on the training part, and scored once on the test part."""
+    rows = []
+    for name in CELLS:
+        training, held = load(folder, name)
+        warm(CHOSEN, training)
+        result, took = fitted(training, CHOSEN)
+        before = training if name == "L5 pyramidal" else None
+        print(name, result.cell, flush=True)
+        for part, recording, lead in (("training", training, None), ("test", held, before)):
+            row = scores(predict(result.cell, recording, training.dt, lead), recording)
+            rows.append({"cell": name, "part": part, **row, "seconds": took, "parameters": result.to_dict()["cell"],
+                         "derived": result.to_dict()["derived"], "loss": result.loss})  # fmt: skip
+            print(rows[-1], flush=True)
+    return rows
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    """The paper's figure 5: ETV over the time step, refractory periods from the grid."""
+    rows = []
+    for name in CELLS:
+        training, held = load(folder, name)
+        for dt in DTS:
+            grid = LIGHT.refractory if dt <= 1 else tuple(dt * k for k in range(1 + int(8 / dt)))
+            result, took = fitted(training, replace(LIGHT, dt=dt, refractory=grid))
+            before = training if name == "L5 pyramidal" else None
+            row = scores(predict(result.cell, held, dt, before), held)
+            rows.append({"cell": name, "dt": dt, "ARP": result.cell.refractory, **row, "seconds": took})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def periods(folder: Path) -> list[dict[str, Any]]:
+    """The paper's figure 5: ETV over the refractory period at 0.1 ms, by blocks and step by step."""
+    rows = []
+    for name in CELLS:
+        training, held = load(folder, name)
+        for arp in ARPS:
+            found = {}
+            for method in ("blocks", "standard"):
+                config = replace(LIGHT, refractory=(arp,), method=method)
+                warm(config, training)
+                found[method] = fitted(training, config)
+            result = found["blocks"][0]
+            before = training if name == "L5 pyramidal" else None
+            row = scores(predict(result.cell, held, training.dt, before), held)
+            rows.append({
+                "cell": name, "ARP": arp, **row, "blocks, s": found["blocks"][1], "standard, s": found["standard"][1],
+                "same parameters": result.cell == found["standard"][0].cell,
+            })  # fmt: skip
+            print(rows[-1], flush=True)
+    return rows
+
+
+def speed(folder: Path) -> list[dict[str, Any]]:
+    """Times on one core, after compilation."""
+    training, _ = load(folder, "L5 pyramidal")
+    rows = []
+    one = training.select(0)
+    windows = [one.window(1000 * k, 1000 * k + 1000) for k in range(3)]
+    data = FitData(
+        np.concatenate([w.current for w in windows]), np.concatenate([w.spike_counts() for w in windows]), training.dt
+    )
+    plain = FitConfig(candidates=256, restarts=1, epochs=200, generations=0, patience=10**6, refractory=(2.0,))
+    jobs: list[tuple[str, Callable[[], Any]]] = [
+        ("three 1 s windows, 0.1 ms: search of 256, one restart of 200 epochs", lambda: fit(data, plain)),
+        ("the same, step by step", lambda: fit(data, replace(plain, method="standard"))),
+        ("the same with the default stages", lambda: fit(data, FitConfig())),
+        ("146 such fits in one run", lambda: fit_cells([data] * 146, plain)),
+        ("L5, 9 x 12 s, 16 restarts, repeats merged", lambda: fit(training, CHOSEN)),
+        ("L5, 9 x 12 s, 16 restarts, every sweep simulated", lambda: fit(
+            training, replace(CHOSEN, merge=False, generations=0, patience=10**6))),
+    ]  # fmt: skip
+    for name, job in jobs:
+        job() if "146" not in name and "every" not in name else None
+        times = []
+        for _ in range(3 if "146" not in name and "every" not in name else 1):
+            began = time.perf_counter()
+            job()
+            times.append(time.perf_counter() - began)
+        rows.append({"work": name, "seconds": float(np.median(times))})
+        print(rows[-1], flush=True)
+    return rows
+
+
+PARTS = {"recovery": recovery, "choices": choices, "test": test, "steps": steps, "periods": periods, "speed": speed}
+
+
+def main() -> None:
+    """Run parts, write their numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, default=Path("recordings-results"))
+    parser.add_argument("--part", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    numba.set_num_threads(options.threads)
+    options.output.mkdir(exist_ok=True, parents=True)
+    for name in options.part:
+        rows = PARTS[name](options.data)
+        with written(options.output / f"{name}.json") as part:
+            part.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
