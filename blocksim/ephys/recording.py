@@ -126,12 +126,12 @@ class Recording:
     @property
     def sweeps(self) -> int:
         """Number of sweeps."""
-        return self.current.shape[0]
+        return int(self.current.shape[0])
 
     @property
     def steps(self) -> int:
         """Number of samples T of a sweep."""
-        return self.current.shape[1]
+        return int(self.current.shape[1])
 
     @property
     def duration(self) -> float:
