@@ -235,8 +235,8 @@ def write_nwb(path, *, number=True, table=False, stimuli=(0, 1, 2), stimulus_rat
     made, answers = {}, {}
     for k in reversed(stimuli):
         made[k] = pynwb.icephys.CurrentClampStimulusSeries(
-            f"stimulus_{2 - k if number or table else k}", data=CURRENT[k] / 2, conversion=2e-12, electrode=electrode, gain=1.0,
-            rate=stimulus_rate, sweep_number=k if number else None,
+            f"stimulus_{2 - k if number or table else k}", data=CURRENT[k] / 2, conversion=2e-12,
+            electrode=electrode, gain=1.0, rate=stimulus_rate, sweep_number=k if number else None,
         )  # fmt: skip
         file.add_stimulus(made[k])
     for k in range(3):
@@ -345,8 +345,8 @@ SPOILT = {
     "other length": (plain(voltage=VOLTAGE[:, :500]), {}, ["sweep 0", "one length", "600", "500"]),
     "other sweeps": (plain(voltage=VOLTAGE[:2]), {}, ["as many sweeps", "(3, 600)", "(2, 600)"]),
     "unequal sweeps": (
-        {"a_i_pA": CURRENT[0], "a_v_mV": VOLTAGE[0], "b_i_pA": CURRENT[1, :99], "b_v_mV": VOLTAGE[1, :99], "dt_s": 1e-4},
-        {}, ["sweeps of one length", "600 samples: a", "99 samples: b", "sweeps="],
+        {"a_i_pA": CURRENT[0], "a_v_mV": VOLTAGE[0], "b_i_pA": CURRENT[1, :99], "b_v_mV": VOLTAGE[1, :99],
+         "dt_s": 1e-4}, {}, ["sweeps of one length", "600 samples: a", "99 samples: b", "sweeps="],
     ),
     "a pair without a half": ({"a_i_pA": CURRENT[0], "dt_s": 1e-4}, {}, ["'a_v_mV'", "a_i_pA, dt_s"]),
     "NaN": (plain(voltage=spoilt(VOLTAGE, np.nan)), {}, ["finite", "1 that", "voltage", "nan", "sweep 1 at sample 7"]),
