@@ -41,6 +41,8 @@ def test_crossings_are_the_first_samples_above():
 def test_dead_time_counts_from_the_last_spike_kept():
     voltage = np.tile([-1.0, 1.0], 10)
     assert detect_spikes(voltage, 1.0, Detection(dead_time=3))[0].tolist() == [1, 5, 9, 13, 17]
+    assert detect_spikes(voltage, 1.0, Detection(dead_time=4))[0].tolist() == [1, 5, 9, 13, 17]
+    assert detect_spikes(voltage, 1.0, Detection(dead_time=4.5))[0].tolist() == [1, 7, 13, 19]
 
 
 @pytest.mark.parametrize("dt", [0.02, 0.05, 0.1])
@@ -162,7 +164,9 @@ def test_charge_is_conserved_and_spikes_are_kept(new_dt):
     np.testing.assert_allclose(cumulative, exact, atol=1e-6)
     assert other.spike_counts().sum() == recording.spike_counts().sum() == 6
     assert other.spikes is recording.spikes
+    # a potential does not go to zero where the sweep ends
     assert other.voltage.min() > -66
+    assert other.voltage[:, -1].max() < -60
     # a spike is in the step that holds its sample
     for train, counts in zip(recording.spikes, other.spike_counts(), strict=True):
         exact_steps = np.floor(np.rint(train / 0.1) * 0.1 / new_dt + 1e-9).astype(int)
