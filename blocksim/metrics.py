@@ -19,7 +19,7 @@ import numpy as np
 
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains, milliseconds
-from blocksim.validation import choice
+from blocksim.validation import choice, found
 
 TOLERANCE = 1e-9  # ms
 MODEL_PAIRS = ("all", "different")
@@ -113,7 +113,7 @@ def _exponential_sums(trains: SpikeTrains, tau: float) -> np.ndarray:
 # --------------------------------------------------------------------------------------------- explained variance
 
 
-def explained_variance(models: Any, trials: Any, *, sigma: float, duration: float) -> np.ndarray:
+def explained_variance(models: Any, trials: Any, *, sigma: float, duration: float, windows: Any = None) -> np.ndarray:
     """Variance of each smoothed trial that each smoothed model explains.
 
     EV(x, y) = [var x + var y - var(x - y)] / (var x + var y), of trains smoothed with a Gaussian; var is over time,
@@ -127,6 +127,8 @@ def explained_variance(models: Any, trials: Any, *, sigma: float, duration: floa
         Standard deviation of the Gaussian in ms.
     duration : float
         Length of the trials in ms. Spikes outside 0 to `duration` are refused.
+    windows : sequence of (start, stop) or None
+        Stretches of time in ms: each is smoothed by itself, and var is over all of them. None: the whole trial.
 
     Returns
     -------
@@ -136,7 +138,7 @@ def explained_variance(models: Any, trials: Any, *, sigma: float, duration: floa
     Raises
     ------
     ArgumentError
-        Trains are not trains, a spike lies outside the trial, or a time is not above 0.
+        Trains are not trains, a spike lies outside the trial, a time is not above 0, or a window not within the trial.
 
     Notes
     -----
@@ -144,23 +146,19 @@ def explained_variance(models: Any, trials: Any, *, sigma: float, duration: floa
     Communications 9 (2018), 709, Methods. Here the integrals over time are exact: a product of two Gaussians is one.
     """
     models, trials = _within(models, trials, duration)
-    sigma = milliseconds("sigma", sigma)
-    means = [_smoothed_means(trains, sigma, duration) for trains in (models, trials)]
-    variances = [
-        _own_products(trains, sigma, duration) - mean**2 for trains, mean in zip((models, trials), means, strict=True)
-    ]
-    covariance = _products(models, trials, sigma, duration) - means[0][:, None] * means[1]
-    return _explained(variances[0][:, None], variances[1], covariance)
+    sigma, spans = milliseconds("sigma", sigma), _spans(windows, duration)
+    variances = [_variances(trains, sigma, spans) for trains in (models, trials)]
+    return _explained(variances[0][:, None], variances[1], _covariances(models, trials, sigma, spans))
 
 
-def reliability(trials: Any, *, sigma: float, duration: float) -> float:
+def reliability(trials: Any, *, sigma: float, duration: float, windows: Any = None) -> float:
     """How much of the variance of a trial the mean of all trials explains, on average: what a model can hope for.
 
     Parameters
     ----------
     trials : trains
         K trains of repeats of one stimulus.
-    sigma, duration : float
+    sigma, duration, windows
         As for `explained_variance`.
 
     Returns
@@ -174,15 +172,19 @@ def reliability(trials: Any, *, sigma: float, duration: float) -> float:
     above 1/K even where trials have nothing in common.
     """
     trains, _ = _within(trials, trials, duration)
-    sigma = milliseconds("sigma", sigma)
-    mean = _smoothed_means(trains, sigma, duration)
-    covariance = _products(trains, trains, sigma, duration) - mean[:, None] * mean
+    covariance = _covariances(trains, trains, milliseconds("sigma", sigma), _spans(windows, duration))
     with_mean = covariance.mean(axis=1)
     return float(_explained(np.diagonal(covariance), np.array(covariance.mean()), with_mean).mean())
 
 
 def explained_temporal_variance(
-    models: Any, trials: Any, *, duration: float, sigma: float = 10.0, normalise: bool = True
+    models: Any,
+    trials: Any,
+    *,
+    duration: float,
+    sigma: float = 10.0,
+    windows: Any = None,
+    normalise: bool = True,
 ) -> np.ndarray:
     """Explained temporal variance (ETV) of each model: the score of Taylor et al. (2023) and of Teeter et al. (2018).
 
@@ -195,7 +197,9 @@ def explained_temporal_variance(
     duration : float
         Length of the trials in ms.
     sigma : float
-        Standard deviation of the Gaussian in ms; 10 ms is what Teeter et al. report.
+        Standard deviation of the Gaussian in ms; 10 ms in the code of both papers.
+    windows : sequence of (start, stop) or None
+        As for `explained_variance`. Taylor et al. take three stretches of 1 s.
     normalise : bool
         Whether to divide by the reliability.
 
@@ -206,8 +210,8 @@ def explained_temporal_variance(
 
     Notes
     -----
-    Sources: Taylor, King, Harper, NeurIPS 2023; Teeter et al., Nature Communications 9 (2018), 709. A model of several
-    trains, one a trial of a noisy model, is scored by the mean of theirs.
+    Sources: Taylor, King, Harper, NeurIPS 2023, and Teeter et al., Nature Communications 9 (2018), 709, with the code
+    that both published. A model of several trains, one a trial of a noisy model, is scored by the mean of theirs.
 
     Examples
     --------
@@ -216,10 +220,9 @@ def explained_temporal_variance(
     >>> explained_temporal_variance([[101.0, 300.0], [200.0]], trials, duration=500).round(2)
     array([ 1.  , -0.11])
     """
-    score = explained_variance(models, trials, sigma=sigma, duration=duration).mean(axis=1)
-    if normalise:
-        score = score / reliability(trials, sigma=sigma, duration=duration)
-    return np.asarray(score)
+    options: dict[str, Any] = {"sigma": sigma, "duration": duration, "windows": windows}
+    score = explained_variance(models, trials, **options).mean(axis=1)
+    return np.asarray(score / reliability(trials, **options) if normalise else score)
 
 
 def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0) -> np.ndarray:
@@ -256,39 +259,72 @@ def _explained(first: np.ndarray, second: np.ndarray, covariance: np.ndarray) ->
     return np.asarray(np.where(silent, 1.0, 2 * covariance / np.where(silent, 1.0, total)))
 
 
-def _products(models: SpikeTrains, trials: SpikeTrains, sigma: float, duration: float) -> np.ndarray:
-    """Mean over 0 to `duration` of the product of each smoothed model with each smoothed trial, (M, K).
+def _spans(windows: Any, duration: float) -> list[tuple[float, float]] | float:
+    """Windows, checked; or the duration where the whole trial is meant."""
+    if windows is None:
+        return float(duration)
+    spans = np.asarray(windows, np.float64)
+    inside = spans.ndim == 2 and spans.shape[1] == 2 and len(spans) and (spans[:, 0] < spans[:, 1]).all()
+    if not inside or spans.min() < 0 or spans.max() > duration + TOLERANCE:
+        raise ArgumentError(f"windows: expected pairs 0 <= start < stop <= {duration:g} ms; found {found(windows)}")
+    return [(float(start), float(stop)) for start, stop in spans]
 
-    The product of Gaussians at t and s is one at their middle, of width sigma / sqrt 2, times one in t - s, of width
-    sqrt 2 sigma; of the first, the part within the trial counts.
+
+def _parts(trains: SpikeTrains, spans: list[tuple[float, float]] | float) -> list[tuple[SpikeTrains, float, float]]:
+    """Trains within each window, its length, and its share of the time."""
+    if isinstance(spans, float):
+        return [(trains, spans, 1.0)]
+    total = sum(stop - start for start, stop in spans)
+    return [(trains.window(start, stop), stop - start, (stop - start) / total) for start, stop in spans]
+
+
+def _covariances(models: SpikeTrains, trials: SpikeTrains, sigma: float, spans: Any) -> np.ndarray:
+    """Covariance over time of each smoothed model with each smoothed trial, (M, K)."""
+    product = np.zeros((len(models), len(trials)))
+    first, second = np.zeros(len(models)), np.zeros(len(trials))
+    for (one, length, share), (other, _, _) in zip(_parts(models, spans), _parts(trials, spans), strict=True):
+        for index, trial in enumerate(other):
+            product[:, index] += share * _products(one, one.times, trial, sigma, length)
+        first += share * _smoothed_means(one, sigma, length)
+        second += share * _smoothed_means(other, sigma, length)
+    return product - first[:, None] * second
+
+
+def _variances(trains: SpikeTrains, sigma: float, spans: Any) -> np.ndarray:
+    """Variance over time of each smoothed train, (trains,): the diagonal of `_covariances`."""
+    square, mean = np.zeros(len(trains)), np.zeros(len(trains))
+    for part, length, share in _parts(trains, spans):
+        # trains one after the other, too far apart for spikes of two to meet
+        apart = part.times + part.owners * (length + 3 * _REACH * sigma)
+        square += share * _products(part, apart, apart, sigma, length)
+        mean += share * _smoothed_means(part, sigma, length)
+    return square - mean**2
+
+
+def _products(trains: SpikeTrains, places: np.ndarray, others: np.ndarray, sigma: float, duration: float) -> np.ndarray:
+    """Mean over 0 to `duration` of the product of each smoothed train with the smoothed, sorted `others`, (trains,).
+
+    `places` are the trains' times on the axis of `others`, which may be shifted train by train. The product of
+    Gaussians at t and s is one at their middle, of width sigma / sqrt 2, times one in t - s, of width sqrt 2 sigma; of
+    the first, the part within the trial counts.
     """
     reach = _REACH * math.sqrt(2) * sigma
-    result = np.empty((len(models), len(trials)))
-    owners = models.owners
-    for index, trial in enumerate(trials):
-        first = np.searchsorted(trial, models.times - reach)
-        counts = np.searchsorted(trial, models.times + reach, side="right") - first
-        sums = np.zeros(len(models))
-        ends = np.cumsum(counts)
-        start = 0
-        while start < len(counts):
-            stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _PAIRS)))
-            number = counts[start:stop]
-            mine = np.repeat(np.arange(start, stop), number)
-            within = np.arange(len(mine)) - np.repeat(np.cumsum(number) - number, number)
-            t, s = models.times[mine], trial[first[mine] + within]
-            weight = np.exp(-((t - s) ** 2) / (4 * sigma**2)) * _part_inside(
-                (t + s) / 2, sigma / math.sqrt(2), duration
-            )
-            sums += np.bincount(owners[mine], weight, len(models))
-            start = stop
-        result[:, index] = sums
-    return result / (2 * math.sqrt(math.pi) * sigma * duration)
-
-
-def _own_products(trains: SpikeTrains, sigma: float, duration: float) -> np.ndarray:
-    """The diagonal of `_products` of trains with themselves."""
-    return np.array([_products(trains.take([k]), trains.take([k]), sigma, duration)[0, 0] for k in range(len(trains))])
+    owners, sums = trains.owners, np.zeros(len(trains))
+    first = np.searchsorted(others, places - reach)
+    counts = np.searchsorted(others, places + reach, side="right") - first
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(counts):
+        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _PAIRS)))
+        number = counts[start:stop]
+        mine = np.repeat(np.arange(start, stop), number)
+        within = np.arange(len(mine)) - np.repeat(np.cumsum(number) - number, number)
+        gap = others[first[mine] + within] - places[mine]
+        middle = trains.times[mine] + gap / 2
+        weight = np.exp(-(gap**2) / (4 * sigma**2)) * _part_inside(middle, sigma / math.sqrt(2), duration)
+        sums += np.bincount(owners[mine], weight, len(trains))
+        start = stop
+    return np.asarray(sums / (2 * math.sqrt(math.pi) * sigma * duration))
 
 
 def _smoothed_means(trains: SpikeTrains, sigma: float, duration: float) -> np.ndarray:

@@ -51,11 +51,11 @@ def test_van_rossum_is_the_sum_over_pairs(rng, tau):
 
 def test_van_rossum_is_the_loss_at_small_steps(rng):
     models, trials = jittered(rng, 2), jittered(rng, 1)
-    dt, steps = 0.01, 250_000
+    dt, steps = 0.02, 125_000
     binned = [SpikeTrains.of(trains).to_steps(dt, steps).T for trains in (models, trials)]
     grid = [SpikeTrains.of(trains).on_grid(dt) for trains in (models, trials)]
     loss = losses.van_rossum(binned[0].astype(float), binned[1], tau=20, dt=dt, backend="numpy").value
-    assert metrics.van_rossum(*grid, tau=20).sum() == pytest.approx(loss, rel=1e-3)
+    assert metrics.van_rossum(*grid, tau=20).sum() == pytest.approx(loss, rel=2e-3)
 
 
 def test_van_rossum_of_known_trains():
@@ -69,9 +69,9 @@ def test_van_rossum_of_known_trains():
 
 
 def test_van_rossum_of_many_spikes_neither_overflows_nor_is_negative():
-    many = np.arange(20_000) * 50.0
+    many = np.arange(4_000) * 50.0
     assert metrics.van_rossum(many, many, tau=0.01)[0, 0] == 0
-    assert metrics.van_rossum(many, many + 10, tau=0.01)[0, 0] == pytest.approx(20_000)
+    assert metrics.van_rossum(many, many + 10, tau=0.01)[0, 0] == pytest.approx(4_000)
 
 
 # --------------------------------------------------------------------------------------------- explained variance
@@ -120,6 +120,25 @@ def test_explained_variance_of_known_trains(rng):
     np.testing.assert_allclose(metrics.explained_temporal_variance([train], [train] * 3, **options), 1)
 
 
+def test_windows_are_smoothed_by_themselves(rng):
+    """The score as Taylor et al. compute it: stretches smoothed one by one, laid end to end."""
+    models, trials, sigma = jittered(rng, 2), jittered(rng, 3), 10.0
+    windows = [(100, 600), (900.0, 1300), (1900, 2000)]
+    traces = [
+        [np.concatenate([smoothed(train[(train >= a) & (train < b)] - a, sigma, duration=b - a) for a, b in windows])
+         for train in trains] for trains in (models, trials)
+    ]  # fmt: skip
+    options = {"sigma": sigma, "duration": DURATION, "windows": windows}
+    expected = [[explained(x, y) for y in traces[1]] for x in traces[0]]
+    np.testing.assert_allclose(metrics.explained_variance(models, trials, **options), expected, atol=5e-5)
+    limit = np.mean([explained(np.mean(traces[1], axis=0), y) for y in traces[1]])
+    scores = metrics.explained_temporal_variance(models, trials, **options)
+    np.testing.assert_allclose(scores, np.mean(expected, axis=1) / limit, atol=1e-4)
+    whole = metrics.explained_variance(models, trials, sigma=sigma, duration=DURATION)
+    one = metrics.explained_variance(models, trials, sigma=sigma, duration=DURATION, windows=[(0, DURATION)])
+    np.testing.assert_allclose(one, whole, rtol=1e-12)
+
+
 def test_pairs_are_taken_in_pieces(rng, monkeypatch):
     trains = jittered(rng, 4)
     whole = metrics.explained_variance(trains, trains, sigma=20.0, duration=DURATION)
@@ -164,10 +183,10 @@ def test_coincidences_are_those_counted_one_by_one(rng, window):
 
 
 def test_the_windows_edge_is_in():
-    steps = np.arange(20_000)
+    steps = np.arange(2_000)
     for once in (True, False):
         found = metrics.coincidences(steps * 10.1, steps * 10.1 + 0.3, window=0.3, once=once)
-        assert found[0, 0] == 20_000
+        assert found[0, 0] == 2_000
         assert metrics.coincidences(steps * 10.1, steps * 10.1 + 0.4, window=0.3, once=once)[0, 0] == 0
 
 
@@ -320,6 +339,8 @@ def wrong(**change):
     (lambda: metrics.md_star([1.0], [[1.0], [1.0]], model_pairs="some"), ["model_pairs:", "'all'", "'some'"]),
     (lambda: metrics.intrinsic_reliability([1.0]), ["two trials", "1"]),
     (lambda: metrics.explained_variance([1.0], [1.0], sigma=-1, duration=5), ["sigma:", "-1"]),
+    (lambda: metrics.reliability([1.0], sigma=1, duration=5, windows=[(2, 6)]), ["windows:", "5 ms", "(2, 6)"]),
+    (lambda: metrics.reliability([1.0], sigma=1, duration=5, windows=[]), ["windows:", "[]"]),
     (lambda: metrics.train_statistics([9.0], duration=5), ["0 to 5 ms", "9"]),
 ])  # fmt: skip
 def test_wrong_input_is_named(call, words):

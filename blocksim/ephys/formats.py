@@ -160,11 +160,11 @@ def open_recording(
                 f"{', '.join(map(str, files))}: expected files of one {what}; found "
                 + ", ".join(f"{one.sampling_rate:g} Hz and {one.steps} samples" for one in opened)
             )
-    known = all(one.spikes is not None for one in opened) and detection is None
+    stored = all(one.spikes is not None for one in opened) and detection is None
     labels = [label for one in opened for label in one.labels]
     if len(files) > 1 and len(set(labels)) < len(labels):
         labels = [f"{file.stem} {label}" for file, one in zip(files, opened, strict=True) for label in one.labels]
-    spikes = SpikeTrains.of([train for one in opened for train in one.spikes or ()]) if known else detection
+    spikes = SpikeTrains.of([train for one in opened for train in one.spikes or ()]) if stored else detection
     try:
         return Recording(
             frozen(np.concatenate([one.current for one in opened])),
@@ -251,7 +251,7 @@ class _Converted:
 
     @property
     def steps(self) -> int:
-        return self.current.shape[1]
+        return int(self.current.shape[1])
 
 
 def _converted(

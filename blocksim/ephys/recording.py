@@ -102,7 +102,8 @@ class Recording:
         if len(spikes) != sweeps:
             raise ArgumentError(f"spikes: expected a train for each of {sweeps} sweeps; found {len(spikes)}")
         # a spike at the very end is allowed: a time can lie anywhere in the last sample
-        if spikes.times.size and not 0 <= spikes.times.min() <= spikes.times.max() <= self.duration:
+        end = self.duration + 1e-6 * self.dt
+        if spikes.times.size and not 0 <= spikes.times.min() <= spikes.times.max() <= end:
             worst = spikes.times.min() if spikes.times.min() < 0 else spikes.times.max()
             raise ArgumentError(f"spikes: expected times from 0 to {self.duration:g} ms; found {worst:g}")
         object.__setattr__(self, "spikes", spikes)
@@ -126,12 +127,12 @@ class Recording:
     @property
     def sweeps(self) -> int:
         """Number of sweeps."""
-        return self.current.shape[0]
+        return int(self.current.shape[0])
 
     @property
     def steps(self) -> int:
         """Number of samples T of a sweep."""
-        return self.current.shape[1]
+        return int(self.current.shape[1])
 
     @property
     def duration(self) -> float:

@@ -15,7 +15,9 @@ gives the rate.
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +31,26 @@ _RATES = {"sampling_rate": 1.0, "sampling_rate_Hz": 1.0, "fs_Hz": 1.0, "dt_s": -
 
 def parts(path: Path) -> list[str]:
     """Names of the recordings: PART of the quantised layout, training before test before others; else one."""
-    with reading(path, "NumPy .npz"), np.load(path, allow_pickle=False) as archive:
+    with _opened(path) as archive:
         names = _quantised(archive)
     return sorted(names, key=lambda name: ({MAIN: 0, "training": 1, "test": 2}.get(name, 3), name)) or [MAIN]
 
 
 def read(path: Path, request: Request) -> Traces:
     """Traces of one part of the archive."""
-    with reading(path, "NumPy .npz"), np.load(path, allow_pickle=False) as archive:
+    with _opened(path) as archive:
         if _quantised(archive):
             return _read_quantised(path, archive, request)
         if any(re.fullmatch(r".+_(i_pA|v_mV)", key) for key in archive.files):
             return _read_pairs(path, archive, request)
         return _read_plain(path, archive, request)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    # opened here, so that it is closed when NumPy finds it damaged
+    with reading(path, "NumPy .npz"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        yield archive
 
 
 def _quantised(archive: Any) -> list[str]:
@@ -149,6 +158,10 @@ def _read_plain(path: Path, archive: Any, request: Request) -> Traces:
     spikes = _spike_times(archive, "spike_idx", rate, len(current))
     if "spike_times_ms" in archive.files:
         spikes = [row[np.isfinite(row)] for row in np.atleast_2d(archive["spike_times_ms"])]
+        if len(spikes) != len(current):
+            raise FileError(
+                f"{path}: expected spike_times_ms with a row for each of {len(current)} sweeps; found {len(spikes)}"
+            )
     chosen = request.choose(labels)
     return Traces(
         [current[k] for k in chosen], [voltage[k] for k in chosen], units[0], units[1], [rate] * len(chosen),
