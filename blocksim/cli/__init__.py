@@ -11,6 +11,7 @@ import click
 
 import blocksim
 from blocksim.cli.demo import demo
+from blocksim.cli.fit import fit
 from blocksim.cli.info import info
 from blocksim.cli.simulate import simulate
 from blocksim.errors import BlocksimError
@@ -38,5 +39,5 @@ def main() -> None:
     """Simulate leaky and adaptive integrate-and-fire neurons, exactly, in blocks of time."""
 
 
-for _command in (info, simulate, demo):
+for _command in (info, simulate, demo, fit):
     main.add_command(_command)

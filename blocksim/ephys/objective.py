@@ -136,8 +136,8 @@ class FitData:
             them by at most 2 % of its standard deviation (root mean square), as measurement noise does.
         """
         counts = recording.spike_counts()
-        groups = _repeats(recording.current) if merge else [[index] for index in range(recording.sweeps)]
-        near = _near(counts, spike_window, recording.dt) if voltage else None
+        groups = repeats_of(recording.current) if merge else [[index] for index in range(recording.sweeps)]
+        near = near_spikes(counts, spike_window, recording.dt) if voltage else None
         return cls(
             current=np.stack([recording.current[group].mean(axis=0) for group in groups]),
             spikes=np.stack([counts[group].mean(axis=0) for group in groups]),
@@ -150,7 +150,7 @@ class FitData:
         )
 
 
-def _repeats(current: np.ndarray) -> list[list[int]]:
+def repeats_of(current: np.ndarray) -> list[list[int]]:
     """Groups of sweeps that repeat a current."""
     groups: list[list[int]] = []
     for index, sweep in enumerate(current):
@@ -164,7 +164,7 @@ def _repeats(current: np.ndarray) -> list[list[int]]:
     return groups
 
 
-def _near(counts: np.ndarray, window: tuple[float, float], dt: float) -> np.ndarray:
+def near_spikes(counts: np.ndarray, window: tuple[float, float], dt: float) -> np.ndarray:
     """Steps within `window` (ms before, ms after) of a spike."""
     before, after = (round(number("spike_window", value, least=0) / dt) for value in window)
     steps = counts.shape[1]

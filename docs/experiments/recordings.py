@@ -114,7 +114,7 @@ def recovery(folder: Path, seeds: Sequence[int] = range(20)) -> list[dict[str, A
         )  # fmt: skip
         spikes = true.predict(current, dt, dtype=np.float32).spikes
         began = time.perf_counter()
-        result = fit(FitData(current[None], spikes, dt), FitConfig(seed=seed))
+        result = fit(FitData(current[None], spikes, dt), FitConfig(seed=seed, epochs=40))
         names = ("tau_m", "tau_a", "adaptation", "gain", "bias", "refractory")
         errors = {name: 100 * (getattr(result.cell, name) / getattr(true, name) - 1) for name in names}
         rows.append({

@@ -1,0 +1,217 @@
+"""`blocksim fit`: adaptive neurons fitted to recordings, one file or many, each with its own folder of results."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from blocksim.cli.options import backend_option, progress
+from blocksim.ephys.batch import PREDICTIONS, REPORT, Task, attempt, finished, fit_file, open_split, write_table
+from blocksim.ephys.fit import FitConfig
+from blocksim.ephys.spikes import Detection
+from blocksim.errors import ArgumentError, BlocksimError, FileError
+from blocksim.executors import open_executor, run_tasks
+from blocksim.files import check_folder
+from blocksim.plotting import require_matplotlib
+
+SECTIONS = ("fit", "recording", "detection")
+SHOWN = {
+    "rate_hz": "rate (Hz)", "rate_recorded_hz": "  recorded (Hz)", "etv": "ETV, normalised, 10 ms",
+    "etv_raw": "ETV, 10 ms", "etv_reliability": "  of the trials", "gamma": "Gamma, 4 ms", "md_star": "Md*, 4 ms",
+    "intrinsic_reliability": "  intrinsic reliability, 4 ms", "potential_r2": "potential, R2",
+}  # fmt: skip
+
+
+@click.command()
+@click.argument("sources", metavar="FILES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings: a .toml or .json file.")
+@click.option("--dt", type=float, help="Time step of the model in ms.  [default: the recording's]")
+@click.option("--tau", type=float, help="Time constant of the van Rossum distance in ms.  [default: 40]")
+@click.option("--refractory", type=float, multiple=True, help="Refractory period in ms to choose from; repeatable.")
+@click.option("--restarts", type=int, help="Descents from the best candidates.  [default: 16]")
+@click.option("--epochs", type=int, help="Most steps of the descent.  [default: 200]")
+@click.option("--seed", type=int, help="Of everything random.  [default: 0]")
+@backend_option(help="numpy, numba, cupy or auto.  [default: numba]")
+@click.option("--test-from", type=float, help="Where the test part begins in ms.  [default: as the file says, or 3/4]")
+@click.option("--test-sweeps", multiple=True, help="Sweep of the test part, by number or label; repeatable.")
+@click.option("--part", help="Which recording of a file that holds several.")
+@click.option("--sampling-rate", type=float, help="In Hz, in place of the file's.")
+@click.option("--current-unit", help="In place of the file's: pA, nA, A.")
+@click.option("--voltage-unit", help="In place of the file's: mV, V.")
+@click.option("--current-offset", type=float, help="Added to the current, in pA.")
+@click.option("--swap", is_flag=True, help="Current and potential have changed places in the file.")
+@click.option("--detection-threshold", type=float, help="Spikes cross this potential in mV.  [default: 0]")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Files fitted at a time, each by a process.")
+@click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that fits the files instead.")
+@click.option("--no-report", is_flag=True, help="Draw no page (which needs matplotlib).")
+@click.option("--overwrite", is_flag=True, help="Fit anew what was fitted with other settings.")
+@click.pass_context
+def fit(
+    context: click.Context,
+    sources: tuple[Path, ...],
+    output: Path,
+    config: Path | None,
+    backend: str | None,
+    test_from: float | None,
+    test_sweeps: tuple[str, ...],
+    jobs: int,
+    dask: str | None,
+    no_report: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Fit adaptive integrate-and-fire neurons to recordings of current and potential.
+
+    One file: the folder holds fit.json, predictions.npz and report.html. Several: a folder for each, and a table of all
+    cells, cells.csv. A file that fails is reported, and the others go on; what is finished is not fitted again.
+    """
+    settings, recording = _settings(config, options, backend)
+    sweeps = [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in test_sweeps]
+    output.mkdir(parents=True, exist_ok=True) if not output.exists() else None
+    check_folder(output)
+    if not no_report:
+        require_matplotlib()
+    folders = _folders(sources, output)
+    tasks = [
+        Task(str(source), str(folder), settings, recording, test_from, sweeps or None, not no_report, overwrite)
+        for source, folder in zip(sources, folders, strict=True)
+    ]
+    console = Console(highlight=False, soft_wrap=True)
+    if len(tasks) == 1:
+        _one(tasks[0], console)
+        return
+    rows, problems = _many(tasks, jobs, dask, console)
+    places = write_table([row for row in rows if row is not None], output)
+    console.print(f"written: {', '.join(str(place) for place in places)}")
+    if problems:
+        raise click.ClickException(f"{problems} of {len(tasks)} files failed, as said above")
+
+
+def _settings(
+    config: Path | None, options: Mapping[str, Any], backend: str | None
+) -> tuple[FitConfig, dict[str, Any]]:
+    """Settings of the fit and of reading: those of the file, with the options over them."""
+    read: dict[str, Any] = {}
+    if config is not None:
+        try:
+            text = config.read_text(encoding="utf-8")
+            read = tomllib.loads(text) if config.suffix.lower() == ".toml" else json.loads(text)
+        except OSError as error:
+            raise FileError(f"{config}: expected a file that can be read; found: {error.strerror}") from error
+        except ValueError as error:
+            raise FileError(f"{config}: expected a .toml or .json file of settings; found {error}") from error
+        if not isinstance(read, dict) or set(read) - set(SECTIONS):
+            found = ", ".join(map(repr, set(read) - set(SECTIONS))) if isinstance(read, dict) else type(read).__name__
+            raise ArgumentError(f"{config}: expected the sections {', '.join(SECTIONS)}; found {found}")
+    fit_settings = dict(read.get("fit", {}))
+    for name in ("dt", "tau", "restarts", "epochs", "seed"):
+        if options[name] is not None:
+            fit_settings[name] = options[name]
+    if options["refractory"]:
+        fit_settings["refractory"] = options["refractory"]
+    if backend:
+        fit_settings["backend"] = backend
+    recording = dict(read.get("recording", {}))
+    for name in ("part", "sampling_rate", "current_unit", "voltage_unit", "current_offset"):
+        if options[name] is not None:
+            recording[name] = options[name]
+    if options["swap"]:
+        recording["swap"] = True
+    detection = dict(read.get("detection", {}))
+    if options["detection_threshold"] is not None:
+        detection["threshold"] = options["detection_threshold"]
+    if detection:
+        try:
+            recording["detection"] = Detection(**detection)
+        except TypeError as error:
+            raise ArgumentError(f"detection: expected settings of blocksim.ephys.Detection; found {error}") from error
+    return FitConfig.from_dict(fit_settings, str(config or "options")), recording
+
+
+def _folders(sources: tuple[Path, ...], output: Path) -> list[Path]:
+    if len(sources) == 1:
+        return [output]
+    names = [source.stem for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ArgumentError(f"FILES: expected names that differ, one folder for each; found {', '.join(twice)} twice")
+    return [output / name for name in names]
+
+
+def _one(task: Task, console: Console) -> None:
+    row = finished(task)
+    if row is not None:
+        console.print(f"{Path(task.folder)}: finished before, with the same settings; nothing to do")
+    else:
+        open_split(task)  # a wrong file is found before a bar is drawn
+        with progress("") as bar:
+            item = bar.add_task("search", total=1)
+            row = fit_file(task, lambda stage, done, total: bar.update(
+                item, description=stage, completed=done, total=max(total, 1)))  # fmt: skip
+    _print(row, console)
+    names = ["fit.json", PREDICTIONS, *([REPORT] if task.report else [])]
+    console.print("written: " + ", ".join(str(Path(task.folder) / name) for name in names))
+
+
+def _print(row: Mapping[str, Any], console: Console) -> None:
+    cell = Table(box=None, pad_edge=False, show_header=False)
+    for name in ("tau_m_ms", "tau_a_ms", "rheobase_pa", "adaptation_pa", "gain_per_pa", "bias", "adaptation",
+                 "refractory_ms"):  # fmt: skip
+        cell.add_row(name, f"{row[name]:.4g}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for part in ("training", "test"):
+        table.add_column(part, justify="right")
+    for name, words in SHOWN.items():
+        table.add_row(words, *(_number(row[f"{part}_{name}"]) for part in ("training", "test")))
+    console.print(f"[bold]{row['cell']}[/bold], {row['seconds']:.3g} s")
+    console.print(cell)
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.3f}"
+
+
+def _many(
+    tasks: list[Task], jobs: int, dask: str | None, console: Console
+) -> tuple[list[dict[str, Any] | None], int]:
+    rows: list[dict[str, Any] | None] = [None] * len(tasks)
+    waiting: list[int] = []
+    problems = 0
+    for index, task in enumerate(tasks):
+        try:
+            rows[index] = finished(task)
+        except BlocksimError as error:
+            problems += 1
+            console.print(f"[red]failed[/red] {Path(task.path).name}: {error}", markup=True)
+            continue
+        if rows[index] is None:
+            waiting.append(index)
+    skipped = sum(row is not None for row in rows)
+    if skipped:
+        console.print(f"{skipped} of {len(tasks)} finished before")
+    with open_executor(jobs, dask) as executor, progress("cells") as bar:
+        item = bar.add_task("fitting", total=len(waiting))
+        for outcome in run_tasks(attempt, [tasks[index] for index in waiting], executor):
+            index = waiting[outcome.index]
+            name = Path(tasks[index].path).name
+            problem = outcome.error or (outcome.value or {}).get("problem")
+            if problem:
+                problems += 1
+                bar.console.print(f"failed {name}: {problem}", style="red", markup=False)
+                console.print(f"failed {name}: {problem.strip().splitlines()[-1]}", markup=False)
+            else:
+                rows[index] = outcome.value
+                console.print(f"{name}: test ETV {_number(outcome.value['test_etv'])}, Md* "
+                              f"{_number(outcome.value['test_md_star'])}, {outcome.value['seconds']:.3g} s")  # fmt: skip
+            bar.advance(item)
+    return rows, problems

@@ -1,0 +1,264 @@
+"""The page of a fit: one HTML file with pictures inside, to be looked at by a person.
+
+Owns the pictures and the page; the numbers are the fit's. matplotlib is the extra `plot`.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from blocksim import metrics
+from blocksim.ephys.evaluation import Predicted
+from blocksim.ephys.fit import Fit
+from blocksim.plotting import GRID, RATE, SPIKE, require_matplotlib
+
+EXCERPT = 2000.0  # ms of traces that are drawn
+SHOWN = 10_000.0  # ms of rasters
+SIGMA = 10.0
+WORDS = {
+    "rate_hz": ("rate of the model", "Hz"), "rate_recorded_hz": ("rate recorded", "Hz"),
+    "etv": ("ETV, normalised (Gaussian of 10 ms)", ""), "etv_raw": ("ETV, not normalised", ""),
+    "etv_reliability": ("&emsp;of the trials themselves", ""), "gamma": ("Gamma (4 ms)", ""),
+    "md_star": ("Md* (4 ms)", ""), "intrinsic_reliability": ("&emsp;intrinsic reliability of the trials (4 ms)", ""),
+    "potential_r2": ("potential away from spikes, R²", ""),
+}  # fmt: skip
+
+
+def page(name: str, result: Fit, predicted: Mapping[str, Predicted], measured: Mapping[str, Mapping[str, float]]) -> str:
+    """The page as text.
+
+    Parameters
+    ----------
+    name : str
+        The recording's.
+    result : Fit
+    predicted, measured : mappings
+        "training" and "test": predictions, and their scores.
+
+    Raises
+    ------
+    MissingLibraryError
+        matplotlib is not installed.
+    """
+    require_matplotlib()
+    test = predicted["test"]
+    sections = [
+        _figure(
+            _traces(test),
+            "Test part: recorded potential and the model's",
+            "Recorded potential of one sweep with the spikes of all its trials above, the model's potential and threshold "
+            "with its spikes, and the difference between both potentials away from spikes.",
+            "The stretch with most spikes. Bars above: recorded spikes (dark) and the model's (red). The model's potential is "
+            "scaled to mV by a regression on the training part; its spikes are instants, drawn as bars to 20 mV.",
+        ),
+        _figure(
+            _rasters(test),
+            "Test part: trials and rates",
+            "Raster of recorded trials with the model's spikes on top; smoothed rates of both, and their difference.",
+            "Rates are smoothed with a Gaussian of 10 ms, as in ETV.",
+        ),
+        _figure(
+            _losses(result),
+            "Loss",
+            "Loss of each restart over the epochs of the descent, and best loss over generations of the refinement.",
+            "1 is a cell that never spikes. Left: each restart on the fitted part, and on the part held out (dashed). "
+            "Right: the best candidate on all of the training part.",
+        ),
+        _figure(
+            _parameters(result),
+            "Parameters",
+            "Each parameter of all restarts after the descent, and the final value as a line.",
+            "Dots: where restarts ended, darker for a lower loss. Line: the final parameters.",
+        ),
+    ]
+    template = Template(files("blocksim.ephys").joinpath("report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        name=html.escape(name),
+        summary=html.escape(_summary(result, predicted)),
+        parameters=_parameter_table(result),
+        scores=_score_table(measured),
+        figures="\n".join(sections),
+        settings=html.escape(json.dumps(result.config.to_dict(), indent=1)),
+    )
+
+
+def _summary(result: Fit, predicted: Mapping[str, Predicted]) -> str:
+    training, test = predicted["training"].recording, predicted["test"].recording
+    return (
+        f"Adaptive leaky integrate-and-fire neuron, time step {result.dt:g} ms. Training: {training.sweeps} sweep(s) of "
+        f"{training.duration / 1000:g} s, {len(training.spikes.times)} spikes. Test, used once: {test.sweeps} sweep(s) of "
+        f"{test.duration / 1000:g} s, {len(test.spikes.times)} spikes. {len(result.restarts['fit'])} restarts, "
+        f"{sum(result.seconds.values()):.3g} s."
+    )
+
+
+def _parameter_table(result: Fit) -> str:
+    cell = result.cell
+    rows = [
+        ("membrane time constant", f"{cell.tau_m:.4g} ms"), ("adaptation time constant", f"{cell.tau_a:.4g} ms"),
+        ("rheobase", f"{cell.rheobase:.4g} pA"), ("threshold rise at a spike", f"{cell.adaptation_pa:.4g} pA"),
+        ("gain", f"{cell.gain:.4g} /pA"), ("bias", f"{cell.bias:.4g}"), ("adaptation", f"{cell.adaptation:.4g}"),
+        ("absolute refractory period", f"{cell.refractory:.4g} ms"),
+    ]  # fmt: skip
+    for name, value in (cell.millivolts or {}).items():
+        rows.append((name, f"{value:.4g}" + ("" if "MOhm" in name else " mV")))
+    return "\n".join(f"<tr><th scope='row'>{name}</th><td>{value}</td></tr>" for name, value in rows)
+
+
+def _score_table(measured: Mapping[str, Mapping[str, float]]) -> str:
+    lines = []
+    for key, (words, unit) in WORDS.items():
+        cells = "".join(f"<td>{_number(measured[part][key], unit)}</td>" for part in ("training", "test"))
+        lines.append(f"<tr><th scope='row'>{words}</th>{cells}</tr>")
+    return "\n".join(lines)
+
+
+def _number(value: float, unit: str) -> str:
+    return "–" if not np.isfinite(value) else f"{value:.3f}" + (f" {unit}" if unit else "")
+
+
+def _figure(figure: Any, title: str, alternative: str, caption: str) -> str:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", facecolor="white")
+    picture = base64.b64encode(data.getvalue()).decode()
+    return (
+        f"<h2>{html.escape(title)}</h2>\n<figure><img alt='{html.escape(alternative, quote=True)}' "
+        f"src='data:image/png;base64,{picture}'><figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _new(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, height), dpi=130, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    for ax in axes.flat:
+        ax.grid(axis="x", color=GRID, linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _traces(predicted: Predicted) -> Any:
+    recording, dt = predicted.recording, predicted.recording.dt
+    group = predicted.groups[0]
+    trials, model = recording.spikes.take(group), predicted.trains[0]
+    start = _busiest(np.concatenate([trials.times, model]), recording.duration)
+    stop = min(start + EXCERPT, recording.duration)
+    first, last = int(start / dt), int(stop / dt)
+    time = np.arange(first, last) * dt
+    recorded = recording.voltage[group[0], first:last]
+    modelled, threshold = (trace[0, first:last] for trace in predicted.traces[1:])
+    figure, axes = _new(6.6, 3, sharex=True, height_ratios=[0.8, 3, 1.2])
+    top, middle, bottom = axes[:, 0]
+    for row, times in enumerate([*trials, model]):
+        colour = RATE if row == len(trials) else SPIKE
+        top.eventplot(times[(times >= start) & (times < stop)], lineoffsets=row, linelengths=0.8, colors=colour, linewidths=1)
+    top.set_yticks([(len(trials) - 1) / 2, len(trials)], ["trials", "model"])
+    middle.plot(time, recorded, color=SPIKE, linewidth=0.8, label="recorded")
+    middle.plot(time, modelled, color=RATE, linewidth=0.8, alpha=0.9, label="model")
+    middle.plot(time, threshold, color=RATE, linewidth=0.8, linestyle=":", label="threshold")
+    inside = model[(model >= start) & (model < stop)]
+    level = np.interp(inside, time, threshold) if len(time) else inside
+    peak = max(20.0, float(recorded.max()))
+    middle.vlines(inside, level, peak, color=RATE, linewidth=1)
+    middle.set_ylabel("potential (mV)")
+    middle.set_ylim(min(float(recorded.min()), float(modelled.min())) - 2, peak + 4)
+    middle.legend(loc="upper right", frameon=False, ncols=3, fontsize=9)
+    away = np.ones(last - first, bool)
+    for spike in np.concatenate([trials[0], model]):
+        away[max(0, round((spike - 2) / dt) - first) : max(0, round((spike + 8) / dt) - first)] = False
+    bottom.plot(time, np.where(away, recorded - modelled, np.nan), color=SPIKE, linewidth=0.8)
+    bottom.axhline(0, color="black", linewidth=0.6)
+    bottom.set_ylabel("residual (mV)")
+    bottom.set_xlabel("time in the test part (ms)")
+    bottom.set_xlim(start, stop)
+    figure.align_ylabels()
+    return figure
+
+
+def _busiest(times: np.ndarray, duration: float) -> float:
+    if duration <= EXCERPT:
+        return 0.0
+    starts = np.arange(0, duration - EXCERPT + 1, EXCERPT / 4)
+    counts = [((times >= start) & (times < start + EXCERPT)).sum() for start in starts]
+    return float(starts[int(np.argmax(counts))])
+
+
+def _rasters(predicted: Predicted) -> Any:
+    recording = predicted.recording
+    group = predicted.groups[0]
+    stop = min(recording.duration, SHOWN)
+    trials, model = recording.spikes.take(group).window(0, stop), predicted.trains.take([0]).window(0, stop)
+    figure, axes = _new(6.4, 3, sharex=True, height_ratios=[2.2, 1.4, 1])
+    top, middle, bottom = axes[:, 0]
+    for row, times in enumerate([*trials, model[0]]):
+        colour = RATE if row == len(trials) else SPIKE
+        top.eventplot(times, lineoffsets=row, linelengths=0.8, colors=colour, linewidths=0.9)
+    top.set_yticks([0, len(trials) - 1, len(trials)] if len(trials) > 1 else [0, 1],
+                   ["trial 1", f"{len(trials)}", "model"] if len(trials) > 1 else ["recorded", "model"])  # fmt: skip
+    rates = [metrics.smoothed_rate(part, sigma=SIGMA, duration=stop, dt=1.0) for part in (trials, model)]
+    time = np.arange(len(rates[0])) + 0.5
+    middle.fill_between(time, rates[0], color=SPIKE, alpha=0.35, linewidth=0, label="recorded, mean of trials")
+    middle.plot(time, rates[1], color=RATE, linewidth=0.9, label="model")
+    middle.set_ylabel("rate (Hz)")
+    middle.legend(loc="upper right", frameon=False, ncols=2, fontsize=9)
+    bottom.plot(time, rates[1] - rates[0], color=SPIKE, linewidth=0.8)
+    bottom.axhline(0, color="black", linewidth=0.6)
+    bottom.set_ylabel("model less\nrecorded (Hz)")
+    bottom.set_xlabel("time in the test part (ms)")
+    bottom.set_xlim(0, stop)
+    figure.align_ylabels()
+    return figure
+
+
+def _losses(result: Fit) -> Any:
+    figure, axes = _new(3.4, 1, 2, sharey=True)
+    left, right = axes[0]
+    fitted, held = result.history["fit"], result.history["validation"]
+    if len(fitted):
+        left.plot(fitted, color=SPIKE, linewidth=0.8, alpha=0.6)
+        if np.isfinite(held).any():
+            left.plot(held, color=RATE, linewidth=0.7, alpha=0.5, linestyle="--")
+        left.plot([], [], color=SPIKE, label="fitted part")
+        left.plot([], [], color=RATE, linestyle="--", label="held out")
+        left.legend(frameon=False, fontsize=9)
+    else:
+        left.text(0.5, 0.5, "no descent", ha="center", transform=left.transAxes)
+    left.set_xlabel("epoch of the descent")
+    left.set_ylabel("loss")
+    if len(result.history["training"]):
+        right.plot(result.history["training"], color=SPIKE)
+    else:
+        right.text(0.5, 0.5, "no refinement", ha="center", transform=right.transAxes)
+    right.set_xlabel("generation of the refinement")
+    left.set_ylim(bottom=0)
+    return figure
+
+
+def _parameters(result: Fit) -> Any:
+    shown = {
+        "tau_m": "tau_m (ms)", "tau_a": "tau_a (ms)", "rheobase": "rheobase (pA)", "gain": "gain (1/pA)",
+        "adaptation_pa": "adaptation (pA)", "refractory": "refractory (ms)",
+    }  # fmt: skip
+    figure, axes = _new(3.0, 1, len(shown))
+    rng = np.random.default_rng(0)  # sideways scatter, for the eye alone
+    loss = result.restarts["fit"]
+    for ax, (name, words) in zip(axes[0], shown.items(), strict=True):
+        values = result.restarts[name]
+        ax.scatter(rng.uniform(-0.3, 0.3, len(values)), values, c=loss, cmap="Blues_r", edgecolor=SPIKE, linewidth=0.5,
+                   s=26, vmin=loss.min(), vmax=max(loss.max(), loss.min() + 1e-9) * 1.3)  # fmt: skip
+        ax.axhline(getattr(result.cell, name), color=RATE, linewidth=1.4)
+        ax.set_title(words, fontsize=9)
+        ax.set_xticks([])
+        ax.set_xlim(-0.6, 0.6)
+    return figure
