@@ -329,9 +329,7 @@ def train_distance(
     trains = filters.Trains(
         plain(as_rows(spikes)), as_rows(target), target.reshape(-1), padded, steps, first, plain(stops)
     )
-    filters.train_distance(
-        trains, as_rows(z), keep, before, after, dtype.type(decay), dtype.type(tiny(dtype)), width
-    )
+    filters.train_distance(trains, as_rows(z), keep, before, after, dtype.type(decay), dtype.type(tiny(dtype)), width)
     return before, after, z if keep else None
 
 

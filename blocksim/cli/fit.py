@@ -53,9 +53,7 @@ SHOWN = {
 @click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that fits the files instead.")
 @click.option("--no-report", is_flag=True, help="Draw no page (which needs matplotlib).")
 @click.option("--overwrite", is_flag=True, help="Fit anew what was fitted with other settings.")
-@click.pass_context
 def fit(
-    context: click.Context,
     sources: tuple[Path, ...],
     output: Path,
     config: Path | None,
@@ -75,7 +73,7 @@ def fit(
     """
     settings, recording = _settings(config, options, backend)
     sweeps = [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in test_sweeps]
-    output.mkdir(parents=True, exist_ok=True) if not output.exists() else None
+    output.mkdir(parents=True, exist_ok=True)
     check_folder(output)
     if not no_report:
         require_matplotlib()
@@ -95,9 +93,7 @@ def fit(
         raise click.ClickException(f"{problems} of {len(tasks)} files failed, as said above")
 
 
-def _settings(
-    config: Path | None, options: Mapping[str, Any], backend: str | None
-) -> tuple[FitConfig, dict[str, Any]]:
+def _settings(config: Path | None, options: Mapping[str, Any], backend: str | None) -> tuple[FitConfig, dict[str, Any]]:
     """Settings of the fit and of reading: those of the file, with the options over them."""
     read: dict[str, Any] = {}
     if config is not None:
@@ -181,9 +177,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.3f}"
 
 
-def _many(
-    tasks: list[Task], jobs: int, dask: str | None, console: Console
-) -> tuple[list[dict[str, Any] | None], int]:
+def _many(tasks: list[Task], jobs: int, dask: str | None, console: Console) -> tuple[list[dict[str, Any] | None], int]:
     rows: list[dict[str, Any] | None] = [None] * len(tasks)
     waiting: list[int] = []
     problems = 0
@@ -211,7 +205,7 @@ def _many(
                 console.print(f"failed {name}: {problem.strip().splitlines()[-1]}", markup=False)
             else:
                 rows[index] = outcome.value
-                console.print(f"{name}: test ETV {_number(outcome.value['test_etv'])}, Md* "
-                              f"{_number(outcome.value['test_md_star'])}, {outcome.value['seconds']:.3g} s")  # fmt: skip
+                etv, md_star = (_number(outcome.value[key]) for key in ("test_etv", "test_md_star"))
+                console.print(f"{name}: test ETV {etv}, Md* {md_star}, {outcome.value['seconds']:.3g} s")
             bar.advance(item)
     return rows, problems

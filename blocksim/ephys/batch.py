@@ -23,7 +23,7 @@ from blocksim.ephys.fit import Fit, FitConfig, Progress, fit
 from blocksim.ephys.formats import open_parts, open_recording
 from blocksim.ephys.recording import Recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
-from blocksim.files import check_folder, written, write_npz
+from blocksim.files import check_folder, write_npz, written
 
 DONE, PREDICTIONS, REPORT = "fit.json", "predictions.npz", "report.html"
 # columns of the table of cells: name and kind
@@ -170,7 +170,11 @@ def fit_file(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     (folder / DONE).unlink(missing_ok=True)
     write_npz(
         folder / PREDICTIONS,
-        {"dt_ms": np.array(result.dt), **arrays(predicted["training"], "training"), **arrays(predicted["test"], "test")},
+        {
+            "dt_ms": np.array(result.dt),
+            **arrays(predicted["training"], "training"),
+            **arrays(predicted["test"], "test"),
+        },
     )
     if task.report:
         from blocksim.ephys.report import page

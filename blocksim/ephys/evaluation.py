@@ -1,6 +1,7 @@
 """How well a cell predicts recorded trials: predictions sweep by sweep, and one table of scores.
 
-Owns which trials are compared with which prediction: repeats of one current with one prediction, for their mean current.
+Owns which trials are compared with which prediction: repeats of one current with one prediction, for their mean
+current.
 """
 
 from __future__ import annotations

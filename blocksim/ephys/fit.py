@@ -122,7 +122,7 @@ class FitConfig:
             ("tau", {"above": 0}), ("learning_rate", {"above": 0}), ("voltage_weight", {"least": 0}),
             ("warm_up", {"least": 0}), ("validation", {"least": 0, "below": 1}),
         ):  # fmt: skip
-            set_field(self, name, number(name, getattr(self, name), **limits))  # type: ignore[arg-type]
+            set_field(self, name, number(name, getattr(self, name), **limits))
         for name, least in (
             ("candidates", 1), ("restarts", 1), ("epochs", 0), ("patience", 1), ("generations", 0), ("population", 16),
             ("seed", 0),
@@ -135,7 +135,7 @@ class FitConfig:
         choice("method", self.method, METHODS)
         choice("validation_by", self.validation_by, VALIDATION_BY)
         set_field(self, "detach", choices("detach", self.detach, DETACH))
-        periods = (self.refractory,) if isinstance(self.refractory, (int, float)) else self.refractory
+        periods: Any = (self.refractory,) if np.isscalar(self.refractory) else self.refractory
         set_field(self, "refractory", tuple(number("refractory", period, least=0) for period in periods))
         set_field(self, "spike_window", tuple(number("spike_window", value, least=0) for value in self.spike_window))
         set_field(self, "bounds", {name: tuple(pair) for name, pair in dict(self.bounds).items()})
@@ -149,7 +149,8 @@ class FitConfig:
         for name in settings:
             if name not in names:
                 raise ArgumentError(f"{source}: expected settings out of {', '.join(names)}; found {name!r}")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+        return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
         """Settings by name, for JSON."""
@@ -194,7 +195,7 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON: NaN as null."""
-        return _plain({
+        everything: dict[str, Any] = _plain({
             "cell": self.cell.to_dict(), "derived": {
                 "rheobase": self.cell.rheobase, "adaptation_pa": self.cell.adaptation_pa,
                 "millivolts": self.cell.millivolts,
@@ -202,6 +203,7 @@ class Fit:
             "dt": self.dt, "loss": self.loss, "restarts": self.restarts, "history": self.history,
             "seconds": self.seconds, "config": self.config.to_dict(),
         })  # fmt: skip
+        return everything
 
     def to_json(self) -> str:
         """`to_dict` as text."""

@@ -23,7 +23,8 @@ from blocksim.ephys.recording import Recording
 from blocksim.errors import ArgumentError
 from blocksim.layer import Layer
 from blocksim.neurons import ALIF
-from blocksim.simulation import Run, simulate
+from blocksim.run import Run
+from blocksim.simulation import simulate
 from blocksim.surrogates import Surrogate
 from blocksim.validation import finite, found, frozen, number, real_array, whole
 
@@ -33,7 +34,6 @@ PARAMETERS = ("tau_m", "tau_a", "gain", "rheobase", "adaptation_pa")
 SAME_CURRENT = 0.02
 # bytes of currents, spikes and filtered trains that one evaluation works on at a time
 CHUNK_BYTES = 48 * 2**20
-REGRESSION_STEPS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,9 @@ class FitData:
         object.__setattr__(self, "dt", number("dt", self.dt, above=0))
         warm_up = whole("warm_up", self.warm_up, 0)
         if warm_up >= current.shape[1]:
-            raise ArgumentError(f"{label}warm_up: expected fewer steps than a window's {current.shape[1]}; found {warm_up}")
+            raise ArgumentError(
+                f"{label}warm_up: expected fewer steps than a window's {current.shape[1]}; found {warm_up}"
+            )
         repeats = np.ones(len(current), np.int64) if self.repeats is None else np.asarray(self.repeats)
         if repeats.shape != (len(current),) or repeats.dtype.kind not in "iu" or (repeats < 1).any():
             raise ArgumentError(
@@ -227,6 +229,8 @@ class Objective:
         self.surrogate, self.detach, self.backend, self.method = surrogate, detach, backend, method
         self.current = np.stack([cell.current for cell in cells], axis=2)  # (B, T, C)
         self.target = np.stack([cell.spikes for cell in cells], axis=2)
+        self._target: Any = None  # as the backend's
+        self._potentials: tuple[np.ndarray, list[np.ndarray]] | None = None
         self.repeats = np.stack([np.asarray(cell.repeats, np.float64) for cell in cells], axis=1)  # (B, C)
         silent = np.zeros((*self.target.shape[:2], len(cells)), np.bool_)
         before, after, _ = self._distance(silent, np.arange(len(cells)), False)
@@ -258,7 +262,8 @@ class Objective:
             part = slice(start, start + at_once)
             mine = {name: value[part] for name, value in values.items()}
             parts.append(self._losses(self._run(mine, columns[part], False)[0], columns[part], False)[:2])
-        return Losses(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+        fit, validation = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return Losses(fit, validation)
 
     def _run(self, values: Mapping[str, np.ndarray], columns: np.ndarray, tape: bool) -> tuple[Run, np.ndarray]:
         """A run of the candidates, and 1 - beta."""
@@ -274,8 +279,8 @@ class Objective:
         current = self._currents(columns) * (gain * reach).astype(np.float32)
         record = ("voltage",) if self.weight else ()
         run = simulate(
-            Layer(neuron, bias=bias), current, self.backend, self.method, record=record, tape=tape, surrogate=self.surrogate,
-            detach=self.detach,
+            Layer(neuron, bias=bias), current, self.backend, self.method, record=record, tape=tape,
+            surrogate=self.surrogate, detach=self.detach,
         )  # fmt: skip
         return run, reach
 
@@ -286,9 +291,15 @@ class Objective:
     def _distance(
         self, spikes: np.ndarray, columns: np.ndarray, gradient: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        return self.backend.train_distance(
-            spikes, self.target, np.asarray(columns, np.int64), self.decay, self.first, self.stops, gradient
-        )
+        engine = self.backend
+        if self._target is None:
+            self._target = engine.asarray(self.target)
+        before, after, back = engine.train_distance(
+            engine.asarray(spikes), self._target, engine.asarray(np.asarray(columns, np.int64)), self.decay, self.first,
+            self.stops, gradient,
+        )  # fmt: skip
+        host = engine.to_numpy
+        return host(before), host(after), None if back is None else host(back)
 
     def _losses(
         self, run: Run, columns: np.ndarray, gradient: bool
@@ -315,7 +326,8 @@ class Objective:
         gradients = run.backward(grad_spikes, grad_voltage)
         gain, tau_m, tau_a = values["gain"], values["tau_m"], values["tau_a"]
         # I = reach (gain i + bias), reach = 1 - beta, bias = 1 - gain rheobase, b = gain adaptation_pa
-        by_drive = np.einsum("btn,btn->n", gradients.current, np.broadcast_to(self._currents(columns), gradients.current.shape))
+        current = np.broadcast_to(self._currents(columns), gradients.current.shape)
+        by_drive = np.einsum("btn,btn->n", gradients.current, current)
         by_drive = by_drive.astype(np.float64) * reach
         by_bias = np.asarray(gradients.bias, np.float64)
         bias = 1 - gain * values["rheobase"]
@@ -338,8 +350,7 @@ class Objective:
         assert run.voltage is not None
         parts, slopes = [], None
         for part in range(2):
-            moments, counts, recorded = self._moments(run, columns, part)
-            del counts
+            moments, recorded = self._moments(run, columns, part)
             mean_x, mean_y, xx, xy, yy = moments
             varying = (xx > 0) & (yy > 0)
             share = np.where(varying, xy * xy / np.where(varying, xx * yy, 1), 0.0)
@@ -356,7 +367,7 @@ class Objective:
                 slopes *= counted
         return parts[0], parts[1], slopes
 
-    def _moments(self, run: Run, columns: np.ndarray, part: int) -> tuple[tuple[np.ndarray, ...], np.ndarray, Any]:
+    def _moments(self, run: Run, columns: np.ndarray, part: int) -> tuple[tuple[np.ndarray, ...], Any]:
         """Means, and sums of squared deviations and products, of model (x) and recorded (y) potentials."""
         assert run.voltage is not None
         recorded, counted = self._recorded(part)
@@ -364,15 +375,18 @@ class Objective:
         y = recorded[:, :, columns]
         count = np.maximum(weights.sum(axis=(0, 1), dtype=np.float64), 1)
         x = run.voltage
-        mean_x = np.einsum("btn,btn->n", x, weights, dtype=np.float64, casting="unsafe") / count
-        mean_y = np.einsum("btn,btn->n", y, weights, dtype=np.float64, casting="unsafe") / count
+
+        def total(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+            product: np.ndarray = np.einsum("btn,btn->n", first, second, dtype=np.float64, casting="unsafe")
+            return product
+
+        mean_x, mean_y = total(x, weights) / count, total(y, weights) / count
         dx, dy = (x - mean_x.astype(np.float32)) * weights, (y - mean_y.astype(np.float32)) * weights
-        products = (np.einsum("btn,btn->n", a, b, dtype=np.float64, casting="unsafe") for a, b in ((dx, dx), (dx, dy), (dy, dy)))
-        return (mean_x, mean_y, *products), count, (recorded, counted)
+        return (mean_x, mean_y, total(dx, dx), total(dx, dy), total(dy, dy)), (recorded, counted)
 
     def _recorded(self, part: int) -> tuple[np.ndarray, np.ndarray]:
         """Recorded potentials (B, T, C), and 1 where they count in the part."""
-        if not hasattr(self, "_potentials"):
+        if self._potentials is None:
             recorded = np.stack([np.asarray(cell.voltage) for cell in self.cells], axis=2)
             apart = np.stack([~np.asarray(cell.near_spike) for cell in self.cells], axis=2)
             steps = np.arange(recorded.shape[1])

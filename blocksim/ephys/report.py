@@ -33,7 +33,9 @@ WORDS = {
 }  # fmt: skip
 
 
-def page(name: str, result: Fit, predicted: Mapping[str, Predicted], measured: Mapping[str, Mapping[str, float]]) -> str:
+def page(
+    name: str, result: Fit, predicted: Mapping[str, Predicted], measured: Mapping[str, Mapping[str, float]]
+) -> str:
     """The page as text.
 
     Parameters
@@ -55,10 +57,10 @@ def page(name: str, result: Fit, predicted: Mapping[str, Predicted], measured: M
         _figure(
             _traces(test),
             "Test part: recorded potential and the model's",
-            "Recorded potential of one sweep with the spikes of all its trials above, the model's potential and threshold "
-            "with its spikes, and the difference between both potentials away from spikes.",
-            "The stretch with most spikes. Bars above: recorded spikes (dark) and the model's (red). The model's potential is "
-            "scaled to mV by a regression on the training part; its spikes are instants, drawn as bars to 20 mV.",
+            "Recorded potential of one sweep with the spikes of all its trials above, the model's potential and "
+            "threshold with its spikes, and the difference between both potentials away from spikes.",
+            "The stretch with most spikes. Bars above: recorded spikes (dark) and the model's (red). The model's "
+            "potential is scaled to mV by a regression on the training part; its spikes are instants, drawn as bars.",
         ),
         _figure(
             _rasters(test),
@@ -94,9 +96,9 @@ def page(name: str, result: Fit, predicted: Mapping[str, Predicted], measured: M
 def _summary(result: Fit, predicted: Mapping[str, Predicted]) -> str:
     training, test = predicted["training"].recording, predicted["test"].recording
     return (
-        f"Adaptive leaky integrate-and-fire neuron, time step {result.dt:g} ms. Training: {training.sweeps} sweep(s) of "
-        f"{training.duration / 1000:g} s, {len(training.spikes.times)} spikes. Test, used once: {test.sweeps} sweep(s) of "
-        f"{test.duration / 1000:g} s, {len(test.spikes.times)} spikes. {len(result.restarts['fit'])} restarts, "
+        f"Adaptive leaky integrate-and-fire neuron, time step {result.dt:g} ms. Training: {training.sweeps} sweep(s) "
+        f"of {training.duration / 1000:g} s, {len(training.spikes.times)} spikes. Test: {test.sweeps} sweep(s) "
+        f"of {test.duration / 1000:g} s, {len(test.spikes.times)} spikes. {len(result.restarts['fit'])} restarts, "
         f"{sum(result.seconds.values()):.3g} s."
     )
 
@@ -123,7 +125,7 @@ def _score_table(measured: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    return "–" if not np.isfinite(value) else f"{value:.3f}" + (f" {unit}" if unit else "")
+    return "-" if not np.isfinite(value) else f"{value:.3f}" + (f" {unit}" if unit else "")
 
 
 def _figure(figure: Any, title: str, alternative: str, caption: str) -> str:
@@ -162,7 +164,9 @@ def _traces(predicted: Predicted) -> Any:
     top, middle, bottom = axes[:, 0]
     for row, times in enumerate([*trials, model]):
         colour = RATE if row == len(trials) else SPIKE
-        top.eventplot(times[(times >= start) & (times < stop)], lineoffsets=row, linelengths=0.8, colors=colour, linewidths=1)
+        top.eventplot(
+            times[(times >= start) & (times < stop)], lineoffsets=row, linelengths=0.8, colors=colour, linewidths=1
+        )
     top.set_yticks([(len(trials) - 1) / 2, len(trials)], ["trials", "model"])
     middle.plot(time, recorded, color=SPIKE, linewidth=0.8, label="recorded")
     middle.plot(time, modelled, color=RATE, linewidth=0.8, alpha=0.9, label="model")

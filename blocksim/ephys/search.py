@@ -58,7 +58,10 @@ class Space:
             "rheobase": (mean - 4 * spread, mean + 4 * spread),
             "adaptation_pa": (0.005 * spread, 5 * spread),
         } | {name: tuple(pair) for name, pair in bounds.items()}
-        transforms = {name: Bounded(*limits[name], "linear" if name == "rheobase" else "log") for name in PARAMETERS}
+        transforms = {
+            name: Bounded(limits[name][0], limits[name][1], "linear" if name == "rheobase" else "log")
+            for name in PARAMETERS
+        }
         periods = real_array("refractory", refractory).astype(np.float64)
         finite("refractory", periods)
         if periods.ndim != 1 or not periods.size or (periods < 0).any():
