@@ -1,7 +1,7 @@
 """The adaptive neuron in physical units: what a fit finds, and its translation to the simulator's units.
 
-Owns that translation, and prediction from a current in pA. The membrane potential v has the unit of the distance from
-reset (0) to threshold (1), and follows, between spikes,
+Owns that translation, and prediction from a current in pA. The membrane potential v is 0 at reset and 1 at the threshold
+of a rested neuron, and follows, between spikes,
 
     tau_m dv/dt = -v + gain i + bias,        theta = 1 + adaptation a,        tau_a da/dt = -a,
 
@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
     ----------
     spikes : (sweeps, T) bool array
     voltage : (sweeps, T) array
-        In mV where the cell knows them, else from reset (0) to threshold (1); 0 or reset while refractory.
+        In mV where the cell knows them, else from 0 at reset to 1 at threshold; reset while refractory.
     threshold : (sweeps, T) array
         In the unit of the voltage.
     """
@@ -79,7 +79,7 @@ class Cell:
     150.0
     >>> prediction = cell.predict(np.full((1, 10_000), 300.0), dt=0.1)
     >>> int(prediction.spikes.sum())
-    19
+    25
     """
 
     tau_m: float
