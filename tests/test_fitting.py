@@ -311,6 +311,18 @@ def test_settings_are_checked():
         fit_cells([synthetic(steps=1000), synthetic(steps=1200)], QUICK)
 
 
+def test_the_time_step_is_chosen_by_validation():
+    recording = Recording(noise(steps=4000), np.full((1, 4000), -65.0), 2000,
+                          spikes=[np.flatnonzero(TRUE.predict(noise(steps=4000), 0.5).spikes[0]) * 0.5])  # fmt: skip
+    each = [fit(recording, replace(QUICK, dt=dt)) for dt in (0.5, 4.0)]
+    best = min(each, key=lambda result: result.loss["validation"])
+    chosen = fit(recording, replace(QUICK, dt=(0.5, 4.0)))
+    assert (chosen.dt, chosen.cell) == (best.dt, best.cell)
+    assert each[0].cell != each[1].cell
+    with pytest.raises(ArgumentError, match="dt: expected one time step"):
+        fit_cells([recording, recording], replace(QUICK, dt=(0.5, 4.0)))
+
+
 def test_scores_of_the_true_cell_are_those_of_a_perfect_one():
     current = noise(steps=4000)
     spikes = TRUE.predict(current, 0.5).spikes

@@ -33,7 +33,7 @@ SHOWN = {
 @click.argument("sources", metavar="FILES...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings: a .toml or .json file.")
-@click.option("--dt", type=float, help="Time step of the model in ms.  [default: the recording's]")
+@click.option("--dt", type=float, multiple=True, help="Time step in ms; of several the best.  [default: the file's]")
 @click.option("--tau", type=float, help="Time constant of the van Rossum distance in ms.  [default: 40]")
 @click.option("--refractory", type=float, multiple=True, help="Refractory period in ms to choose from; repeatable.")
 @click.option("--restarts", type=int, help="Descents from the best candidates.  [default: 16]")
@@ -108,11 +108,9 @@ def _settings(config: Path | None, options: Mapping[str, Any], backend: str | No
             found = ", ".join(map(repr, set(read) - set(SECTIONS))) if isinstance(read, dict) else type(read).__name__
             raise ArgumentError(f"{config}: expected the sections {', '.join(SECTIONS)}; found {found}")
     fit_settings = dict(read.get("fit", {}))
-    for name in ("dt", "tau", "restarts", "epochs", "seed"):
-        if options[name] is not None:
+    for name in ("dt", "refractory", "tau", "restarts", "epochs", "seed"):
+        if options[name] not in (None, ()):
             fit_settings[name] = options[name]
-    if options["refractory"]:
-        fit_settings["refractory"] = options["refractory"]
     if backend:
         fit_settings["backend"] = backend
     recording = dict(read.get("recording", {}))

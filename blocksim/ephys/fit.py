@@ -43,8 +43,10 @@ class FitConfig:
 
     Parameters
     ----------
-    dt : float or None
-        Time step of the model in ms; None: the recording's.
+    dt : float, tuple of float, or None
+        Time step of the model in ms; None: the recording's. Of several, `fit` makes a fit for each, for time axes
+        that differ are different runs, and returns the one of the lowest validation loss (training loss where nothing
+        is held out).
     tau : float
         Time constant of the van Rossum distance in ms.
     voltage_weight : float
@@ -91,7 +93,7 @@ class FitConfig:
         A setting is out of range, or unknown.
     """
 
-    dt: float | None = None
+    dt: float | tuple[float, ...] | None = None
     tau: float = 40.0
     voltage_weight: float = 0.0
     spike_window: tuple[float, float] = (2.0, 8.0)
@@ -116,8 +118,13 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
-        if self.dt is not None:
-            set_field(self, "dt", number("dt", self.dt, above=0))
+        if isinstance(self.dt, (tuple, list)) and len(self.dt) != 1:
+            if not self.dt:
+                raise ArgumentError("dt: expected at least one time step; found none")
+            set_field(self, "dt", tuple(number("dt", step, above=0) for step in self.dt))
+        elif self.dt is not None:
+            alone: Any = self.dt[0] if isinstance(self.dt, (tuple, list)) else self.dt
+            set_field(self, "dt", number("dt", alone, above=0))
         for name, limits in (
             ("tau", {"above": 0}), ("learning_rate", {"above": 0}), ("voltage_weight", {"least": 0}),
             ("warm_up", {"least": 0}), ("validation", {"least": 0, "below": 1}),
@@ -244,7 +251,12 @@ def fit(training: Recording | FitData, config: FitConfig | None = None, progress
     >>> result.loss["training"] < 1, result.history["fit"].shape
     (True, (5, 4))
     """
-    return fit_cells([training], config, progress)[0]
+    config = FitConfig() if config is None else config
+    if not isinstance(config.dt, tuple):
+        return fit_cells([training], config, progress)[0]
+    fits = [fit_cells([training], replace(config, dt=step), progress)[0] for step in config.dt]
+    held = config.validation and all(np.isfinite(each.loss["validation"]) for each in fits)
+    return min(fits, key=lambda each: each.loss["validation" if held else "training"])
 
 
 def fit_cells(
@@ -341,6 +353,8 @@ def _data(training: Recording | FitData, config: FitConfig) -> FitData:
         return training
     if not isinstance(training, Recording):
         raise ArgumentError(f"training: expected a Recording or FitData; found {found(training)}")
+    if isinstance(config.dt, tuple):
+        raise ArgumentError("dt: expected one time step for cells that are fitted in one run; found several (use fit)")
     recording = training if config.dt is None else training.at_dt(config.dt)
     return FitData.of(
         recording, voltage=True, spike_window=config.spike_window, warm_up=config.warm_up, merge=config.merge

@@ -1,7 +1,7 @@
 """The adaptive neuron in physical units: what a fit finds, and its translation to the simulator's units.
 
-Owns that translation, and prediction from a current in pA. The membrane potential v is 0 at reset and 1 at the threshold
-of a rested neuron, and follows, between spikes,
+Owns that translation, and prediction from a current in pA. The membrane potential v is 0 at reset and 1 at the
+threshold of a rested neuron, and follows, between spikes,
 
     tau_m dv/dt = -v + gain i + bias,        theta = 1 + adaptation a,        tau_a da/dt = -a,
 

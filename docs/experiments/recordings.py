@@ -270,12 +270,88 @@ def speed(folder: Path) -> list[dict[str, Any]]:
 PARTS = {"recovery": recovery, "choices": choices, "test": test, "steps": steps, "periods": periods, "speed": speed}
 
 
+# ----------------------------------------------------------------------------------------------------- tables
+
+
+def table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
+    """Rows as Markdown; columns by the name of the value and what it is called."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, float):
+            return f"{value:.3g}" if abs(value) >= 10 else f"{value:.3f}"
+        return "" if value is None else str(value)
+
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(shown(row.get(name)) for name in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+SCORES = {
+    "spikes": "spikes", "spikes recorded": "recorded", "ETV 10 ms": "ETV", "ETV 10 ms, raw": "not normalised",
+    "ETV 4 ms": "ETV, 4 ms", "ETV 20 ms": "ETV, 20 ms", "Gamma": "Gamma", "Md*": "Md*",
+    "intrinsic reliability": "intrinsic reliability",
+}  # fmt: skip
+LAYOUT: dict[str, dict[str, str]] = {
+    "recovery": {
+        "seed": "seed", "spikes": "spikes", "tau_m": "tau_m, %", "tau_a": "tau_a, %", "adaptation": "adaptation, %",
+        "gain": "gain, %", "bias": "bias, %", "refractory": "refractory, %", "loss": "loss", "recovered": "within 5 %",
+    },
+    "choices": {"settings": "settings", **SCORES, "seconds": "s a fit"},
+    "test": {"cell": "cell", "part": "part", **SCORES},
+    "steps": {"cell": "cell", "dt": "dt, ms", "ARP": "ARP found, ms", **SCORES, "seconds": "s"},
+    "periods": {"cell": "cell", "ARP": "ARP, ms", **SCORES, "seconds": "blocks, s", "standard, s": "step by step, s",
+                "same parameters": "same fit"},
+    "speed": {"work": "work", "seconds": "s"},
+}  # fmt: skip
+
+
+def write_tables(folder: Path) -> None:
+    """tables.md, of the parts that are there; and a picture of the two sweeps."""
+    found = {name: json.loads((folder / f"{name}.json").read_text()) for name in PARTS
+             if (folder / f"{name}.json").is_file()}  # fmt: skip
+    with written(folder / "tables.md") as part:
+        part.write_text("\n\n".join(f"## {name}\n\n{table(rows, LAYOUT[name])}" for name, rows in found.items()) + "\n")
+    if {"steps", "periods"} <= set(found):
+        draw(found["steps"], found["periods"], folder / "sweeps.png")
+
+
+def draw(over_steps: Sequence[dict[str, Any]], over_periods: Sequence[dict[str, Any]], path: Path) -> None:
+    """ETV over the time step and over the refractory period, as in the paper's figure 5."""
+    from matplotlib.figure import Figure
+
+    from blocksim.plotting import save
+
+    figure = Figure(figsize=(9, 3.4), dpi=130, layout="constrained")
+    for ax, rows, key, words in zip(
+        figure.subplots(1, 2, sharey=True), (over_steps, over_periods), ("dt", "ARP"),
+        ("time step (ms)", "refractory period (ms)"), strict=True,
+    ):  # fmt: skip
+        for name, colour, mark in zip(CELLS, ("#1b3a5c", "#c8553d", "#5b8a72"), "osD", strict=True):
+            mine = [row for row in rows if row["cell"] == name]
+            ax.plot(
+                [row[key] for row in mine], [row["ETV 10 ms"] for row in mine], color=colour, marker=mark, label=name
+            )
+        ax.set_xscale("log")
+        ticks = [row[key] for row in rows if row["cell"] == rows[0]["cell"]]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+        ax.set_xlabel(words)
+        ax.grid(color="#d9d9d9", linewidth=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("normalised ETV of the test part")
+    figure.axes[0].set_ylim(0, 1)
+    figure.axes[1].legend(frameon=False)
+    save(figure, path)
+
+
 def main() -> None:
     """Run parts, write their numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, default=Path("recordings-results"))
-    parser.add_argument("--part", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--part", nargs="*", choices=PARTS, default=list(PARTS), help="none: write tables anew")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     numba.set_num_threads(options.threads)
@@ -284,6 +360,7 @@ def main() -> None:
         rows = PARTS[name](options.data)
         with written(options.output / f"{name}.json") as part:
             part.write_text(json.dumps(rows, indent=1))
+    write_tables(options.output)
 
 
 if __name__ == "__main__":
