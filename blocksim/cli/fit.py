@@ -199,7 +199,6 @@ def _many(tasks: list[Task], jobs: int, dask: str | None, console: Console) -> t
             problem = outcome.error or (outcome.value or {}).get("problem")
             if problem:
                 problems += 1
-                bar.console.print(f"failed {name}: {problem}", style="red", markup=False)
                 console.print(f"failed {name}: {problem.strip().splitlines()[-1]}", markup=False)
             else:
                 rows[index] = outcome.value

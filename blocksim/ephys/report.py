@@ -55,7 +55,7 @@ def page(
     test = predicted["test"]
     sections = [
         _figure(
-            _traces(test),
+            traces(test),
             "Test part: recorded potential and the model's",
             "Recorded potential of one sweep with the spikes of all its trials above, the model's potential and "
             "threshold with its spikes, and the difference between both potentials away from spikes.",
@@ -63,7 +63,7 @@ def page(
             "potential is scaled to mV by a regression on the training part; its spikes are instants, drawn as bars.",
         ),
         _figure(
-            _rasters(test),
+            rasters(test),
             "Test part: trials and rates",
             "Raster of recorded trials with the model's spikes on top; smoothed rates of both, and their difference.",
             "Rates are smoothed with a Gaussian of 10 ms, as in ETV.",
@@ -150,7 +150,8 @@ def _new(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tupl
     return figure, axes
 
 
-def _traces(predicted: Predicted) -> Any:
+def traces(predicted: Predicted) -> Any:
+    """Figure of a stretch: spikes, recorded and predicted potential of the first group of repeats, their difference."""
     recording, dt = predicted.recording, predicted.recording.dt
     group = predicted.groups[0]
     trials, model = recording.spikes.take(group), predicted.trains[0]
@@ -198,7 +199,8 @@ def _busiest(times: np.ndarray, duration: float) -> float:
     return float(starts[int(np.argmax(counts))])
 
 
-def _rasters(predicted: Predicted) -> Any:
+def rasters(predicted: Predicted) -> Any:
+    """Figure of the first group of repeats: spikes of trials and model, smoothed rates, and their difference."""
     recording = predicted.recording
     group = predicted.groups[0]
     stop = min(recording.duration, SHOWN)

@@ -21,8 +21,10 @@ import numba
 import numpy as np
 
 from blocksim import metrics
-from blocksim.ephys import Cell, FitConfig, FitData, Recording, fit, fit_cells, open_parts, open_recording
+from blocksim.ephys import Cell, FitConfig, FitData, Recording, evaluation, fit, fit_cells, open_parts, open_recording
+from blocksim.ephys.report import traces
 from blocksim.files import written
+from blocksim.plotting import save
 from blocksim.trains import SpikeTrains
 
 SIGMA = 10.0  # ms, standard deviation of the Gaussian of ETV, as in Teeter et al. (2018)
@@ -325,8 +327,6 @@ def draw(over_steps: Sequence[dict[str, Any]], over_periods: Sequence[dict[str, 
     """ETV over the time step and over the refractory period, as in the paper's figure 5."""
     from matplotlib.figure import Figure
 
-    from blocksim.plotting import save
-
     figure = Figure(figsize=(9, 3.4), dpi=130, layout="constrained")
     for ax, rows, key, words in zip(
         figure.subplots(1, 2, sharey=True), (over_steps, over_periods), ("dt", "ARP"),
@@ -350,6 +350,13 @@ def draw(over_steps: Sequence[dict[str, Any]], over_periods: Sequence[dict[str, 
     save(figure, path)
 
 
+def draw_traces(rows: Sequence[dict[str, Any]], data: Path, path: Path) -> None:
+    """Example traces: the cortical cell's test part."""
+    training, held = load(data, "L5 pyramidal")
+    cell = next(Cell(**row["parameters"]) for row in rows if row["cell"] == "L5 pyramidal")
+    save(traces(evaluation.predict(cell, held, training.dt, before=training)), path)
+
+
 def main() -> None:
     """Run parts, write their numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -364,6 +371,8 @@ def main() -> None:
         rows = PARTS[name](options.data)
         with written(options.output / f"{name}.json") as part:
             part.write_text(json.dumps(rows, indent=1))
+        if name == "test":
+            draw_traces(rows, options.data, options.output / "traces.png")
     write_tables(options.output)
 
 
