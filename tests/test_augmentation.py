@@ -111,7 +111,7 @@ def test_pixels_stay_in_range_and_in_order(pixels, settings):
         assert same(blocksim.Events(x.indptr, x.indices, x.shape), x)
         left += len(x.indices)
     # all masked, a sample may be silent
-    assert left > 20 * 50
+    assert left > 200
 
 
 def test_what_is_drawn_depends_on_seed_epoch_and_sample_alone():
