@@ -87,6 +87,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def sum(self, *args, **kwargs):
         return _device(self._host.sum(*args, **kwargs))
 
+    def max(self, axis):
+        return _device(self._host.max(axis))
+
+    def argmax(self, axis):
+        return _device(self._host.argmax(axis))
+
     def __float__(self):
         return float(self._host)
 
