@@ -17,12 +17,12 @@ from blocksim.arrays import AdjointCarry, AdjointRule, Carry, ForwardResult, Lay
 from blocksim.backend import Backend, get_backend
 from blocksim.blocks import handed_on
 from blocksim.errors import ArgumentError
-from blocksim.inputs import computing_dtype, prepare, read_input
+from blocksim.inputs import computing_dtype, numbers, prepare, read_input
 from blocksim.layer import Layer
 from blocksim.neurons import ALIF
 from blocksim.state import State, StateGradient
 from blocksim.surrogates import Surrogate, get_surrogate
-from blocksim.validation import choice, choices, finite, found, frozen, real_array, whole
+from blocksim.validation import choice, choices, finite, found, frozen, whole
 
 METHODS = ("blocks", "standard")
 GRADIENTS = ("standard", "paper")
@@ -183,19 +183,19 @@ class _Context:
             "adaptation": (batch, neurons),
             "spikes": (batch, tape.history.shape[1], neurons),
         }
-        given = {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
+        given = {name: _zeros(shape, dtype, backend) for name, shape in shapes.items()}
         if grad_state is not None:
             if not isinstance(grad_state, StateGradient):
                 raise ArgumentError(
                     f"grad_state: expected a StateGradient, the `state` of other gradients; found {found(grad_state)}"
                 )
             for name, shape in shapes.items():
-                array = real_array(f"grad_state.{name}", getattr(grad_state, name))
+                array = numbers(f"grad_state.{name}", getattr(grad_state, name), backend)
                 if array.shape != shape:
                     raise ArgumentError(
                         f"grad_state.{name}: expected shape {shape}, that of this run's state; found {array.shape}"
                     )
-                finite(f"grad_state.{name}", array)
+                finite(f"grad_state.{name}", array, backend.to_numpy if backend.owns(array) else np.asarray)
                 given[name] = array
         handed_in = (
             self.rule,
@@ -213,7 +213,10 @@ class _Context:
             return array if array is None or self.on_device else backend.to_numpy(array)
 
         current = out(result.current)
-        sums = {name: backend.to_numpy(getattr(result.sums, name)).sum(axis=0) for name in NUMBERS}
+        totals = [getattr(result.sums, name).sum(axis=0) for name in NUMBERS]
+        into = [result.carry.voltage, result.carry.adaptation, result.history]
+        fetched = backend.fetch(totals if self.on_device else totals + into)
+        sums = dict(zip(NUMBERS, fetched, strict=False))
         like = {**self.layer.neuron.parameters(), "bias": self.layer.bias}
 
         def shaped(name: str) -> Any:
@@ -232,12 +235,8 @@ class _Context:
             p=shaped("p") if adaptive else None,
             b=shaped("b") if adaptive else None,
             theta=shaped("theta"),
-            state=StateGradient(
-                backend.to_numpy(result.carry.voltage),
-                backend.to_numpy(result.carry.adaptation),
-                backend.to_numpy(result.history),
-            ),
-            _weights=out(arrays.weights),
+            state=StateGradient(*(into if self.on_device else fetched[len(NUMBERS) :])),
+            _weights=arrays.weights if self.on_device else self.layer.weights,
             _shared_current=self.shared_current,
         )
 
@@ -294,8 +293,9 @@ def simulate(
     Returns
     -------
     Run
-        Of NumPy arrays. Where x is a CuPy array and the backend "cupy", spikes, recorded traces and the gradients of
-        input and weights stay on the device, as CuPy arrays; the state and the gradients of parameters do not.
+        Of NumPy arrays. Where x is a CuPy array and the backend "cupy", spikes, recorded traces, the state and the
+        gradients of input, weights and state stay on the device, as CuPy arrays; the gradients of the neurons'
+        parameters do not.
 
     Raises
     ------
@@ -348,6 +348,7 @@ def simulate(
     if isinstance(x, np.ndarray):
         x = engine.asarray(x, dtype)
     plan = Plan(
+        batch=batch,
         block_length=length,
         record_voltage="voltage" in record,
         record_threshold="threshold" in record,
@@ -374,7 +375,7 @@ def simulate(
         spikes=out(result.spikes),
         voltage=out(result.voltage),
         threshold=out(result.threshold),
-        state=_finish(result, history, engine),
+        state=_finish(result, history, engine, on_device),
         backend=engine.name,
         method=method,
         block_length=length,
@@ -475,20 +476,22 @@ def _start(
     kinds: dict[str, Any] = {"voltage": dtype, "adaptation": dtype, "refractory": np.int32, "spikes": np.bool_}
     shapes = dict.fromkeys(kinds, (batch, neurons)) | {"spikes": (batch, latency, neurons)}
     if state is None:
-        arrays = {name: np.zeros(shape, kinds[name]) for name, shape in shapes.items()}
+        ready = {name: _zeros(shape, kinds[name], engine) for name, shape in shapes.items()}
     else:
         if not isinstance(state, State):
             raise ArgumentError(f"state: expected a blocksim.State, the `state` of a run; found {found(state)}")
-        arrays = {}
+        # a state on the device is checked on the host, in one copy, and used where it is
+        given = {name: numbers(f"state.{name}", getattr(state, name), engine) for name in shapes}
+        held = {name: array for name, array in given.items() if engine.owns(array)}
+        arrays = given | dict(zip(held, engine.fetch(list(held.values())) if held else (), strict=True))
         for name, shape in shapes.items():
-            array = real_array(f"state.{name}", getattr(state, name))
+            array = arrays[name]
             if array.shape != shape:
                 raise ArgumentError(
                     f"state.{name}: expected shape {shape} for this layer and input; found {array.shape} "
                     "(is it the state of another layer, or of another batch?)"
                 )
             finite(f"state.{name}", array)
-            arrays[name] = array
         left, longest = arrays["refractory"], np.asarray(layer.neuron.refractory_steps)
         if left.dtype.kind not in "iu" or ((left < 0) | (left > longest)).any():
             raise ArgumentError(
@@ -503,29 +506,33 @@ def _start(
                 f"{arrays['voltage'].dtype} and {arrays['adaptation'].dtype}"
             )
         # kernels may not change a state that its owner uses again
-        arrays = {name: array.copy() for name, array in arrays.items()}
-    ready = {name: engine.asarray(array, kinds[name]) for name, array in arrays.items()}
+        ready = {name: engine.asarray(array.copy(), kinds[name]) for name, array in given.items()}
     return Carry(ready["voltage"], ready["adaptation"], ready["refractory"]), ready["spikes"]
 
 
-def _finish(result: ForwardResult, history: Any, engine: Backend) -> State:
+def _zeros(shape: tuple[int, ...], dtype: Any, engine: Backend) -> Any:
+    """Made where it is needed, not copied there."""
+    array = engine.empty(shape, dtype)
+    array[...] = 0
+    return array
+
+
+def _finish(result: ForwardResult, history: Any, engine: Backend, on_device: bool) -> State:
     """The state after the last step, in arrays of its own."""
-    return State(
-        voltage=np.array(engine.to_numpy(result.carry.voltage)),
-        adaptation=np.array(engine.to_numpy(result.carry.adaptation)),
-        refractory=np.array(engine.to_numpy(result.carry.refractory)),
-        spikes=engine.to_numpy(handed_on(engine, result.spikes, history, result.spikes.shape[1])),
-    )
+    carry = [array.copy() for array in (result.carry.voltage, result.carry.adaptation, result.carry.refractory)]
+    arrays = [*carry, handed_on(engine, result.spikes, history, result.spikes.shape[1])]
+    return State(*(arrays if on_device else engine.fetch(arrays)))
 
 
 def _cotangent(name: str, array: Any, shape: tuple[int, ...], context: _Context) -> Any:
     """Check a gradient handed to `backward`; returns it with a batch axis, in the computing dtype."""
     if array is None:
         return None
-    owned = context.backend.owns(array) and array.dtype.kind in "biuf"
-    array = array if owned else real_array(name, array)
+    backend = context.backend
+    owned = backend.owns(array)
+    array = numbers(name, array, backend)
     if array.shape != shape:
         raise ArgumentError(f"{name}: expected shape {shape}, that of the run's spikes; found {array.shape}")
-    finite(name, array)
+    finite(name, array, backend.to_numpy if owned else np.asarray)
     converted: Any = array if owned else np.asarray(array, dtype=context.dtype)
     return converted if context.batched else converted[None]
