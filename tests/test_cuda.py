@@ -75,6 +75,20 @@ def test_as_many_launches_as_the_docs_say(monkeypatch, method, recurrent):
     assert dynamics | projections | gradients == emulated_cupy.LAUNCHED
 
 
+@needs_compiler
+def test_what_does_not_change_is_made_once(monkeypatch):
+    made = Counter()
+    for name in ("stack", "argsort"):
+        real = getattr(emulated_cupy, name)
+        monkeypatch.setattr(emulated_cupy, name, lambda *args, name=name, real=real: made.update([name]) or real(*args))
+    case, engine = make_case(6), CupyBackend(emulated_cupy)
+    x = case.events
+    for _ in range(3):
+        run = case.simulate(engine, x, tape=True)
+        run.backward(np.ones(run.spikes.shape))
+    assert made == {"stack": 1, "argsort": 1}
+
+
 # Spikes as a caller may pass them: a dtype, the most in a step, and whether they are on the device. Floating numbers on
 # the device, and more than 255 of an input in a step there, go through a matrix product, equal to rounding only.
 SPIKES = [(np.bool_, 1), (np.uint8, 1), (np.uint8, 3), (np.int8, 3), (np.int64, 3)]
@@ -103,12 +117,14 @@ def test_dense_spikes_are_read_as_bytes(cupy, kind, most, on_device):
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16])
-def test_what_is_no_sparse_spikes_on_the_device_is_numbers(cupy, kind):
+def test_what_is_no_sparse_spikes_on_the_device_is_numbers(cupy, kind, monkeypatch):
+    monkeypatch.setattr(emulated_cupy, "LAUNCHED", Counter())
     case, engine = make_case(10, inputs=41), CupyBackend(cupy, scan=False)
     for x in (np.ones(case.x.shape, kind), *([-case.x.astype(kind)] if kind == np.int16 else [])):
         run = case.simulate(engine, engine.asarray(x))
         expected = case.simulate("numpy", x.astype(np.float64))
         np.testing.assert_allclose(engine.fetch([run.voltage])[0], expected.voltage, rtol=1e-12, atol=1e-12)
+    assert "add_spikes<double, 1>" not in emulated_cupy.LAUNCHED
 
 
 def test_the_weight_gradient_of_bytes_takes_a_few_samples_at_a_time(cupy, monkeypatch):

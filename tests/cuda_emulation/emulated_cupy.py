@@ -154,7 +154,7 @@ def asarray(array, dtype=None):
 
 def ascontiguousarray(array, dtype=None):
     host = array._host
-    if host.flags.c_contiguous and dtype in (None, host.dtype):
+    if host.flags.c_contiguous and (dtype is None or dtype == host.dtype):  # dtype("f8") == None is true
         return array
     return _device(np.ascontiguousarray(host, dtype=dtype))
 
