@@ -36,25 +36,32 @@ H100 = Device("H100 SXM", 132, 1.755e9, 3.35e12, 5.5e12, 67e12)
 
 @dataclass(frozen=True)
 class Dynamics:
-    """What a neuron-step costs in a kernel of one thread a unit, float32.
+    """What a neuron-step costs in a kernel of dynamics, float32.
 
     `bytes`: read and written in memory; `operations`: floating additions, products and comparisons, counted in the
-    kernel's text; `chain`: of them, those that wait for one another from one step to the next.
+    kernel's text; `chain`: of them, those that wait for one another from one step to the next; `waits`: how often it
+    waits for memory.
     """
 
     bytes: float
     operations: int
     chain: int
+    waits: int
 
 
 KERNELS = {
     # a current in, a spike out; with a tape a potential out: forward.cu
-    "forward": Dynamics(5, 14, 7),
-    "forward, with a tape": Dynamics(9, 14, 7),
-    # a potential and a gradient in, twice a spike, a gradient out, and 4 + 4 of scratch: adjoint.cu
-    "adjoint": Dynamics(22, 36, 10),
+    "forward": Dynamics(5, 14, 7, 1),
+    "forward, with a tape": Dynamics(9, 14, 7, 1),
+    # a potential and a gradient in, twice a spike, a gradient out, and 4 + 4 of scratch: adjoint.cu walks a block
+    # forward for the adaptation, and back
+    "adjoint": Dynamics(22, 36, 10, 2),
     # the same, and twice the scratch
-    "adjoint_of_paper": Dynamics(30, 42, 10),
+    "adjoint_of_paper": Dynamics(30, 42, 10, 2),
+    # 32 steps of a warp: each of five rounds of a scan is a product and a sum, once more after each spike; no scratch
+    "forward_scan": Dynamics(9, 26, 0, 1),
+    "adjoint_scan": Dynamics(13, 126, 0, 1),
+    "leaky_filter": Dynamics(8, 4, 4, 1),
 }
 ISSUE = 3  # instructions for each floating operation: addresses, predicates and loops besides; assumed
 CYCLES = 4  # until a floating operation's result can be used
@@ -110,7 +117,7 @@ def dynamics(kernel: str, work: Work, registers: int, device: Device) -> float:
     by_operations = steps * cost.operations * ISSUE / (device.multiprocessors * device.lanes * device.clock)
     waves = -(-work.units // (device.multiprocessors * resident(registers, device)))
     # a thread loads a step's values when it comes to the step: it waits for memory, and then for its own chain
-    by_waiting = waves * work.steps * (device.wait + cost.chain * CYCLES) / device.clock
+    by_waiting = waves * work.steps * (cost.waits * device.wait + cost.chain * CYCLES) / device.clock
     return max(by_bytes, by_operations, by_waiting)
 
 
@@ -120,6 +127,17 @@ def scan(kernel: str, work: Work, registers: int, device: Device) -> float:
     waves = -(-work.units * 32 // (device.multiprocessors * resident(registers, device)))
     cycles = device.wait + SCAN_CYCLES[kernel] * (1 + spikes)
     return waves * -(-work.steps // 32) * cycles / device.clock
+
+
+def spikes(work: Work) -> dict[str, tuple[float, float, float]]:
+    """What the kernels of spikes do for a neuron-step: bytes of memory, of cache, and additions."""
+    row = work.inputs * work.density  # events
+    recurrent = work.neurons * work.rate
+    return {
+        "add_events": (8 + 4 * row / work.neurons, 4 * row, row),
+        "gather_gradient": (8 * row / work.neurons, 4 * row, row),
+        "add_spikes": (8 + 1, 4 * recurrent, recurrent),
+    }
 
 
 def gathered(work: Work, device: Device) -> float:

@@ -83,7 +83,7 @@ def test_a_message_of_the_compiler_names_the_file(library):
 
 
 # What the emulation has of its own, beside what it has of CuPy's.
-OF_THE_EMULATION = {"Kernel"}
+OF_THE_EMULATION = {"Kernel", "Device"}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,8 @@ def test_the_emulation_has_nothing_that_cupy_has_not(real):
         assert hasattr(real.ndarray, name), name
     assert hasattr(real, "RawModule")
     assert not inspect.isfunction(real.RawModule)
+    for name in vars(emulated_cupy.Device):
+        assert hasattr(real.cuda.Device, name), name
     for name, value in vars(emulated_cupy.cuda).items():
         assert hasattr(real.cuda, name), name
         if hasattr(value, "__dict__") and not inspect.isfunction(value):

@@ -287,13 +287,25 @@ class Kernel:
         return np.array([value])
 
 
+class Device:
+    """cupy.cuda.Device, the current one; a launch here has ended when it returns."""
+
+    id, compute_capability = 0, "none"
+    mem_info = property(lambda self: (MEMORY, MEMORY))
+
+    def synchronize(self):
+        pass
+
+
 ATTRIBUTES = {16: lambda: MULTIPROCESSORS, 39: lambda: RESIDENT_THREADS}
 cuda = types.SimpleNamespace(
     is_available=lambda: True,
-    Device=lambda: types.SimpleNamespace(id=0, compute_capability="none", mem_info=(MEMORY, MEMORY)),
+    Device=Device,
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
+        driverGetVersion=lambda: 0,
+        runtimeGetVersion=lambda: 0,
         getDeviceProperties=lambda device: {"name": b"CPU emulation"},
         cudaDevAttrMultiProcessorCount=16,
         cudaDevAttrMaxThreadsPerMultiProcessor=39,
