@@ -9,6 +9,7 @@ import inspect
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from unittest import mock
 
@@ -118,7 +119,7 @@ def test_the_emulation_has_nothing_that_cupy_has_not(real):
     assert not inspect.isfunction(real.RawModule)
     for name, value in vars(emulated_cupy.cuda).items():
         assert hasattr(real.cuda, name), name
-        if hasattr(value, "__dict__") and not inspect.isfunction(value):
+        if isinstance(value, types.SimpleNamespace):
             for inner in vars(value):
                 assert hasattr(getattr(real.cuda, name), inner), f"cuda.{name}.{inner}"
 
