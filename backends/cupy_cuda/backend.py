@@ -1,8 +1,7 @@
-"""The CuPy backend's host side: allocates what kernels write, launches, and composes launches over blocks.
+"""The CuPy backend: the interface to its kernels, arrays on the device, and currents from spikes.
 
-Owns the choice of launches. A layer without recurrence is one launch of the dynamics for the whole run, a recurrent one
-two for each block: the spikes of D steps ago are in earlier blocks; few neurons are scanned, 32 steps at once. Owns the
-copies between host and device, too, and counts them.
+Owns the copies between host and device, which it counts; the forms in which spikes are read; and whether a layer is
+scanned. `dynamics` has the launches of whole layers.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,27 +23,21 @@ from blocksim.arrays import (
     ForwardResult,
     Input,
     LayerArrays,
-    ParameterSums,
     Plan,
     Tape,
 )
 from blocksim.backend import FusedBackend
-from blocksim.blocks import spans
 from blocksim.errors import DeviceError, MissingLibraryError
 from blocksim.events import Events, is_sparse_counts
 from blocksim.numerics import tiny
-from blocksim.surrogates import Surrogate, kernel_scales, require_compiled
+from blocksim.surrogates import Surrogate, require_compiled
 
+from . import dynamics
 from .copies import Copies
 from .kernels import WARP, Kernels, tiles, units
 
 BYTE = 255  # the most spikes of an input in a step that a byte holds
 NUMBERS = 1 << 25  # as many spikes are made numbers at a time, for a product
-
-
-@dataclass(frozen=True)
-class ScannedTape(Tape):
-    """The tape of a scan: the state every 32 steps, in which a neuron may spike more than once."""
 
 
 class CupyBackend(FusedBackend):
@@ -80,7 +72,7 @@ class CupyBackend(FusedBackend):
                 "backend 'cupy': expected an NVIDIA GPU and its driver; CuPy is installed but found none "
                 "(nvidia-smi says what the driver sees)"
             )
-        self._launch = Kernels(self.cupy).launch
+        self.launch = Kernels(self.cupy).launch
         # what is made of things that do not change is made once, and goes when they go
         self._uploaded: WeakKeyDictionary[Events, tuple[Array, Array]] = WeakKeyDictionary()
         self._sorted: WeakKeyDictionary[Events, tuple[Array, Array]] = WeakKeyDictionary()
@@ -152,11 +144,11 @@ class CupyBackend(FusedBackend):
         whole = self.asarray(out)
         if isinstance(x, Events):
             indptr, indices = self._on_device(x)
-            self._launch("add_events", weights.dtype, tiles(x.shape[0] * x.shape[1], weights.shape[1]))(
+            self.launch("add_events", weights.dtype, tiles(x.shape[0] * x.shape[1], weights.shape[1]))(
                 indptr, indices, weights, whole, np.int32(weights.shape[1])
             )
         elif x.dtype.itemsize == 1:
-            self._add_spikes(self.asarray(x), None, weights, whole, 0, x.shape[1], 0)
+            self.add_spikes(self.asarray(x), None, weights, whole, 0, x.shape[1], 0)
         else:
             whole += x @ weights
         if whole is not out:
@@ -178,7 +170,7 @@ class CupyBackend(FusedBackend):
             return grad
         row_of, starts = self._by_input(x)
         grad = self.empty((inputs, size), grad_current.dtype)
-        self._launch("gather_gradient", grad_current.dtype, tiles(inputs, size))(
+        self.launch("gather_gradient", grad_current.dtype, tiles(inputs, size))(
             row_of, starts, grad_current, grad, np.int32(size)
         )
         return grad
@@ -188,7 +180,7 @@ class CupyBackend(FusedBackend):
         batch, steps, size = x.shape
         kind = x.dtype.type
         y = self.empty(x.shape, x.dtype)
-        self._launch("leaky_filter", x.dtype, units(batch * size))(
+        self.launch("leaky_filter", x.dtype, units(batch * size))(
             self.asarray(x), y, kind(decay), np.int32(reverse), np.int64(batch * size), np.int32(size), np.int32(steps),
             kind(tiny(x.dtype)),
         )  # fmt: skip
@@ -222,60 +214,8 @@ class CupyBackend(FusedBackend):
     def fused_forward(
         self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan, scan: bool = False
     ) -> ForwardResult:
-        """Simulate a layer: one launch of the dynamics, or one for each block of a recurrent layer."""
-        length = WARP if scan else plan.block_length
-        dtype = layer.beta.dtype
-        batch, steps = x.shape[:2]
-        size = layer.beta.shape[0]
-        shape = (batch, steps, size)
-        given = layer.weights is None and layer.recurrent is None
-        if given:
-            current = x
-        else:
-            current = self.empty(shape, dtype)
-            current[...] = layer.bias
-            if layer.weights is None:
-                current += x
-            else:
-                self.projection(x, layer.weights, current)
-        shared = current.shape[2] == 1 and size > 1
-
-        def trace(wanted: bool) -> Array | None:
-            return self.empty(shape, dtype) if wanted else None
-
-        spikes = self.empty(shape, np.bool_)
-        voltage = trace(plan.record_voltage or (plan.tape and not plan.paper))
-        threshold = trace(plan.record_threshold)
-        free_voltage = trace(plan.tape and plan.paper)
-        after = Carry(carry.voltage.copy(), carry.adaptation.copy(), carry.refractory.copy())
-        starts = None
-        if plan.tape:
-            of_starts = (-(-steps // length), batch, size)
-            starts = Carry(*(self.empty(of_starts, kind) for kind in (dtype, dtype, np.int32)))
-        values = self._values(layer)
-        pitches = (np.int64(steps * current.shape[2]), np.int64(current.shape[2]), np.int64(0 if shared else 1))
-        before = (values, layer.refractory, current, *pitches, np.int32(given))
-        state = (after.voltage, after.adaptation, after.refractory)
-        shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
-        smallest = dtype.type(tiny(dtype))
-        if scan:
-            self._launch("forward_scan", dtype, units(batch * size * WARP))(
-                *before, *state, spikes, voltage, threshold, *_three(starts), *shape_of_run, smallest
-            )
-        else:
-            launch = self._launch("forward", dtype, units(batch * size))
-            for start, stop in self._launches(layer, steps, length):
-                if layer.recurrent is not None:
-                    self._add_spikes(spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
-                launch(
-                    *before, *state, spikes, voltage, threshold, free_voltage, *_three(starts), *shape_of_run,
-                    np.int32(start), np.int32(stop), np.int32(length), smallest,
-                )  # fmt: skip
-        tape = None
-        if starts is not None:
-            kind = ScannedTape if scan else Tape
-            tape = kind(length, free_voltage if plan.paper else voltage, spikes, starts, history)
-        return ForwardResult(spikes, voltage if plan.record_voltage else None, threshold, after, tape)
+        """Simulate a layer."""
+        return dynamics.forward(self, layer, x, carry, history, plan, scan)
 
     def fused_adjoint(
         self,
@@ -288,63 +228,17 @@ class CupyBackend(FusedBackend):
         grad_carry: AdjointCarry,
         grad_history: Array,
     ) -> AdjointResult:
-        """Differentiate a layer: launches as in the forward pass, the last first."""
-        dtype = layer.beta.dtype
-        batch, steps, size = tape.spikes.shape
-        latency = tape.history.shape[1]
-        lambda_s = self.empty((batch, steps, size), dtype)
-        lambda_s[...] = 0 if grad_spikes is None else grad_spikes
-        before = self.empty((batch, latency, size), dtype)
-        before[...] = 0
-        held = min(latency, steps)  # spikes that the state after the run still holds
-        if held:
-            lambda_s[:, steps - held :] += grad_history[:, latency - held :]
-            before[:, steps:] = grad_history[:, : latency - held]
-        grad_current = self.empty((batch, steps, size), dtype)
-        sums = self.empty((5, batch, size), np.float64)
-        sums[...] = 0
-        into = AdjointCarry(grad_carry.voltage.copy(), grad_carry.adaptation.copy())
-        kind, smallest = rule.surrogate.kind, dtype.type(tiny(dtype))
-        of_tape = (self._values(layer), layer.refractory, tape.voltage, tape.spikes, *_three(tape.starts))
-        out = (lambda_s, grad_voltage, into.voltage, into.adaptation, grad_current, sums)
-        rules = (*kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation))
-        shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
-        transposed = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
-        if isinstance(tape, ScannedTape):
-            self._launch("adjoint_scan", dtype, units(batch * size * WARP), kind)(
-                *of_tape, *out, *rules, *shape_of_run, smallest
-            )
-        else:
-            kernel = "adjoint_of_paper" if rule.paper else "adjoint"
-            launch = self._launch(kernel, dtype, units(batch * size), kind)
-            scratch = self.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
-            for start, stop in reversed(self._launches(layer, steps, tape.block_length)):
-                if transposed is not None and start + latency < steps:  # the recurrent term of (7), one product a block
-                    last = min(stop + latency, steps)
-                    lambda_s[:, start : last - latency] += grad_current[:, start + latency : last] @ transposed
-                launch(
-                    *of_tape, *out, scratch, *rules, *shape_of_run, np.int32(start), np.int32(stop),
-                    np.int32(tape.block_length), smallest,
-                )  # fmt: skip
-        recurrent = None
-        if layer.recurrent is not None:
-            early = min(latency, steps)
-            if transposed is not None:  # (13)
-                before[:, :early] += grad_current[:, :early] @ transposed
-            recurrent = self.projection_adjoint(tape.history[:, :early], grad_current[:, :early])
-            if steps > latency:
-                recurrent += self.projection_adjoint(tape.spikes[:, : steps - latency], grad_current[:, latency:])
-        weights = None if layer.weights is None else self.projection_adjoint(x, grad_current)
-        return AdjointResult(grad_current, weights, recurrent, ParameterSums(*sums), into, before)
+        """Differentiate a layer."""
+        return dynamics.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
-    def _add_spikes(
+    def add_spikes(
         self, spikes: Array, history: Array | None, weights: Array, out: Array, begin: int, rows: int, latency: int
     ) -> None:
         """Add the currents of bytes `latency` steps ago to steps begin .. begin + rows of `out`."""
         batch, steps, inputs = spikes.shape
         size = weights.shape[1]
         counts = int(spikes.dtype == np.uint8)
-        self._launch("add_spikes", weights.dtype, tiles(batch * rows, size), counts)(
+        self.launch("add_spikes", weights.dtype, tiles(batch * rows, size), counts)(
             spikes, history, weights, out, np.int32(inputs), np.int32(size), np.int32(steps), np.int32(begin),
             np.int32(rows), np.int32(latency),
         )  # fmt: skip
@@ -381,12 +275,7 @@ class CupyBackend(FusedBackend):
         multiprocessors, threads = (int(runtime.deviceGetAttribute(each, device)) for each in attributes)
         return multiprocessors * threads // WARP
 
-    def _launches(self, layer: LayerArrays, steps: int, length: int) -> list[tuple[int, int]]:
-        if layer.recurrent is None:
-            return [(0, steps)]
-        return [(start, stop) for _, start, stop in spans(steps, length)]
-
-    def _values(self, layer: LayerArrays) -> Array:
+    def values(self, layer: LayerArrays) -> Array:
         """A layer's parameters as kernels read them."""
         if layer not in self._stacked:
             self._stacked[layer] = self.cupy.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias])
@@ -404,13 +293,9 @@ class CupyBackend(FusedBackend):
             indptr, indices = self._on_device(x)
             rows = x.shape[0] * x.shape[1]
             row_of = self.empty(indices.shape, np.int64)
-            self._launch("rows_of_events", None, units(rows))(indptr, np.int64(rows), row_of)
+            self.launch("rows_of_events", None, units(rows))(indptr, np.int64(rows), row_of)
             order = self.cupy.argsort(indices.astype(np.int64) * rows + row_of)
             edges = self.cupy.arange(x.shape[2] + 1, dtype=np.int32)
             starts = self.cupy.searchsorted(indices[order], edges).astype(np.int64)
             self._sorted[x] = (row_of[order], starts)
         return self._sorted[x]
-
-
-def _three(starts: Carry | None) -> tuple[Any, Any, Any]:
-    return (None, None, None) if starts is None else (starts.voltage, starts.adaptation, starts.refractory)
