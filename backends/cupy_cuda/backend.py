@@ -164,7 +164,7 @@ class CupyBackend(FusedBackend):
             samples = batch if x.dtype == grad_current.dtype else max(NUMBERS // (steps * inputs), 1)
             grad = None
             for start in range(0, batch, samples):
-                rows = x[start : start + samples].reshape(-1, inputs).astype(grad_current.dtype)
+                rows = x[start : start + samples].reshape(-1, inputs).astype(grad_current.dtype, copy=False)
                 part = rows.T @ grad_current[start : start + samples].reshape(-1, size)
                 grad = part if grad is None else grad + part
             return grad
