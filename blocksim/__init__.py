@@ -12,8 +12,12 @@ from blocksim.backend import Backend, BackendEntry, available_backends, get_back
 from blocksim.errors import ArgumentError, BlocksimError, DeviceError, FileError, MissingLibraryError
 from blocksim.events import Events
 from blocksim.layer import Layer
+from blocksim.network import CountReadout, LeakyReadout, Network
+from blocksim.network_run import NetworkGradients, NetworkRun, NetworkState, NetworkStateGradient
 from blocksim.neurons import ALIF, LIF
-from blocksim.simulation import Gradients, Run, simulate
+from blocksim.readout import ReadoutGradients
+from blocksim.run import Gradients, Run
+from blocksim.simulation import simulate
 from blocksim.state import State, StateGradient
 from blocksim.surrogates import Surrogate
 
@@ -26,12 +30,20 @@ __all__ = [
     "Backend",
     "BackendEntry",
     "BlocksimError",
+    "CountReadout",
     "DeviceError",
     "Events",
     "FileError",
     "Gradients",
     "Layer",
+    "LeakyReadout",
     "MissingLibraryError",
+    "Network",
+    "NetworkGradients",
+    "NetworkRun",
+    "NetworkState",
+    "NetworkStateGradient",
+    "ReadoutGradients",
     "Run",
     "State",
     "StateGradient",

@@ -183,7 +183,7 @@ class Events:
             if which.size and not 0 <= which.min() <= which.max() < channels:
                 worst = which.min() if which.min() < 0 else which.max()
                 raise ArgumentError(f"units: expected inputs 0 to {channels - 1} for sample {sample}; found {worst}")
-            bins.append(np.floor(when / dt + 1e-6).astype(np.int64))
+            bins.append(steps_of(when, dt))
             inputs.append(which.astype(np.int32))
         last = max((int(b.max()) for b in bins if b.size), default=0)
         total = last + 1 if steps is None else whole("steps", steps, 1)
@@ -260,6 +260,12 @@ class Events:
             raise ArgumentError(f"events.samples: expected 0 <= start < stop <= {batch}; found {start}, {stop}")
         indptr = self.indptr[start * time : stop * time + 1]
         return Events.trusted(indptr - indptr[0], self.indices[indptr[0] : indptr[-1]], (stop - start, time, inputs))
+
+
+def steps_of(times: np.ndarray, dt: float) -> np.ndarray:
+    """The step of each time, int64: floor(t / dt), where a time within 1e-6 steps below an edge counts as on it."""
+    steps: np.ndarray = np.floor(times / dt + 1e-6).astype(np.int64)
+    return steps
 
 
 def is_count(values: np.ndarray) -> np.ndarray:

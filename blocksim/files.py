@@ -140,11 +140,11 @@ def _from_npz(path: Path, key: str | None) -> np.ndarray | Events:
             raise FileError(f"{path}: expected one array, or --key NAME to choose one; found {', '.join(keys)}")
         if key not in keys:
             raise FileError(f"{path}: expected an array named {key!r}; found {', '.join(keys) or 'none'}")
-        mapped = _mapped_member(path, key)
+        mapped = mapped_member(path, key)
         return archive[key] if mapped is None else mapped
 
 
-def _mapped_member(path: Path, key: str) -> np.ndarray | None:
+def mapped_member(path: Path, key: str) -> np.ndarray | None:
     """An array of a .npz file, memory-mapped where it lies; None if it is compressed."""
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{key}.npy")

@@ -59,12 +59,11 @@ def numbers(name: str, array: Any, backend: Backend) -> Any:
     return array if backend.owns(array) and array.dtype.kind in "biuf" else real_array(name, array)
 
 
-def computing_dtype(x: Any, layer: Layer) -> np.dtype[Any]:
-    """float32 or float64: NumPy's promotion of the floating arrays among x and the layer's; float64 if there is none.
+def computing_dtype(x: Any, dtypes: frozenset[np.dtype[Any]]) -> np.dtype[Any]:
+    """float32 or float64: NumPy's promotion of x, if it is floating, and `dtypes`, those of a layer; float64 if none.
 
     Bool and integer arrays, events and plain numbers carry no precision and do not take part.
     """
-    dtypes = layer.floating_dtypes
     if not isinstance(x, Events) and x.dtype.kind == "f":
         dtypes |= {x.dtype}
     if not dtypes:
@@ -89,13 +88,13 @@ def prepare(x: Any, layer: Layer, backend: Backend, dtype: np.dtype[Any]) -> Any
         if sparse is not None:
             return sparse
     if isinstance(x, Events):
-        return x if layer.weights is not None else x.to_dense(dtype)
+        return x if layer.weights is not None else backend.asarray(x.to_dense(dtype))
     finite("x", x)
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(x, dtype=dtype)
     if converted.dtype != x.dtype and x.dtype.kind == "f":
         finite("x (as float32)", converted)
-    return converted
+    return backend.asarray(converted)
 
 
 def _is_csr(x: Any) -> bool:

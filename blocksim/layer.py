@@ -66,10 +66,10 @@ class Layer:
         set_field = object.__setattr__
         sizes = {"neuron": self.neuron.size}
         if self.weights is not None:
-            set_field(self, "weights", _matrix("weights", self.weights, "(inputs, neurons)"))
+            set_field(self, "weights", matrix("weights", self.weights, "(inputs, neurons)"))
             sizes["weights"] = self.weights.shape[1]
         if self.recurrent is not None:
-            set_field(self, "recurrent", _matrix("recurrent", self.recurrent, "(neurons, neurons)"))
+            set_field(self, "recurrent", matrix("recurrent", self.recurrent, "(neurons, neurons)"))
             rows, columns = self.recurrent.shape
             if rows != columns:
                 raise ArgumentError(f"recurrent: expected a square (neurons, neurons) array; found {rows} x {columns}")
@@ -114,7 +114,8 @@ class Layer:
         return frozenset(a.dtype for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f")
 
 
-def _matrix(name: str, value: Any, shape: str) -> np.ndarray:
+def matrix(name: str, value: Any, shape: str) -> np.ndarray:
+    """Check a matrix of weights; returns a copy of its own, of at least float32. `shape` says in words what it is."""
     array = real_array(name, value)
     if array.ndim != 2 or 0 in array.shape:
         raise ArgumentError(f"{name}: expected a non-empty array of shape {shape}; found {found(array)}")

@@ -1,4 +1,4 @@
-"""Losses on spike trains: each returns its value and its gradient with respect to the spikes, ready for `backward`.
+"""Losses on spike trains, spike counts and scores: each returns its value and its gradient, ready for `backward`.
 
 Owns the losses' formulas; filters over time are the backend's.
 """
@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocksim.backend import Backend, get_backend
+from blocksim.classification import class_labels, class_scores
 from blocksim.errors import ArgumentError
-from blocksim.validation import finite, found, real_array
+from blocksim.validation import choice, finite, found, number, real_array
 
 
 class Loss(NamedTuple):
@@ -21,13 +22,14 @@ class Loss(NamedTuple):
     Attributes
     ----------
     value : float
-        The loss, summed over samples and neurons.
-    grad_spikes : float array of the spikes' shape
-        dLoss/dS: pass it to `Run.backward`.
+        The loss. Whether it is a sum or a mean stands with each loss.
+    gradient : float array of the shape of the loss's first argument
+        dLoss/d(that argument): of spikes, pass it to `Run.backward` as `grad_spikes`; of scores or spike counts, to
+        the `backward` of a network's run.
     """
 
     value: float
-    grad_spikes: np.ndarray
+    gradient: np.ndarray
 
 
 def van_rossum(
@@ -36,8 +38,8 @@ def van_rossum(
     """Van Rossum distance between spike trains and target trains, equation (19), and its gradient.
 
     Each train is filtered by a decaying exponential; the distance is the squared difference, integrated over the run
-    and divided by tau. A spike too many, or one too few, far from others, costs 1/2 (for steps well below tau), and
-    one at the wrong time, by far, costs 1.
+    and divided by tau, summed over samples and neurons. A spike too many, or one too few, far from others, costs 1/2
+    (for steps well below tau), and one at the wrong time, by far, costs 1.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ def van_rossum(
     >>> spikes = target.copy()
     >>> spikes[100] = True
     >>> loss = van_rossum(spikes, target, tau=10, dt=0.1, backend="numpy")
-    >>> round(loss.value, 3), loss.grad_spikes.shape
+    >>> round(loss.value, 3), loss.gradient.shape
     (0.505, (10000, 1))
     """
     spikes, target = real_array("spikes", spikes), real_array("target", target)
@@ -105,3 +107,145 @@ def van_rossum(
     gradient = engine.to_numpy(engine.leaky_filter(filtered, decay, reverse=True))
     gradient *= 2 * scale
     return Loss(value, gradient if spikes.ndim == 3 else gradient[0])
+
+
+def cross_entropy(scores: Any, labels: Any, *, label_smoothing: float = 0.0) -> Loss:
+    """Cross-entropy of the softmax of scores, equation (20), and its gradient; the mean over samples.
+
+    Parameters
+    ----------
+    scores : (B, C) array
+        One real score for each sample and class: a decoded readout, or spike counts.
+    labels : (B,) integer array
+        True classes, 0 to C - 1.
+    label_smoothing : float
+        Share of the target, from 0 to below 1, that is spread evenly over all classes.
+
+    Returns
+    -------
+    Loss
+        The gradient has the scores' shape and floating dtype.
+
+    Raises
+    ------
+    ArgumentError
+        Shapes do not fit, a label is no class, or a score is not finite.
+
+    Notes
+    -----
+    The largest score is subtracted before anything is exponentiated: neither large nor small scores overflow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.losses import cross_entropy
+    >>> loss = cross_entropy(np.array([[0.0, 0.0], [1000.0, 0.0]]), np.array([1, 0]))
+    >>> round(loss.value, 6)
+    0.346574
+    >>> loss.gradient
+    array([[ 0.25, -0.25],
+           [ 0.  ,  0.  ]])
+    """
+    array = class_scores("scores", scores)
+    batch, classes = array.shape
+    true = class_labels("labels", labels, batch, classes)
+    smoothing = number("label_smoothing", label_smoothing, least=0, below=1)
+    shifted = array.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    exponents = np.exp(shifted)
+    totals = exponents.sum(axis=1, keepdims=True)
+    target = np.full(array.shape, smoothing / classes)
+    target[np.arange(batch), true] += 1 - smoothing
+    # 0 log 0 does not occur: log softmax is finite, as every score is
+    value = -float((target * (shifted - np.log(totals))).sum()) / batch
+    return Loss(value, _like(array, (exponents / totals - target) / batch))
+
+
+def mean_squared_count(counts: Any, target: Any) -> Loss:
+    """Mean squared difference between spike counts and wanted ones, equation (21), and its gradient.
+
+    Parameters
+    ----------
+    counts : (B, N) array
+        Spikes of each neuron in each sample.
+    target : array that broadcasts to the shape of `counts`
+        Wanted counts: for a class, say, 60 spikes of its neuron and 5 of the others.
+
+    Returns
+    -------
+    Loss
+        The mean over samples and neurons; the gradient is that with respect to the counts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.losses import mean_squared_count
+    >>> loss = mean_squared_count(np.array([[3.0, 1.0]]), np.array([[1.0, 1.0]]))
+    >>> loss.value, loss.gradient
+    (2.0, array([[2., 0.]]))
+    """
+    array = class_scores("counts", counts)
+    wanted = real_array("target", target)
+    finite("target", wanted)
+    try:
+        difference = array - np.broadcast_to(wanted.astype(np.float64), array.shape)
+    except ValueError:
+        raise ArgumentError(
+            f"target: expected an array that broadcasts to {array.shape}; found {found(wanted)}"
+        ) from None
+    return Loss(float(np.square(difference).mean()), _like(array, 2 / difference.size * difference))
+
+
+def rate_penalty(
+    counts: Any, duration: float, *, lower: float = 0.0, upper: float = math.inf, over: str = "batch"
+) -> Loss:
+    """Squared distance of firing rates from a range, equation (22), and its gradient: keeps neurons alive, and sparse.
+
+    Parameters
+    ----------
+    counts : (B, N) array
+        Spikes of each neuron in each sample.
+    duration : float
+        Length of a sample, above 0, in the unit that gives `lower` and `upper` theirs: in steps, rates are spikes a
+        step; in seconds, they are in Hz, and the penalty in Hz squared.
+    lower, upper : float
+        Rates below `lower` and above `upper` cost; 0 <= lower <= upper.
+    over : {"batch", "sample"}
+        What must lie within the range: the mean rate of each neuron over the batch, or its rate in every sample.
+
+    Returns
+    -------
+    Loss
+        The mean over neurons (and over samples, for over="sample"), without a strength; the gradient is that with
+        respect to the counts, so times a strength of the caller's it adds to others.
+
+    Notes
+    -----
+    Source: Cramer, Stradmann, Schemmel, Zenke, "The Heidelberg spiking data sets for the systematic evaluation of
+    spiking neural networks", IEEE TNNLS 33 (2022), whose lower bound is on the count in every sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.losses import rate_penalty
+    >>> loss = rate_penalty(np.array([[0.0, 20.0], [0.0, 60.0]]), 1.0, lower=2, upper=30)  # s, Hz
+    >>> loss.value, loss.gradient
+    (52.0, array([[-1.,  5.], [-1.,  5.]]))
+    """
+    array = class_scores("counts", counts)
+    length = number("duration", duration, above=0)
+    least = number("lower", lower, least=0)
+    if isinstance(upper, bool) or not isinstance(upper, (int, float, np.number)) or not upper >= least:
+        raise ArgumentError(f"upper: expected a rate of at least the lower one, {least:g}; found {found(upper)}")
+    choice("over", over, ("batch", "sample"))
+    rates = array.astype(np.float64) / length
+    shown = rates.mean(axis=0, keepdims=True) if over == "batch" else rates
+    beyond = np.maximum(shown - float(upper), 0) - np.maximum(least - shown, 0)
+    # the mean over the batch hands each sample its share: the gradient is the same formula for both
+    gradient = np.broadcast_to(2 / (array.size * length) * beyond, array.shape)
+    return Loss(float(np.square(beyond).mean()), _like(array, gradient))
+
+
+def _like(array: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """A gradient in the floating dtype of what it belongs to; float64 for counts that are integers."""
+    return gradient.astype(array.dtype if array.dtype.kind == "f" else np.float64)

@@ -21,7 +21,8 @@ ROUNDINGS = ("nearest", "down", "up")
 MAX_REFRACTORY_STEPS = 2**30
 
 
-def _decay_factor(value: np.ndarray) -> np.ndarray:
+def decay_factor(value: np.ndarray) -> np.ndarray:
+    """Where a value can be the factor by which something decays in one step."""
     return (value >= 0) & (value < 1)
 
 
@@ -30,8 +31,8 @@ class Neuron:
 
     # name -> (what is expected, test of a whole array); refractory_steps is checked apart
     _ranges: ClassVar[dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]] = {
-        "beta": ("a decay factor in [0, 1)", _decay_factor),
-        "p": ("a decay factor in [0, 1)", _decay_factor),
+        "beta": ("a decay factor in [0, 1)", decay_factor),
+        "p": ("a decay factor in [0, 1)", decay_factor),
         "b": ("a finite adaptation strength", np.isfinite),
         "theta": ("a finite threshold", np.isfinite),
     }

@@ -52,6 +52,25 @@ def whole(argument: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
+def number(
+    argument: str, value: Any, *, above: float | None = None, least: float | None = None, below: float | None = None
+) -> float:
+    """Return `value` as a float if it is one finite number: above `above`, at least `least`, below `below`."""
+    good = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if good:
+        good = bool(
+            np.isfinite(value)
+            and (above is None or value > above)
+            and (least is None or value >= least)
+            and (below is None or value < below)
+        )
+    if not good:
+        words = [f"{word} {bound:g}" for word, bound in (("above", above), ("of at least", least), ("below", below))
+                 if bound is not None]  # fmt: skip
+        raise ArgumentError(f"{argument}: expected {' '.join(['a finite number', *words])}; found {found(value)}")
+    return float(value)
+
+
 def real_array(argument: str, value: Any) -> np.ndarray:
     """Return `value` as a NumPy array of real numbers (bool, integer, float32 or float64), or raise."""
     if isinstance(value, (list, tuple)) or np.isscalar(value):

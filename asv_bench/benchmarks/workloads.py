@@ -131,4 +131,4 @@ class OneNeuron:
     def fit_step(self, backend: str = "numba") -> blocksim.Gradients:
         """Forward, the van Rossum distance to the target and its gradient, backward."""
         run = blocksim.simulate(self.layer, self.x, backend, tape=True)
-        return run.backward(van_rossum(run.spikes, self.target, tau=10, dt=0.1, backend=backend).grad_spikes)
+        return run.backward(van_rossum(run.spikes, self.target, tau=10, dt=0.1, backend=backend).gradient)

@@ -1,4 +1,4 @@
-"""The command line: `blocksim info`, `blocksim simulate`, `blocksim demo`.
+"""The command line: `blocksim info`, `blocksim simulate`, `blocksim demo`, `blocksim data`.
 
 Owns how commands are found and how errors end: what the caller can mend is one line on stderr and exit code 2.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import blocksim
+from blocksim.cli.data import data
 from blocksim.cli.demo import demo
 from blocksim.cli.info import info
 from blocksim.cli.simulate import simulate
@@ -38,5 +39,5 @@ def main() -> None:
     """Simulate leaky and adaptive integrate-and-fire neurons, exactly, in blocks of time."""
 
 
-for _command in (info, simulate, demo):
+for _command in (info, simulate, demo, data):
     main.add_command(_command)

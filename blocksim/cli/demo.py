@@ -23,7 +23,7 @@ from blocksim.cli.info import machine
 from blocksim.cli.options import ENVIRONMENT, backend_option, progress
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.files import check_folder, written
-from blocksim.simulation import METHODS
+from blocksim.passes import METHODS
 
 DT = 1.0  # ms a step, for the picture alone
 

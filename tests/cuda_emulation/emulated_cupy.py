@@ -68,9 +68,6 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def min(self):
         return _device(self._host.min())
 
-    def max(self):
-        return _device(self._host.max())
-
     def get(self):
         _cross("to_host", self._host)
         return self._host.copy()
@@ -104,6 +101,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def sum(self, *args, **kwargs):
         return _device(self._host.sum(*args, **kwargs))
+
+    def max(self, axis=None):
+        return _device(self._host.max(axis))
+
+    def argmax(self, axis):
+        return _device(self._host.argmax(axis))
 
     def __float__(self):
         return float(self.get())

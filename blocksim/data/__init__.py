@@ -1,0 +1,26 @@
+"""Event data sets: files of spikes, opened lazily, binned to a step of your choice and handed out in batches.
+
+>>> from blocksim.data import from_lists
+>>> data = from_lists([[0.5, 2.0], [1.0]], [[0, 1], [2]], labels=[0, 1], channels=3)
+>>> [batch.x.shape for batch in data.batches(batch_size=1)]
+[(1, 3, 3), (1, 2, 3)]
+"""
+
+from blocksim.data.augmentation import Augmentation
+from blocksim.data.dataset import Batch, EventDataset, from_lists
+from blocksim.data.files import open_dataset
+from blocksim.data.npz import write_events
+from blocksim.data.public import download
+from blocksim.data.splits import folds, split
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "EventDataset",
+    "download",
+    "folds",
+    "from_lists",
+    "open_dataset",
+    "split",
+    "write_events",
+]

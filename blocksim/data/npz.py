@@ -1,0 +1,153 @@
+"""Event files in NumPy's `.npz` format: spikes with the channel they arrive on, or a camera's pixels.
+
+Owns the names of their arrays. Uncompressed arrays are memory-mapped, so opening a large file is quick.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blocksim.data.nmnist import POLARITIES, SENSOR
+from blocksim.data.sources import ArraySource, Source, grid_channels, join_lists, milliseconds
+from blocksim.errors import ArgumentError, FileError
+from blocksim.files import check_output, mapped_member, write_npz
+
+SPIKES = ("times", "units", "offsets", "labels")
+PIXELS = ("x", "y", "p", "t_us", "offsets", "labels")
+
+
+def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -> Source:
+    """The events of a `.npz` file; `blocksim.data.open_dataset` describes both kinds."""
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            names = set(archive.files)
+            if not names >= set(SPIKES) and not names >= set(PIXELS):
+                raise FileError(
+                    f"{path}: expected a .npz file with the arrays {', '.join(SPIKES)} or {', '.join(PIXELS)}; found "
+                    f"{', '.join(sorted(names)) or 'none'}"
+                )
+            arrays = {}
+            for name in names & {*SPIKES, *PIXELS, "channels", "sensor", "class_names", "groups", "group_names"}:
+                mapped = mapped_member(path, name)
+                arrays[name] = archive[name] if mapped is None else mapped
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise FileError(
+            f"{path}: expected a whole .npz file of numbers; found one that is truncated, damaged or pickled ({error})"
+        ) from error
+    common: dict[str, Any] = {
+        "name": str(path),
+        "labels": arrays["labels"],
+        "class_names": _texts(arrays.get("class_names")),
+        "groups": arrays.get("groups"),
+        "group_names": _texts(arrays.get("group_names")),
+    }
+    if names >= set(PIXELS):
+        size = sensor or tuple(int(n) for n in np.ravel(arrays.get("sensor", SENSOR)))
+        return PixelSource({name: arrays[name] for name in PIXELS}, size, common)
+    if channels is None and "channels" in arrays:
+        channels = int(arrays["channels"])
+    units = arrays["units"]
+    if channels is None:
+        # as many as are used
+        channels = int(units.max()) + 1 if units.size and units.dtype.kind in "iu" else 1
+    return ArraySource(arrays["times"], units, arrays["offsets"], kind=".npz spikes", channels=channels, **common)
+
+
+class PixelSource(ArraySource):
+    """A camera's events: x, y, p and times in microseconds."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], sensor: tuple[int, ...], common: dict[str, Any]) -> None:
+        path = common["name"]
+        if len(sensor) != 2 or min(sensor) < 1:
+            raise FileError(f"{path}: expected a sensor of (height, width) pixels; found {sensor}")
+        coordinates = tuple(arrays[name] for name in ("x", "y", "p"))
+        lengths = {values.shape for values in (*coordinates, arrays["t_us"])}
+        if len(lengths) > 1 or any(values.dtype.kind not in "iub" for values in coordinates):
+            raise FileError(
+                f"{path}: expected integer arrays x, y, p as long as t_us, {arrays['t_us'].shape}; found "
+                + ", ".join(f"{values.dtype} {values.shape}" for values in coordinates)
+            )
+        grid = (POLARITIES, *sensor)
+        super().__init__(
+            arrays["t_us"], arrays["x"], arrays["offsets"], 1e-3,
+            kind=".npz camera events", channels=int(np.prod(grid)), grid=grid, **common,
+        )  # fmt: skip
+        self._coordinates = coordinates
+
+    def read(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `Source.read`."""
+        part = slice(self._offsets[sample], self._offsets[sample + 1])
+        x, y, p = (np.asarray(values[part]) for values in self._coordinates)
+        return milliseconds(self._times[part], self._scale), grid_channels(self, sample, x, y, p)
+
+
+def write_events(
+    path: str | Path,
+    times: Sequence[Any],
+    units: Sequence[Any],
+    labels: Any,
+    *,
+    channels: int,
+    class_names: Sequence[str] | None = None,
+    groups: Any = None,
+    group_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write labelled spike trains as a `.npz` file that `open_dataset` reads.
+
+    Parameters
+    ----------
+    path : str or Path
+        A name that ends in .npz. Written whole or not at all.
+    times, units : sequences of (events,) arrays
+        Spike times in ms and channels, one pair of arrays a sample.
+    labels : (n,) array of integers
+        Class of each sample.
+    channels : int
+        Number of channels.
+    class_names, groups, group_names
+        As `EventDataset` has them; None: none.
+    overwrite : bool
+        Replace a file that exists.
+
+    Raises
+    ------
+    ArgumentError
+        The arrays do not fit together.
+    FileError
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from blocksim.data import open_dataset, write_events
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_events(Path(folder) / "two.npz", [[0.5, 2.0], [1.0]], [[0, 1], [2]], [0, 1], channels=3)
+    ...     len(open_dataset(Path(folder) / "two.npz", dt=1.0))
+    2
+    """
+    path = check_output(path, (".npz",), overwrite)
+    when, which, offsets = join_lists(times, units)
+    source = ArraySource(
+        when, which, offsets, name="write_events", kind="arrays", labels=labels, channels=channels,
+        class_names=class_names, groups=groups, group_names=group_names, error=ArgumentError,
+    )  # fmt: skip
+    for sample in range(len(source)):
+        source.checked(sample)
+    arrays = {
+        "times": when, "units": which, "offsets": offsets, "labels": source.labels, "channels": np.int64(channels),
+        "class_names": np.array(source.class_names),
+    }  # fmt: skip
+    if source.groups is not None:
+        arrays |= {"groups": source.groups, "group_names": np.array(source.group_names)}
+    write_npz(path, {name: np.asarray(array) for name, array in arrays.items()})
+
+
+def _texts(values: np.ndarray | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(str(value) for value in np.ravel(values))

@@ -1,0 +1,123 @@
+"""Executors: the same outcomes from each, failures that stop nobody, Ctrl-C that leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import blocksim
+from blocksim.executors import open_executor, run_tasks
+
+
+def reciprocal(task):
+    return 1 / task
+
+
+def settings(task):
+    import numba
+
+    return os.getpid(), os.environ["OMP_NUM_THREADS"], numba.get_num_threads()
+
+
+def die(task):
+    os._exit(3)
+
+
+def check(executor):
+    outcomes = sorted(run_tasks(reciprocal, [1, 2, 0, 4], executor), key=lambda outcome: outcome.index)
+    assert [outcome.value for outcome in outcomes] == [1, 0.5, None, 0.25]
+    assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3]
+    assert [outcome.error is None for outcome in outcomes] == [True, True, False, True]
+    assert "in reciprocal" in outcomes[2].error
+    assert outcomes[2].error.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_serial_and_threads():
+    with open_executor() as executor:
+        check(executor)
+    with ThreadPoolExecutor(2) as executor:
+        check(executor)
+
+
+def test_a_serial_outcome_comes_before_the_next_task_begins():
+    begun = []
+    with open_executor() as executor:
+        for outcome in run_tasks(begun.append, range(3), executor):
+            assert begun == list(range(outcome.index + 1))
+
+
+def test_processes(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    with open_executor(jobs=2) as executor:
+        check(executor)
+        for pid, threads, numba_threads in (outcome.value for outcome in run_tasks(settings, range(4), executor)):
+            assert pid != os.getpid()
+            assert (threads, numba_threads) == ("1", 1)
+        # a worker that dies is told of, and the caller goes on
+        assert "died" in next(run_tasks(die, [0], executor)).error
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_what_cannot_travel_is_an_outcome():
+    with open_executor(jobs=2) as executor:
+        (outcome,) = run_tasks(lambda task: task, [1], executor)
+    assert "pickle" in outcome.error
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {folder!r})
+from blocksim.executors import open_executor, run_tasks
+
+if __name__ == "__main__":
+    try:
+        with open_executor(jobs={jobs}) as executor:
+            for outcome in run_tasks(time.sleep, [0.01] + [600] * 5, executor):
+                print("begun", *[process.pid for process in (getattr(executor, "_processes", None) or {{}}).values()],
+                      flush=True)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_stops_at_once(tmp_path, jobs):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(folder=str(tmp_path), jobs=jobs))
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = process.stdout.readline().split()
+    assert first[0] == "begun"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert out.strip() == "stopped", err
+    assert process.returncode == 0
+    for pid in first[1:]:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"jobs": 0}, ["jobs:", "at least 1", "0"]),
+    ({"dask": 5}, ["dask:", "address", "5"]),
+    ({"dask": "nowhere"}, ["dask:", "nowhere"]),
+])  # fmt: skip
+def test_wrong_input_is_named(arguments, words):
+    if "dask" in arguments:
+        pytest.importorskip("distributed", reason="needs the extra dask")
+    with pytest.raises(blocksim.ArgumentError) as error, open_executor(**arguments):
+        pass
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_without_dask_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(blocksim.MissingLibraryError, match=r"blocksim\[dask\]"), open_executor(dask="tcp://x:1"):
+        pass
