@@ -271,14 +271,17 @@ def test_copies_are_few_and_counted(cupy, kind, recurrent):
     }
     assert crossings.new() == copies[kind]
 
-    run.backward(g)
+    gradients = run.backward(g)
     sums = 5 * N * 8
     if device:  # is it finite; and the gradients of the parameters
         assert crossings.new() == (0, 0, 2, 8 + sums)
     else:
-        arrays = B * T * N + K * N + recurrent * N * N
+        arrays = K * N + recurrent * N * N
         rest = sums + 2 * B * N * 8 + B * D * N * 8 * recurrent
-        assert crossings.new() == (1, B * T * N * 8, 3 + recurrent, arrays * 8 + rest)
+        assert crossings.new() == (1, B * T * N * 8, 2 + recurrent, arrays * 8 + rest)
+        for copies_of_current in (1, 0):  # when it is first asked for
+            assert gradients.current.shape == (B, T, N)
+            assert crossings.new() == (0, 0, copies_of_current, copies_of_current * B * T * N * 8)
 
     state = run.state
     case.simulate(engine, x, record=(), state=state)
