@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocksim.backend import Backend, get_backend
+from blocksim.classification import class_labels, class_scores
 from blocksim.errors import ArgumentError
-from blocksim.metrics import class_labels, class_scores
 from blocksim.validation import choice, finite, found, number, real_array
 
 

@@ -25,7 +25,7 @@ OF_NEURON = ("beta", "p", "b", "theta")
 
 @dataclass(frozen=True, eq=False)
 class LeakyReadout:
-    """A readout of leaky integrators that do not spike, equation (20), decoded into one number a class.
+    """A readout of leaky integrators that do not spike, equation (23), decoded into one number a class.
 
     Parameters
     ----------

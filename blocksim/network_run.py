@@ -91,10 +91,10 @@ class NetworkRun:
     Attributes
     ----------
     output : (B, C) float array
-        The readout, decoded: one number a class, equation (21); spike counts for a `CountReadout`. (C,) for an input
+        The readout, decoded: one number a class, equation (24); spike counts for a `CountReadout`. (C,) for an input
         without a batch axis.
     readout : (B, T, C) float array or None
-        The readout's potential U, equation (20); None unless recorded.
+        The readout's potential U, equation (23); None unless recorded.
     state : NetworkState
         State after the last step; pass it to the next `simulate`.
     backend, method : str

@@ -1,4 +1,4 @@
-"""The readout of a network and its adjoint, equations (20)-(22), in the arrays of a backend.
+"""The readout of a network and its adjoint, equations (23)-(25), in the arrays of a backend.
 
 Owns what becomes of the last layer's spikes; a network's layers are `blocksim.passes`'.
 """
@@ -20,7 +20,7 @@ from blocksim.validation import finite
 
 @dataclass(frozen=True, eq=False)
 class ReadoutGradients:
-    """Gradients of a loss with respect to a `LeakyReadout`, equation (22).
+    """Gradients of a loss with respect to a `LeakyReadout`, equation (25).
 
     Attributes
     ----------
@@ -44,8 +44,8 @@ class ReadoutPass:
     weights: Array  # (N, C)
     x: Input  # spikes of the last layer
     start: Array  # (B, C), U before the first step
-    potential: Array  # (B, T, C), U of (20)
-    output: Array  # (B, C), decoded, (21)
+    potential: Array  # (B, T, C), U of (23)
+    output: Array  # (B, C), decoded, (24)
 
     def adjoint(
         self, grad_output: Array | None, grad_potential: Array | None, grad_after: Array | None
@@ -65,7 +65,7 @@ class ReadoutPass:
                 grad += grad_output[:, None] / (steps if readout.decode == "mean" else 1)
         if grad_after is not None:
             grad[:, -1] += grad_after
-        current = backend.leaky_filter(grad, readout.beta, reverse=True)  # (22)
+        current = backend.leaky_filter(grad, readout.beta, reverse=True)  # (25)
         by_class = backend.to_numpy(current.sum(axis=(0, 1)))
         earlier = (current[:, 1:] * potential[:, :-1]).sum() + (current[:, 0] * self.start).sum()
         one = readout.bias is not None and np.ndim(readout.bias) == 0
@@ -80,7 +80,7 @@ class ReadoutPass:
 def readout_pass(
     backend: Backend, readout: LeakyReadout, x: Input, start: Array | None, dtype: np.dtype[Any]
 ) -> ReadoutPass:
-    """Integrate the last layer's spikes, equations (20) and (21)."""
+    """Integrate the last layer's spikes, equations (23) and (24)."""
     batch, steps = x.shape[:2]
     shape = (batch, steps, readout.classes)
     with np.errstate(over="ignore"):

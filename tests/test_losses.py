@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import blocksim
+from blocksim.classification import accuracy, confusion_matrix
 from blocksim.losses import cross_entropy, mean_squared_count, rate_penalty, van_rossum
-from blocksim.metrics import accuracy, confusion_matrix
 
 
 def by_pairs(spikes, target, tau, dt):

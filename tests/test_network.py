@@ -50,7 +50,7 @@ def make_input(seed=0, batch=4, steps=STEPS):
 
 
 def read_out(readout, spikes, start=None):
-    """Equations (20) and (21), step by step."""
+    """Equations (23) and (24), step by step."""
     batch, steps, _ = spikes.shape
     potential = np.zeros((batch, steps, readout.classes))
     now = np.zeros((batch, readout.classes)) if start is None else start

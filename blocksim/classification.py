@@ -50,7 +50,7 @@ def accuracy(scores: Any, labels: Any) -> float:
     Examples
     --------
     >>> import numpy as np
-    >>> from blocksim.metrics import accuracy
+    >>> from blocksim.classification import accuracy
     >>> accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
     0.5
     """
@@ -76,7 +76,7 @@ def confusion_matrix(labels: Any, predicted: Any, classes: int | None = None) ->
     Examples
     --------
     >>> import numpy as np
-    >>> from blocksim.metrics import confusion_matrix
+    >>> from blocksim.classification import confusion_matrix
     >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]))
     array([[1, 1],
            [0, 1]])
