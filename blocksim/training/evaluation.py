@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from blocksim.backend import Backend
+from blocksim.classification import confusion_matrix
 from blocksim.errors import ArgumentError
-from blocksim.metrics import confusion_matrix
 from blocksim.network import Network
 from blocksim.training.objective import Share, scored
 from blocksim.training.samples import as_samples

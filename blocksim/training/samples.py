@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from blocksim.classification import class_labels
 from blocksim.data import Batch, EventDataset
 from blocksim.data.randomness import SPLIT, Streams
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
-from blocksim.metrics import class_labels
 from blocksim.validation import found, number, real_array
 
 

@@ -145,8 +145,8 @@ def fit(
     >>> network = Network([layer], LeakyReadout(rng.normal(0, 0.1, (16, 2)), decode="mean"))
     >>> training = Training(epochs=12, optimiser=AdamW(0.02), validation=0)
     >>> trained = fit(network, (x, labels), training, backend="numpy", progress=False)
-    >>> float(trained.history["accuracy"][-1])
-    1.0
+    >>> bool(trained.history["accuracy"][-1] > 0.9)
+    True
     """
     training = Training() if training is None else training
     if not isinstance(network, Network):
