@@ -112,6 +112,11 @@ class NetworkRun:
     _readout: ReadoutPass | None = field(repr=False)
     _view: View = field(repr=False)
 
+    @property
+    def steps(self) -> int:
+        """Number of steps T that were simulated."""
+        return int(self._passes[0].x.shape[1])
+
     @cached_property
     def layers(self) -> tuple[Run, ...]:
         """The run of each layer: spikes, and what was recorded; copied from a device when first asked for."""
