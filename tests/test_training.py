@@ -341,8 +341,7 @@ def compare_with_uninterrupted(folder):
 
 def _split(choices):
     samples = ArraySamples(*task())
-    trains, holds = held_out(samples, choices.validation, choices.validation_by, choices.seed)
-    return samples.subset(trains), samples.subset(holds)
+    return held_out(samples, choices.validation, choices.validation_by, choices.seed)
 
 
 # validation, stopping, callbacks
@@ -366,9 +365,8 @@ def test_the_best_epoch_is_that_of_the_held_out_samples(tmp_path):
     model = load_model(tmp_path / "run" / "best.npz")
     assert model.info["epoch"] == best + 1
     assert_same_network(model.network, trained.network)
-    samples = ArraySamples(*task())
-    _, holds = held_out(samples, 0.25, "sample", 0)
-    again = evaluate(trained.network, (task()[0].to_dense()[holds], task()[1][holds]))
+    _, held = held_out(ArraySamples(*task()), 0.25, "sample", 0)
+    again = evaluate(trained.network, (held.x, held.labels))
     assert again.accuracy == accuracy[best]
     assert again.loss == pytest.approx(loss[best], rel=1e-5)
     assert [record["epoch"] for record in seen] == list(range(1, 9))
@@ -398,18 +396,16 @@ def test_without_validation_the_last_network_is_returned(tmp_path):
 
 
 def test_samples_are_held_out_by_class_or_by_group():
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2], [40, 20, 1])
-    trains, holds = held_out(ArraySamples(np.ones((61, 1, 1)), labels), 0.25, "sample", 3)
-    assert sorted([*trains, *holds]) == list(range(61))
-    assert np.bincount(labels[holds], minlength=3).tolist() == [10, 5, 0]
-    assert held_out(ArraySamples(np.ones((61, 1, 1)), labels), 0.25, "sample", 4)[1].tolist() != holds.tolist()
-    groups = rng.integers(0, 4, 61)
-    data = from_lists([[1.0]] * 61, [[0]] * 61, labels, channels=1, groups=groups)
+    labels, groups = np.repeat([0, 1, 2], [40, 20, 4]), np.arange(64) // 5 % 4
+    data = from_lists([[1.0]] * 64, [[0]] * 64, labels, channels=1, groups=groups)
+    for samples in (data, ArraySamples(np.ones((64, 1, 1)), labels)):
+        trains, holds = held_out(samples, 0.25, "sample", 3)
+        assert np.bincount(holds.labels).tolist() == [10, 5, 1]
+        assert np.bincount(trains.labels).tolist() == [30, 15, 3]
     trains, holds = held_out(data, 0.25, "group", 0)
-    assert len(set(groups[holds])) == 1
-    assert not set(groups[holds]) & set(groups[trains])
-    assert len(trains) + len(holds) == 61
+    assert len(set(holds.groups)) == 1
+    assert not set(holds.groups) & set(trains.groups)
+    assert held_out(data, 0.0, "sample", 0) == (data, None)
 
 
 def test_a_data_set_trains_and_is_evaluated_by_group():
@@ -511,7 +507,7 @@ X, LABELS = task(12)
     (lambda: fit(network(), (X, LABELS + 1)), ["data:", "0 to 2", "found 3"]),
     (lambda: fit(network(), (X.to_dense()[:, :, :5], LABELS)), ["data:", "12 channels", "found 5"]),
     (lambda: fit(network(), (X, LABELS), validation=(X, LABELS, 5.0)), ["validation:", "dt = 1 ms", "5 ms"]),
-    (lambda: fit(network(), (X, LABELS), Training(validation_by="group")), ["validation_by:", "groups"]),
+    (lambda: fit(network(), (X, LABELS), Training(validation_by="group")), ["validation:", "groups", "arrays"]),
     (lambda: fit(network(), (X, LABELS), Training(loss="mean_squared_count")), ["loss:", "CountReadout"]),
     (lambda: fit(network(), (X, LABELS), Training(trained="layers.7.weights")), ["trained:", "layers.7.weights"]),
     (lambda: fit(network(), (X, LABELS), Training(trained="*.q")), ["trained:", "*.q"]),

@@ -7,43 +7,15 @@ seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from blocksim.classification import class_labels
-from blocksim.data import Batch, EventDataset
-from blocksim.data.randomness import SPLIT, Streams
+from blocksim.data import Batch, EventDataset, split
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
 from blocksim.validation import found, number, real_array
-
-
-class Samples(Protocol):
-    """What training asks of a data set."""
-
-    labels: np.ndarray
-    groups: np.ndarray | None
-
-    @property
-    def dt(self) -> float:
-        """Step in ms."""
-
-    @property
-    def channels(self) -> int:
-        """Number of inputs."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name of each class."""
-
-    def __len__(self) -> int: ...
-
-    def subset(self, indices: Any) -> Any:
-        """The samples of those indices."""
-
-    def batch(self, indices: Any, **settings: Any) -> Batch:
-        """The samples of those indices, as a network takes them."""
 
 
 class ArraySamples:
@@ -59,6 +31,7 @@ class ArraySamples:
     """
 
     groups: np.ndarray | None = None
+    name = "the arrays"
 
     def __init__(self, x: Any, labels: Any, dt: float = 1.0) -> None:
         if not isinstance(x, Events):
@@ -100,39 +73,14 @@ def as_samples(name: str, data: Any) -> Any:
     )
 
 
-def held_out(samples: Samples, share: float, by: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the samples that train, and of those held out, both ascending.
-
-    Parameters
-    ----------
-    share : float
-        Share held out: of the samples of each class, or of the groups; at least one of each where it is above 0.
-    by : {"sample", "group"}
-    seed : int
-    """
-    everything = np.arange(len(samples))
+def held_out(samples: Any, share: float, by: str, seed: int) -> tuple[Any, Any]:
+    """Samples that train, and those held out: None for a share of 0. As `blocksim.data.split` does it."""
     if share == 0:
-        return everything, everything[:0]
-    rng = Streams(SPLIT, seed).generator()
-    if by == "group":
-        if samples.groups is None:
-            raise ArgumentError("validation_by: expected samples with groups for 'group'; found none")
-        groups = np.unique(samples.groups)
-        count = max(1, round(share * len(groups)))
-        if count >= len(groups):
-            raise ArgumentError(
-                f"validation: expected to hold out fewer than all {len(groups)} groups; found {share:g}"
-            )
-        chosen = np.isin(samples.groups, rng.permutation(groups)[:count])
-    else:
-        chosen = np.zeros(len(samples), bool)
-        for label in np.unique(samples.labels):
-            members = np.flatnonzero(samples.labels == label)
-            if len(members) > 1:
-                chosen[rng.permutation(members)[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
-        if not chosen.any():
-            raise ArgumentError("validation: expected more than one sample of some class to hold out; found none")
-    return everything[~chosen], everything[chosen]
+        return samples, None
+    try:
+        return split(samples, share, by=by, seed=seed)
+    except ArgumentError as error:
+        raise ArgumentError(f"validation: {error}") from error
 
 
 def _taken(x: Any, indices: np.ndarray) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from blocksim.data import Augmentation
 from blocksim.errors import ArgumentError
 from blocksim.optimisers import AdamW, Optimiser, is_named
 from blocksim.passes import DETACH, GRADIENTS, METHODS
@@ -154,7 +155,7 @@ class Training:
     validation_by: str = "sample"
     monitor: str = "accuracy"
     patience: int | None = None
-    augmentation: Any = None
+    augmentation: Augmentation | None = None
     shares: int = 1
     seed: int = 0
 
@@ -196,6 +197,10 @@ class Training:
         set_field(self, "detach", choices("detach", self.detach, DETACH))
         choice("validation_by", self.validation_by, ("sample", "group"))
         choice("monitor", self.monitor, ("accuracy", "loss"))
+        if self.augmentation is not None and not isinstance(self.augmentation, Augmentation):
+            raise ArgumentError(
+                f"augmentation: expected a blocksim.data.Augmentation or None; found {found(self.augmentation)}"
+            )
 
     def scheduled(self, steps: int) -> Optimiser:
         """The optimiser with its learning rate over a training of so many steps."""
@@ -230,5 +235,5 @@ def described(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if callable(value):
-        return f"{value.__module__}.{value.__qualname__}"
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     return value

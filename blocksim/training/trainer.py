@@ -155,9 +155,7 @@ def fit(
         raise ArgumentError(f"training: expected a blocksim.training.Training; found {found(training)}")
     samples = as_samples("data", data)
     if validation is None:
-        trains, holds = held_out(samples, training.validation, training.validation_by, training.seed)
-        held = samples.subset(holds) if len(holds) else None
-        samples = samples.subset(trains) if len(holds) else samples
+        samples, held = held_out(samples, training.validation, training.validation_by, training.seed)
     else:
         held = as_samples("validation", validation)
     check_fits(network, training)
