@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ from blocksim.training.objective import (
     scored,
 )
 from blocksim.training.samples import part_of
+
+# batches to be scored that are with the cluster at a time: what bounds the memory that they take
+AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +112,9 @@ class DaskRunner:
 
     def scores(self, batches: Iterable[Share]) -> Iterator[tuple[float, np.ndarray, tuple[float, ...]]]:
         """What `scored` says of each batch, in order."""
-        return iter(self._all(scored, list(batches)))
+        batches = iter(batches)
+        while some := list(islice(batches, AT_ONCE)):
+            yield from self._all(scored, some)
 
     def _all(self, function: Any, tasks: list[Any]) -> list[Any]:
         # not pure: two equal tasks are two tasks, and no result is kept for a later one

@@ -168,4 +168,6 @@ def columns_of(history: tuple[dict[str, Any], ...]) -> dict[str, np.ndarray]:
 
 def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in record.items()}
+    return {
+        name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in record.items()
+    }

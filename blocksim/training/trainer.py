@@ -36,10 +36,11 @@ from blocksim.training.runners import BatchResult, DaskRunner, LocalRunner
 from blocksim.training.samples import as_samples, held_out
 from blocksim.training.settings import Training, described
 from blocksim.training.state import Best, State, Totals, columns_of, load_state, record_of, save_state
-from blocksim.validation import found
+from blocksim.validation import finite, found
 
 # a checkpoint within an epoch, where an epoch takes longer than this
 CHECKPOINT_SECONDS = 120.0
+NO_LIMIT = float(np.finfo(np.float64).max)
 
 Callback = Callable[[dict[str, Any]], Any]
 
@@ -225,6 +226,8 @@ class _Loop:
             self._check_same(last, description)
             self.state = state
         self.folder.mkdir(exist_ok=True)
+        for part in self.folder.glob(".*.part.*"):  # of a process that was killed while it wrote
+            part.unlink(missing_ok=True)
 
     def _check_same(self, path: Path, before: dict[str, Any]) -> None:
         now = described(self.description)  # as JSON gives it back
@@ -305,17 +308,15 @@ class _Loop:
             gradients[name] = (
                 gradient if transform is None else np.asarray(transform.pullback(state.free[name], gradient))
             )
-        limit = math.inf if training.clip is None else training.clip
+        limit = NO_LIMIT if training.clip is None else training.clip
         try:
-            clipped = clip_by_norm(gradients, min(limit, np.finfo(np.float64).max))
-            if not math.isfinite(result.loss):
-                raise ArgumentError(f"loss: expected a finite number; found {result.loss}")
+            finite("loss", np.asarray(result.loss))
+            clipped = clip_by_norm(gradients, limit)
+            free, optimiser = self.optimiser.step(state.free, clipped.gradients, state.optimiser)
+            for name, array in free.items():
+                finite(name, array)
         except ArgumentError as error:
-            where = "" if self.folder is None else f"; the last checkpoint is {self.folder / 'last.npz'}"
-            raise DivergenceError(
-                f"epoch {state.epoch + 1}, batch {state.batch + 1}: {error} (lower the learning rate{where})"
-            ) from error
-        free, optimiser = self.optimiser.step(state.free, clipped.gradients, state.optimiser)
+            raise self._divergence(error) from error
         before = state.totals
         spikes = before.spikes or (0.0,) * len(result.spikes)
         totals = Totals(
@@ -333,6 +334,8 @@ class _Loop:
     def _finish_epoch(self) -> None:
         state = self.state
         scores = (math.nan, math.nan) if self.held is None else self._validate()
+        if self.held is not None and not math.isfinite(scores[0]):
+            raise self._divergence(f"validation loss: expected a finite number; found {scores[0]}")
         rate = self.optimiser.rate(max(state.optimiser.step - 1, 0))
         record = record_of(state, self._sizes(), rate, scores)
         best = state.best
@@ -347,6 +350,13 @@ class _Loop:
             save_model(self.folder / "best.npz", self._network(best.free), {**self.info, "epoch": best.epoch})
         self.state = State(state.epoch + 1, 0, state.free, state.optimiser, Totals(), best, (*state.history, record))
         self._write()
+
+    def _divergence(self, error: object) -> DivergenceError:
+        where = "" if self.folder is None else f"; the last checkpoint is {self.folder / 'last.npz'}"
+        batch = min(self.state.batch + 1, self.batches)
+        return DivergenceError(
+            f"epoch {self.state.epoch + 1}, batch {batch}: {error} (lower the learning rate, or `clip`{where})"
+        )
 
     def _validate(self) -> tuple[float, float]:
         """Mean loss and accuracy on the held-out samples."""
@@ -423,10 +433,11 @@ def _check_samples(network: Network, samples: Any, held: Any) -> None:
 def _interrupts() -> Iterator[threading.Event]:
     """An event that Ctrl-C sets; a second one is raised at once. Elsewhere than in the main thread, never set."""
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    # a worker of a pool ignores Ctrl-C: its parent sees to it
+    if threading.current_thread() is not threading.main_thread() or before == signal.SIG_IGN:
         yield event
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: Any) -> None:
         if event.is_set():
