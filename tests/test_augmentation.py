@@ -102,6 +102,15 @@ def test_events_stay_in_range_and_in_order(settings, steps, clip, seed):
         assert x.to_dense()[:, -1].any() or x.shape[1] == 1
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_each_change_alone_keeps_the_order(name):
+    data = line(steps=60)
+    for seed in range(10):
+        x = data.batch(np.arange(SAMPLES), augmentation=Augmentation(**{name: ALL[name]}), seed=seed).x
+        assert same(blocksim.Events(x.indptr, x.indices, x.shape), x)
+        assert len(x.indices)
+
+
 @pytest.mark.parametrize("settings", [{}, {"pool": 2}, {"pool": 3, "clip": True}])
 def test_pixels_stay_in_range_and_in_order(pixels, settings):
     data = pixels(steps=45, **settings)

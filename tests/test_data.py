@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import pickle
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import blocksim
+import blocksim.data
 from blocksim import ArgumentError, FileError
 from blocksim.data import EventDataset, folds, from_lists, open_dataset, split, write_events
 
@@ -409,6 +411,18 @@ def test_wrong_arguments(case):
         call()
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", blocksim.data.__all__)
+def test_public_names_are_documented(name):
+    thing = getattr(blocksim.data, name)
+    text = inspect.getdoc(thing)
+    assert text
+    assert name in ("Batch", "download", "from_lists", "open_dataset") or ">>>" in text
+    if inspect.isclass(thing):
+        for method, function in vars(thing).items():
+            if callable(function) and not method.startswith("_"):
+                assert inspect.getdoc(function), f"{name}.{method}"
 
 
 def test_repr_says_what_it_is():

@@ -1,4 +1,4 @@
-"""The command line: `blocksim info`, `simulate`, `train`, `evaluate`, `demo`.
+"""The command line: `blocksim info`, `simulate`, `data`, `train`, `evaluate`, `demo`.
 
 Owns how commands are found and how errors end: what the caller can mend is one line on stderr and exit code 2.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import blocksim
+from blocksim.cli.data import data
 from blocksim.cli.demo import demo
 from blocksim.cli.evaluate import evaluate
 from blocksim.cli.info import info
@@ -40,5 +41,5 @@ def main() -> None:
     """Simulate leaky and adaptive integrate-and-fire neurons, exactly, in blocks of time."""
 
 
-for _command in (info, simulate, train, evaluate, demo):
+for _command in (info, simulate, data, train, evaluate, demo):
     main.add_command(_command)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 import blocksim
 
-LIBRARIES = ("numpy", "numba", "cupy", "scipy", "matplotlib")
+LIBRARIES = ("numpy", "numba", "cupy", "scipy", "matplotlib", "h5py")
 
 
 def machine() -> dict[str, str]:
