@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import math
 import os
 import signal
@@ -27,6 +26,7 @@ from blocksim.training.runners import LocalRunner
 from blocksim.training.samples import ArraySamples, held_out
 from blocksim.transforms import Bounded, Decay
 
+from .helpers import threads
 from .training_tasks import CLASSES, STEPS, network, task, training
 
 # of spikes, but not of wall clocks
@@ -34,8 +34,15 @@ NUMBERS = ("epoch", "loss", "accuracy", "validation_loss", "validation_accuracy"
            "gradient_norm")  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Samples as small as these are no work for several threads, which would wait for each other."""
+    with threads(blocksim.get_backend("numba"), 1):
+        yield
+
+
 def train(net=None, data=None, choices=None, **options):
-    options = {"backend": "numba", "progress": False} | options
+    options = {"backend": "numpy", "progress": False} | options
     return fit(net or network(), data or task(), choices or training(), **options)
 
 
@@ -70,13 +77,6 @@ def test_it_learns(backend, leaky):
     assert evaluate(network(leaky=leaky), unseen, backend=backend).accuracy < 0.8
 
 
-def by_hand(net, x, labels, choices, of_run):
-    """Gradients of one run of everything, and the loss."""
-    run = blocksim.simulate(net, x, "numba", tape=True)
-    value, output, counts = of_run(run)
-    return value, run.backward(output, counts).parameters()
-
-
 def test_a_step_is_that_made_by_hand():
     x, labels = task(7)
     net = network(np.float64)
@@ -85,7 +85,7 @@ def test_a_step_is_that_made_by_hand():
         trained=("*.weights", "*.recurrent", "*.bias", "layers.0.beta", "layers.1.beta"),
         transforms={"layers.0.beta": Bounded(0.5, 0.99), "*.weights": Bounded(-3, 3)}, label_smoothing=0.1,
     )  # fmt: skip
-    trained = train(net, (x, labels), choices)
+    trained = train(net, (x, labels), choices, backend="numba")
     run = blocksim.simulate(net, x, "numba", tape=True)
     loss = cross_entropy(run.output, labels, label_smoothing=0.1)
     gradients = run.backward(loss.gradient).parameters()
@@ -155,7 +155,7 @@ def test_shares_add_up_to_the_batch(changes):
     x, labels = task(13)
     net = network(np.float64, leaky="loss" not in changes)
     whole = of_batch(net, x, labels, training(**changes))
-    for shares in (2, 5, 20):
+    for shares in (2, 20):
         parts = of_batch(net, x, labels, training(shares=shares, **changes))
         assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
         assert (parts.correct, parts.spikes) == (whole.correct, whole.spikes)
@@ -180,8 +180,9 @@ class Killed(BaseException):
 @pytest.mark.parametrize("batches", [1, 4, 5, 8, 11])  # four an epoch
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path, monkeypatch, batches, where):
+    backend = "numba" if batches == 5 else "numpy"
     choices = training(trained=("*.weights", "*.recurrent", "*.beta", "*.bias"), penalties=PENALTIES, shares=2)
-    whole = train(choices=choices, folder=tmp_path / "whole")
+    whole = train(choices=choices, folder=tmp_path / "whole", backend=backend)
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every batch
     step, count = trainer._Loop._step, 0
 
@@ -197,8 +198,8 @@ def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path, monkeypatch, batch
     with monkeypatch.context() as patched:
         patched.setattr(trainer._Loop, "_step", dying)
         with pytest.raises(Killed):
-            train(choices=choices, folder=tmp_path / "cut")
-    resumed = train(choices=choices, folder=tmp_path / "cut", resume=True)
+            train(choices=choices, folder=tmp_path / "cut", backend=backend)
+    resumed = train(choices=choices, folder=tmp_path / "cut", resume=True, backend=backend)
     assert_same_training(resumed, whole)
     for name in ("last.npz", "best.npz"):
         assert_same_network(load_network(tmp_path / "cut" / name), load_network(tmp_path / "whole" / name))
@@ -366,7 +367,7 @@ def test_the_best_epoch_is_that_of_the_held_out_samples(tmp_path):
     assert model.info["epoch"] == best + 1
     assert_same_network(model.network, trained.network)
     _, held = held_out(ArraySamples(*task()), 0.25, "sample", 0)
-    again = evaluate(trained.network, (held.x, held.labels))
+    again = evaluate(trained.network, (held.x, held.labels), backend="numpy")
     assert again.accuracy == accuracy[best]
     assert again.loss == pytest.approx(loss[best], rel=1e-5)
     assert [record["epoch"] for record in seen] == list(range(1, 9))
@@ -418,11 +419,11 @@ def test_a_data_set_trains_and_is_evaluated_by_group():
     )  # fmt: skip
     trained = train(data=data, choices=training(validation=0))
     assert_same_training(trained, train(data=(x, labels, 2.0), choices=training(validation=0)))
-    result = evaluate(trained.network, data)
+    result = evaluate(trained.network, data, backend="numpy")
     assert list(result.by_group) == ["anne", "bert"]
     assert np.mean(list(result.by_group.values())) == pytest.approx(result.accuracy)
     # Hz: spikes of the two layers over their neurons and 24 samples of 80 ms
-    run = blocksim.simulate(trained.network, x)
+    run = blocksim.simulate(trained.network, x, "numpy")
     expected = [counts.sum() / (8 * 24 * 0.08) for counts in run.counts]
     assert result.rates == pytest.approx(expected, rel=1e-6)
 
@@ -448,16 +449,16 @@ def test_memory_is_flat_over_epochs():
     sizes = []
 
     def measure(record):
-        gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
 
     tracemalloc.start()
     try:
-        train(choices=training(epochs=30, penalties=PENALTIES), callbacks=[measure], backend="numba")
+        train(data=task(12), choices=training(epochs=20, penalties=PENALTIES), callbacks=[measure])
     finally:
         tracemalloc.stop()
-    # a record of the history is there for each epoch: under a kilobyte
-    assert (sizes[-1] - sizes[5]) / 24 < 2_000
+    # the history grows by a record an epoch, and Python keeps some small objects; one potential of one batch of one
+    # layer is 9 * 40 * 8 * 4 bytes
+    assert (sizes[-1] - sizes[9]) / 10 < 5_000
 
 
 def test_a_batch_s_tape_is_gone_before_the_next():
@@ -467,20 +468,16 @@ def test_a_batch_s_tape_is_gone_before_the_next():
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.reset_peak()
 
-    x = np.zeros((40, 2000, 12), bool)
+    x = np.zeros((40, 160, 12), bool)
     x[:, ::3] = True
     big = (x, np.arange(40) % 3)
     tracemalloc.start()
     try:
-        tape = train(
-            data=big, choices=training(batch_size=40, epochs=2, validation=0), callbacks=[measure], backend="numpy"
-        )
-        one = peaks[-1]
-        train(data=big, choices=training(batch_size=20, epochs=2, validation=0), callbacks=[measure], backend="numpy")
-        half = peaks[-1]
+        for size in (40, 20):
+            train(data=big, choices=training(batch_size=size, epochs=2, validation=0), callbacks=[measure])
     finally:
         tracemalloc.stop()
-    del tape
+    one, half = peaks[1], peaks[3]
     # two tapes of half a batch would be as much as one of a whole
     assert half < 0.75 * one
 
