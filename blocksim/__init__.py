@@ -9,7 +9,14 @@
 """
 
 from blocksim.backend import Backend, BackendEntry, available_backends, get_backend
-from blocksim.errors import ArgumentError, BlocksimError, DeviceError, FileError, MissingLibraryError
+from blocksim.errors import (
+    ArgumentError,
+    BlocksimError,
+    DeviceError,
+    DivergenceError,
+    FileError,
+    MissingLibraryError,
+)
 from blocksim.events import Events
 from blocksim.layer import Layer
 from blocksim.network import CountReadout, LeakyReadout, Network
@@ -32,6 +39,7 @@ __all__ = [
     "BlocksimError",
     "CountReadout",
     "DeviceError",
+    "DivergenceError",
     "Events",
     "FileError",
     "Gradients",

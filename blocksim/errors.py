@@ -19,5 +19,9 @@ class DeviceError(BlocksimError, RuntimeError):
     """A GPU ran out of memory, or failed; the message says what was being done and what to change."""
 
 
+class DivergenceError(BlocksimError, ArithmeticError):
+    """A training met a loss or a gradient that is not finite; the message says where, and what to change."""
+
+
 class FileError(BlocksimError, OSError):
     """A file could not be read, or a path could not be written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,112 @@ def raster(times: np.ndarray, rows: np.ndarray, count: int, duration: float, *, 
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
+    return figure
+
+
+def learning_curve(history: Mapping[str, np.ndarray], best_epoch: int | None = None) -> Any:
+    """Loss, accuracy and firing rates over the epochs of a training.
+
+    Parameters
+    ----------
+    history : dict of arrays
+        As `blocksim.training.fit` returns it.
+    best_epoch : int or None
+        An epoch to mark.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    MissingLibraryError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> history = {"epoch": np.array([1, 2]), "loss": np.array([2.0, 1.0]), "accuracy": np.array([0.2, 0.6]),
+    ...     "validation_loss": np.array([2.1, 1.2]), "validation_accuracy": np.array([0.2, 0.5]),
+    ...     "rate_0": np.array([9.0, 11.0])}
+    >>> [axes.get_ylabel() for axes in learning_curve(history, best_epoch=2).axes]
+    ['loss', 'accuracy (%)', 'rate (Hz)']
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 3.2), dpi=130, layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    epochs = history["epoch"]
+    # a line of one point shows nothing
+    marker = "." if len(epochs) < 20 else None
+    for axes, name, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+        axes.plot(epochs, scale * history[name], color=SPIKE, marker=marker, label="training")
+        if not np.isnan(history[f"validation_{name}"]).all():
+            axes.plot(epochs, scale * history[f"validation_{name}"], color=RATE, marker=marker, label="validation")
+    accuracy.set_ylim(top=min(100.0, accuracy.get_ylim()[1]))
+    layers = [name for name in history if name.startswith("rate_")]
+    for number, name in enumerate(layers):
+        style = ("-", "--", ":", "-.")[number % 4]
+        rate.plot(epochs, history[name], color=SPIKE, marker=marker, linestyle=style, label=f"layer {number}")
+    rate.set_ylim(bottom=0)
+    for axes, label in ((loss, "loss"), (accuracy, "accuracy (%)"), (rate, "rate (Hz)")):
+        axes.set_ylabel(label)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color="0.6", linewidth=0.8, linestyle=":", label="best epoch")
+        axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str]) -> Any:
+    """A confusion matrix: rows are true classes, columns predicted ones; shades are shares of the row.
+
+    Parameters
+    ----------
+    matrix : (C, C) integer array
+        As `blocksim.classification.confusion_matrix` returns it.
+    names : sequence of C str
+        Names of the classes.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    MissingLibraryError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> figure = confusion(np.array([[8, 2], [0, 10]]), ["zero", "one"])
+    >>> figure.axes[0].get_xlabel(), [text.get_text() for text in figure.axes[0].texts]
+    ('predicted', ['8', '2', '10'])
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    classes = len(matrix)
+    figure = Figure(figsize=(2.2 + 0.36 * classes, 1.6 + 0.36 * classes), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    # numbers as long as they are legible
+    for row, column in np.argwhere(matrix) if classes <= 35 else ():
+        dark = shares[row, column] > 0.5
+        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize="small",
+                  color="white" if dark else "black")  # fmt: skip
+    axes.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
+    axes.set_yticks(range(classes), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
     return figure
 
 

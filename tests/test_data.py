@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import io
+import json
 import pickle
+import tarfile
+import zipfile
 
 import h5py
 import numpy as np
 import pytest
 
 import blocksim
+import blocksim.data
 from blocksim import ArgumentError, FileError
-from blocksim.data import EventDataset, from_lists, open_dataset, write_events
+from blocksim.data import EventDataset, folds, from_lists, open_dataset, split, write_events
 
 from .helpers import assert_same_bits
 
@@ -295,8 +301,9 @@ WRONG = {
     "text": (b"hello, world", ["begins with b'hello, w'"]),
     "compressed": (b"\x1f\x8b\x08\x00", ["unpack it first"]),
     "HDF5 cut short": (b"\x89HDF\r\n\x1a\n" + bytes(100), ["HDF5", "truncated or damaged"]),
-    "npz cut short": (b"PK\x03\x04" + bytes(30), ["truncated"]),
+    "npz cut short": (b"PK\x03\x04" + bytes(30), ["truncated or damaged"]),
     "other arrays": ({"a": np.zeros(3)}, ["times, units, offsets, labels", "x, y, p, t_us", "found a"]),
+    "many other arrays": ({f"a{k:02}": np.zeros(3) for k in range(50)}, ["found a00, a01", "a11 and 38 more"]),
     "offsets too few": (SPIKES | {"offsets": np.array([0, 3])}, ["one offset more than labels, 3", "found 2"]),
     "offsets beyond": (SPIKES | {"offsets": np.array([0, 1, 4])}, ["number of events, 3", "from 0 to 4"]),
     "offsets back": (SPIKES | {"offsets": np.array([0, 5, 3])}, ["not ascending"]),
@@ -367,6 +374,28 @@ def test_heidelberg_files_that_do_not_fit(shd):
             open_dataset(path)
 
 
+@pytest.mark.parametrize("kind", ["npz", "zip"])
+def test_damaged_archives_are_refused_whatever_the_damage(tmp_path, kind):
+    path = tmp_path / f"data.{kind}"
+    if kind == "npz":
+        np.savez_compressed(path, **camera())
+    else:
+        archived(path, {f"Train/{k}/1.bin": encoded([k] * 9, range(9), [0] * 9, range(9)) for k in range(5)}, kind)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(150):
+        broken = whole.copy()
+        broken[rng.integers(len(whole), size=4)] = rng.integers(256, size=4)
+        path.write_bytes(broken.tobytes())
+        try:
+            list(open_dataset(path, steps=5).batches(2))
+        except FileError as error:
+            errors.append(str(error))
+    assert len(errors) > 100
+    assert all(str(path) in error for error in errors)
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileError, match=r"none\.npz: .*No such file"):
         open_dataset(tmp_path / "none.npz")
@@ -407,8 +436,228 @@ def test_wrong_arguments(case):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("name", blocksim.data.__all__)
+def test_public_names_are_documented(name):
+    thing = getattr(blocksim.data, name)
+    text = inspect.getdoc(thing)
+    assert text
+    assert name in ("Batch", "download", "from_lists", "open_dataset") or ">>>" in text
+    if inspect.isclass(thing):
+        for method, function in vars(thing).items():
+            if callable(function) and not method.startswith("_"):
+                assert inspect.getdoc(function), f"{name}.{method}"
+
+
 def test_repr_says_what_it_is():
     assert repr(labelled(dt=0.5)) == (
         "EventDataset('from_lists', 7 samples, 3 classes, 11 channels, dt=0.5 ms, steps of each sample)"
     )
     assert isinstance(labelled(), EventDataset)
+
+
+def encoded(x, y, p, t_us):
+    """N-MNIST's binary format."""
+    words = np.asarray(x, object) << 32 | np.asarray(y, object) << 24 | np.asarray(p, object) << 23
+    return b"".join(int(word | int(t)).to_bytes(5, "big") for word, t in zip(words, t_us, strict=True))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A folder of three samples of two classes, and its content by name."""
+    content = {
+        "Train/3/00002.bin": encoded([0, 33], [1, 33], [0, 1], [0, 2**23 - 1]),
+        "Train/3/00010.bin": encoded([5, 1, 5, 6, 2, 7], [0, 240, 0, 1, 240, 2], [1, 0, 1, 0, 1, 1],
+                                     [8000, 0, 10, 8191, 5, 20]),
+        "Train/0/00100.bin": encoded([7], [8], [1], [1234]),
+    }  # fmt: skip
+    for name, data in content.items():
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path / "tree", content
+
+
+def archived(path, content, kind):
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in {**content, "__MACOSX/Train/3/00002.bin": b"litter", "Train/3/._0.bin": b"x"}.items():
+                archive.writestr(name, data)
+    else:
+        with tarfile.open(path, "w") as archive:
+            for name, data in content.items():
+                item = tarfile.TarInfo(f"./{name}")
+                item.size = len(data)
+                archive.addfile(item, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "folder of classes", "zip", "tar"])
+def test_nmnist_trees(tree, tmp_path, kind):
+    folder, content = tree
+    path = {"folder": folder, "folder of classes": folder / "Train"}.get(kind)
+    data = open_dataset(path or archived(tmp_path / f"train.{kind}", content, kind), dt=1.0)
+    assert data.labels.tolist() == [0, 3, 3]
+    assert (data.class_names, data.grid) == (("0", "1", "2", "3"), (2, 34, 34))
+    for copy in (data, pickle.loads(pickle.dumps(data))):
+        shape = (-1, 2, 34, 34)
+        assert np.argwhere(copy.batch([0]).x.to_dense().reshape(shape)).tolist() == [[1, 1, 8, 7]]
+        assert np.argwhere(copy.batch([1]).x.to_dense().reshape(shape)).tolist() == [[0, 0, 1, 0], [8388, 1, 33, 33]]
+        # the clock overflows at the second and the fifth event, 2**13 us each: 8000, 8202, 16383, 16404 us
+        events = [[8, 1, 0, 5], [8, 1, 0, 5], [16, 0, 1, 6], [16, 1, 2, 7]]
+        x = copy.batch([2]).x.to_dense().reshape(shape)
+        assert np.repeat(np.argwhere(x), x[x > 0], axis=0).tolist() == events
+
+
+def test_classes_are_in_order_of_their_numbers(tmp_path):
+    for label in (10, 9, 0):
+        (tmp_path / str(label)).mkdir()
+        (tmp_path / str(label) / "1.bin").write_bytes(bytes(5))
+    assert open_dataset(tmp_path).labels.tolist() == [0, 9, 10]
+
+
+def test_nmnist_trees_that_do_not_fit(tree, tmp_path):
+    folder, _ = tree
+    (folder / "Test/1").mkdir(parents=True)
+    (folder / "Test/1/1.bin").write_bytes(bytes(5))
+    (folder / "bare/2").mkdir(parents=True)
+    for path, words in [(folder, ["Test, Train", "open one of them"]), (folder / "bare", ["CLASS/NAME.bin", "none"])]:
+        with pytest.raises(FileError) as caught:
+            open_dataset(path)
+        assert all(word in str(caught.value) for word in [str(path), *words])
+    for content, words in [
+        (bytes(7), ["5 bytes an event", "7 bytes"]),
+        (b"", ["0 bytes"]),
+        (encoded([40], [0], [1], [0]), ["x from 0 to 33", "found 40"]),
+    ]:
+        (folder / "Train/3/00010.bin").write_bytes(content)
+        data = open_dataset(folder / "Train")
+        with pytest.raises(FileError) as caught:
+            data.batch([2])
+        assert all(word in str(caught.value) for word in [str(folder), "sample 2 (3/00010.bin)", *words])
+    (folder / "Train/3/00010.bin").unlink()
+    with pytest.raises(FileError, match=r"3/00010\.bin.*No such file"):
+        data.batch([2])
+    path = tmp_path / "broken.zip"
+    path.write_bytes(archived(tmp_path / "whole.zip", {"0/1.bin": bytes(5)}, "zip").read_bytes()[:60])
+    with pytest.raises(FileError, match="truncated or damaged"):
+        open_dataset(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("shd_train.h5", b"")
+    with pytest.raises(FileError, match="unpack it first"):
+        open_dataset(path)
+
+
+def test_original_nmnist_files_equal_the_npz(shared_data, tmp_path):
+    for name, label in (("60001", 7), ("60002", 2)):
+        path = tmp_path / str(label) / f"{name}.bin"
+        path.parent.mkdir()
+        path.write_bytes((shared_data / "nmnist" / "original" / f"{name}.bs2").read_bytes())
+    npz = open_dataset(shared_data / "nmnist" / "test100.npz", dt=0.1)
+    assert_same_events(open_dataset(tmp_path, dt=0.1).batch([1, 0]).x, npz.batch([0, 1]).x)
+
+
+def test_statistics():
+    data = labelled(dt=2.0, steps=13)
+    times, _ = trains()
+    facts = data.statistics()
+    bins = [np.floor(t / 2) for t in times]
+    lengths = np.array([b.max(initial=0) + 1 for b in bins])
+    assert facts["events"]["mean"] == np.mean([len(t) for t in times])
+    assert facts["duration_ms"]["max"] == lengths.max() * 2
+    assert facts["classes"] == {"0": 3, "1": 2, "2": 2}
+    assert facts["groups"] == {"0": 4, "1": 3}
+    assert (facts["silent"], facts["channels"]) == (1, 11)
+    assert (facts["cut"], facts["padded"]) == ((lengths > 13).sum(), (lengths < 13).sum())
+    assert facts["cut_events"] == sum((b >= 13).sum() for b in bins) > 0
+    assert "cut" not in labelled().statistics()
+    json.dumps(facts)
+    text = data.summary()
+    for part in ("7 samples, 11 channels, dt = 2 ms", "0 (3), 1 (2), 2 (2)", "groups: 0 (4), 1 (3)", "1 silent",
+                 "fixed at 13 steps (26 ms)"):  # fmt: skip
+        assert part in text
+
+
+def classes(counts, groups=None):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    n = len(labels)
+    return from_lists([[]] * n, [[]] * n, labels, channels=1, groups=None if groups is None else np.arange(n) % groups)
+
+
+def places(data, part):
+    """Where the samples of a subset are in the data set it is of."""
+    return part._places.tolist()
+
+
+@pytest.mark.parametrize(("counts", "fraction", "wanted"), [
+    ([20, 20, 20], 0.25, [5, 5, 5]),
+    ([10, 10, 10], 0.25, None),
+    ([3, 50, 1], 0.1, None),
+    ([1, 1], 0.01, None),
+    ([13, 17, 10], 0.25, [3, 4, 3]),
+    ([5], 0.99, [4]),
+])  # fmt: skip
+def test_split_by_sample_is_stratified(counts, fraction, wanted):
+    data = classes(counts)
+    kept, held_out = split(data, fraction, seed=3)
+    assert sorted(places(data, kept) + places(data, held_out)) == list(range(len(data)))
+    taken = np.bincount(held_out.labels, minlength=len(counts))
+    assert len(held_out) == min(max(round(fraction * len(data)), 1), len(data) - 1)
+    assert (np.abs(taken - fraction * np.array(counts)) <= 1).all()
+    assert wanted is None or taken.tolist() == wanted
+    assert places(data, split(data, fraction, seed=3)[1]) == places(data, held_out)
+
+
+def test_splits_depend_on_the_seed():
+    data = classes([30, 30], groups=10)
+    for by in ("sample", "group"):
+        assert len({tuple(places(data, split(data, 0.3, by=by, seed=seed)[1])) for seed in range(5)}) == 5
+
+
+def test_split_by_group_keeps_groups_whole():
+    data = classes([30, 30], groups=5)
+    kept, held_out = split(data, 0.4, by="group", seed=1)
+    assert len(set(held_out.groups)) == 2
+    assert not set(kept.groups) & set(held_out.groups)
+    assert len(kept) + len(held_out) == 60
+    assert len(set(split(data, 0.01, by="group")[1].groups)) == 1
+    assert len(set(split(data, 0.99, by="group")[0].groups)) == 1
+
+
+@pytest.mark.parametrize(("k", "by"), [(None, "group"), (2, "group"), (3, "group"), (4, "sample"), (7, "sample")])
+def test_folds_hold_every_sample_out_once(k, by):
+    data = classes([9, 13, 4], groups=5)
+    parts = folds(data, k, by=by, seed=2)
+    assert len(parts) == (k or 5)
+    assert sorted(place for _, held_out in parts for place in places(data, held_out)) == list(range(26))
+    for kept, held_out in parts:
+        assert sorted(places(data, kept) + places(data, held_out)) == list(range(26))
+        if by == "group":
+            assert not set(kept.groups) & set(held_out.groups)
+        else:
+            share = np.bincount(held_out.labels, minlength=3) - np.array([9, 13, 4]) / k
+            assert (np.abs(share) < 1).all()
+    sizes = [len(held_out) for _, held_out in parts]
+    assert by == "group" or max(sizes) - min(sizes) <= 1
+    if k is None:
+        assert [set(held_out.groups) for _, held_out in parts] == [{0}, {1}, {2}, {3}, {4}]
+
+
+SPLITS = {
+    "fraction": (lambda: split(classes([4]), 1.0), ["fraction:", "below 1", "1.0"]),
+    "by": (lambda: split(classes([4]), 0.5, by="speaker"), ["by:", "'sample', 'group'", "'speaker'"]),
+    "no groups": (lambda: split(classes([4]), 0.5, by="group"), ["by:", "names no groups"]),
+    "one sample": (lambda: split(classes([1]), 0.5), ["at least 2 samples", "found 1"]),
+    "one group": (lambda: folds(classes([4], groups=1)), ["at least 2 groups", "found 1"]),
+    "too many folds": (lambda: folds(classes([4], groups=3), 4), ["at least 4 groups", "found 3"]),
+    "one fold": (lambda: folds(classes([4], groups=3), 1), ["k:", "at least 2"]),
+    "how many": (lambda: folds(classes([4]), by="sample"), ["k:", "by='sample'", "None"]),
+}
+
+
+@pytest.mark.parametrize("case", SPLITS)
+def test_splits_that_cannot_be(case):
+    call, words = SPLITS[case]
+    with pytest.raises(ArgumentError) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)

@@ -389,7 +389,7 @@ def test_one_file_leaves_a_fit_predictions_and_a_page(shell, tmp_path):
 def test_many_files_go_on_past_those_that_fail_and_are_not_fitted_twice(shell, tmp_path):
     files = ("a.npz", "silent.npz", "text.npz", "b.npz")
     result = shell(*files, "-o", "cells", "--no-report")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "2 of 4 files failed" in result.output
     assert re.search(r"silent.npz: expected spikes in the training part; found none in 3 sweep", result.output)
     assert re.search(r"failed text.npz: .*text.npz: expected", result.output)

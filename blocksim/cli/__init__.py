@@ -1,4 +1,4 @@
-"""The command line: `blocksim info`, `blocksim simulate`, `blocksim demo`.
+"""The command line: `blocksim info`, `simulate`, `data`, `train`, `evaluate`, `demo`.
 
 Owns how commands are found and how errors end: what the caller can mend is one line on stderr and exit code 2.
 """
@@ -10,10 +10,13 @@ from typing import Any
 import click
 
 import blocksim
+from blocksim.cli.data import data
 from blocksim.cli.demo import demo
+from blocksim.cli.evaluate import evaluate
 from blocksim.cli.fit import fit
 from blocksim.cli.info import info
 from blocksim.cli.simulate import simulate
+from blocksim.cli.train import train
 from blocksim.errors import BlocksimError
 
 
@@ -39,5 +42,5 @@ def main() -> None:
     """Simulate leaky and adaptive integrate-and-fire neurons, exactly, in blocks of time."""
 
 
-for _command in (info, simulate, demo, fit):
+for _command in (info, simulate, data, train, evaluate, fit, demo):
     main.add_command(_command)

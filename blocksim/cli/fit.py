@@ -90,7 +90,7 @@ def fit(
     places = write_table([row for row in rows if row is not None], output)
     console.print(f"written: {', '.join(str(place) for place in places)}")
     if problems:
-        raise click.ClickException(f"{problems} of {len(tasks)} files failed, as said above")
+        raise FileError(f"{problems} of {len(tasks)} files failed, as said above")
 
 
 def _settings(config: Path | None, options: Mapping[str, Any], backend: str | None) -> tuple[FitConfig, dict[str, Any]]:

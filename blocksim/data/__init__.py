@@ -6,8 +6,21 @@
 [(1, 3, 3), (1, 2, 3)]
 """
 
+from blocksim.data.augmentation import Augmentation
 from blocksim.data.dataset import Batch, EventDataset, from_lists
 from blocksim.data.files import open_dataset
 from blocksim.data.npz import write_events
+from blocksim.data.public import download
+from blocksim.data.splits import folds, split
 
-__all__ = ["Batch", "EventDataset", "from_lists", "open_dataset", "write_events"]
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "EventDataset",
+    "download",
+    "folds",
+    "from_lists",
+    "open_dataset",
+    "split",
+    "write_events",
+]

@@ -1,22 +1,24 @@
 """Labelled event data, binned to steps and handed out in batches: `EventDataset` and `Batch`.
 
-Owns binning, pooling, the cache of binned samples, and the making of a batch. Sorting is done once a sample; a batch is
+Owns the cache of binned samples, and the making of a batch. Sorting is done once a sample; a batch is
 put together by concatenating and counting.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from blocksim.data.randomness import SHUFFLE, Streams
+from blocksim.data.augmentation import Augmentation
+from blocksim.data.binning import Sample, Space, binned, pooled_space
+from blocksim.data.randomness import AUGMENT, SHUFFLE, Streams
 from blocksim.data.sources import ArraySource, Source, join_lists
 from blocksim.errors import ArgumentError
-from blocksim.events import Events, steps_of
+from blocksim.events import Events
 from blocksim.validation import found, frozen, real_array, whole
 
 
@@ -40,23 +42,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One binned sample; events in order of step, then channel.
-
-    Attributes
-    ----------
-    steps : (events,) uint16 or int32 array
-    channels : (events,) uint16 or int32 array
-    length : int
-        Steps until the last event and with it, at least 1.
-    """
-
-    steps: np.ndarray
-    channels: np.ndarray
-    length: int
 
 
 class EventDataset:
@@ -130,12 +115,15 @@ class EventDataset:
         if not isinstance(clip, bool):
             raise ArgumentError(f"clip: expected True or False; found {found(clip)}")
         self.steps = None if steps is None else whole("steps", steps, 1)
-        self._store = _Store(source, float(dt), whole("pool", pool, 1), clip, whole("cache_bytes", cache_bytes, 0))
+        pool = whole("pool", pool, 1)
+        space = pooled_space(source, float(dt), pool, clip)
+        self._store = _Store(source, space, pool, whole("cache_bytes", cache_bytes, 0))
         self._select(np.arange(len(source)))
 
     def _select(self, places: np.ndarray) -> None:
         source = self._store.source
         self._places = frozen(places)  # of the source, one a sample
+        self._members: dict[int, np.ndarray] = {}  # places of each class, where `blend` asked for them
         self.labels = frozen(source.labels[places])
         self.groups = None if source.groups is None else frozen(source.groups[places])
 
@@ -152,22 +140,22 @@ class EventDataset:
     @property
     def channels(self) -> int:
         """Number of inputs K, after pooling."""
-        return self._store.channels
+        return self._store.space.channels
 
     @property
     def grid(self) -> tuple[int, int, int] | None:
         """(polarities, height, width) of a camera, after pooling."""
-        return self._store.grid
+        return self._store.space.grid
 
     @property
     def dt(self) -> float:
         """Length of a step in ms."""
-        return self._store.dt
+        return self._store.space.dt
 
     @property
     def clip(self) -> bool:
         """Whether several spikes of a channel in one step count as one."""
-        return self._store.clip
+        return self._store.space.clip
 
     @property
     def name(self) -> str:
@@ -201,13 +189,18 @@ class EventDataset:
         part._select(self._places[self._indices(indices)])
         return part
 
-    def batch(self, indices: Any) -> Batch:
+    def batch(self, indices: Any, *, augmentation: Augmentation | None = None, seed: int = 0, epoch: int = 0) -> Batch:
         """The samples of those indices, in that order.
 
         Parameters
         ----------
         indices : (B,) array of integers, 0 .. len - 1
             An index may be named more than once.
+        augmentation : Augmentation or None
+            How to vary them. What is drawn depends on `seed`, `epoch` and the sample's place in the file alone, and
+            for `blend` on which samples are in this data set.
+        seed, epoch : int
+            0 or more.
 
         Raises
         ------
@@ -217,7 +210,17 @@ class EventDataset:
             A sample's events are damaged or out of range.
         """
         places = self._indices(indices)
-        samples = [self._store.sample(place) for place in self._places[places]]
+        samples = [self._store.sample(place) for place in self._places[places].tolist()]
+        if augmentation is not None and not isinstance(augmentation, Augmentation):
+            raise ArgumentError(f"augmentation: expected a blocksim.data.Augmentation or None; found {augmentation!r}")
+        if augmentation:
+            streams = Streams(AUGMENT, seed, epoch)
+            samples = [
+                augmentation.apply(
+                    sample, self._store.space, streams.generator(int(self._places[at])), self._partner(int(at))
+                )
+                for at, sample in zip(places, samples, strict=True)
+            ]
         return Batch(_assemble(samples, self.steps, self.channels), frozen(self.labels[places]), frozen(places))
 
     def batches(
@@ -227,6 +230,7 @@ class EventDataset:
         shuffle: bool = False,
         seed: int = 0,
         epoch: int = 0,
+        augmentation: Augmentation | None = None,
         drop_last: bool = False,
     ) -> Iterator[Batch]:
         """All samples once, in batches.
@@ -239,6 +243,8 @@ class EventDataset:
             In an order that depends on `seed` and `epoch` alone; otherwise in the data set's.
         seed, epoch : int
             0 or more.
+        augmentation : Augmentation or None
+            As for `batch`.
         drop_last : bool
             Leave out a last batch that is smaller.
 
@@ -250,7 +256,94 @@ class EventDataset:
         batch_size = whole("batch_size", batch_size, 1)
         order = Streams(SHUFFLE, seed, epoch).generator().permutation(len(self)) if shuffle else np.arange(len(self))
         stop = len(self) // batch_size * batch_size if drop_last else len(self)
-        return (self.batch(order[start : start + batch_size]) for start in range(0, stop, batch_size))
+        settings: Any = {"augmentation": augmentation, "seed": seed, "epoch": epoch}
+        return (self.batch(order[start : start + batch_size], **settings) for start in range(0, stop, batch_size))
+
+    def statistics(self) -> dict[str, Any]:
+        """What the data set holds; every sample is read once.
+
+        Returns
+        -------
+        dict
+            `name`, `kind`, `samples`, `channels`, `grid`, `dt_ms`, `steps`; `classes` and `groups`, samples by name
+            (groups None where there are none); `events`, min, median, mean and max a sample, and `duration_ms`, to the
+            end of the step of the last event; `silent`, samples without events; `density`, events a channel and step;
+            and for a fixed duration `cut`, `cut_events` and `padded`: samples that are longer, the events they lose,
+            and samples that are shorter.
+        """
+        counts, lengths, lost = np.zeros((3, len(self)), dtype=np.int64)
+        for at, place in enumerate(self._places.tolist()):
+            sample = self._store.sample(place)
+            counts[at], lengths[at] = len(sample.steps), sample.length
+            if self.steps is not None:
+                lost[at] = len(sample.steps) - np.searchsorted(sample.steps, self.steps)
+        groups = None
+        if self.groups is not None and self.group_names is not None:
+            groups = _tally(self.groups, self.group_names)
+        result: dict[str, Any] = {
+            "name": self.name, "kind": self.kind, "samples": len(self), "channels": self.channels, "grid": self.grid,
+            "dt_ms": self.dt, "steps": self.steps, "classes": _tally(self.labels, self.class_names), "groups": groups,
+            "events": _spread(counts), "duration_ms": _spread(lengths * self.dt),
+            "silent": int((counts == 0).sum()),
+            "density": float(counts.sum() / (lengths.sum() * self.channels)),
+        }  # fmt: skip
+        if self.steps is not None:
+            result["cut"] = int((lengths > self.steps).sum())
+            result["cut_events"] = int(lost.sum())
+            result["padded"] = int((lengths < self.steps).sum())
+        return result
+
+    def summary(self) -> str:
+        """What the data set holds, for people; every sample is read once.
+
+        Examples
+        --------
+        >>> from blocksim.data import from_lists
+        >>> data = from_lists([[0.5, 2.0], [1.0]], [[0, 1], [2]], labels=[0, 1], channels=3, steps=2)
+        >>> print(data.summary())
+        from_lists (arrays in memory)
+        2 samples, 3 channels, dt = 1 ms
+        classes: 0 (1), 1 (1)
+        events a sample: 1 to 2, median 1.5, mean 1.5
+        duration: 2 to 3 ms, median 2.5
+        fixed at 2 steps (2 ms): 1 sample cut by 1 event in all, 0 padded with silence
+        """
+        facts = self.statistics()
+        pixels = "" if self.grid is None else f" ({self.grid[1]} x {self.grid[2]} pixels, {self.grid[0]} polarities)"
+        events, duration = facts["events"], facts["duration_ms"]
+        lines = [
+            f"{self.name} ({self.kind})",
+            f"{_some(len(self), 'sample')}, {self.channels} channels{pixels}, dt = {self.dt:g} ms",
+            "classes: " + _listed(facts["classes"]),
+        ]
+        if facts["groups"] is not None:
+            lines.append("groups: " + _listed(facts["groups"]))
+        lines.append(
+            f"events a sample: {events['min']:g} to {events['max']:g}, median {events['median']:g}, mean "
+            f"{events['mean']:g}" + (f"; {facts['silent']} silent" if facts["silent"] else "")
+        )
+        lines.append(f"duration: {duration['min']:g} to {duration['max']:g} ms, median {duration['median']:g}")
+        if self.steps is not None:
+            lines.append(
+                f"fixed at {self.steps} steps ({self.steps * self.dt:g} ms): {_some(facts['cut'], 'sample')} cut by "
+                f"{_some(facts['cut_events'], 'event')} in all, {facts['padded']} padded with silence"
+            )
+        return "\n".join(lines)
+
+    def _partner(self, at: int) -> Callable[[float], Sample] | None:
+        """How to choose another sample of the class; None where there is none."""
+        members = self._members.get(label := int(self.labels[at]))
+        if members is None:
+            members = self._members[label] = np.flatnonzero(self.labels == label)
+        if len(members) < 2:
+            return None
+
+        def choose(u: float) -> Sample:
+            nth = int(u * (len(members) - 1))
+            nth += int(nth >= np.searchsorted(members, at))
+            return self._store.sample(int(self._places[members[nth]]))
+
+        return choose
 
     def _indices(self, indices: Any) -> np.ndarray:
         values = real_array("indices", indices)
@@ -260,6 +353,24 @@ class EventDataset:
             worst = values.min() if values.min() < 0 else values.max()
             raise ArgumentError(f"indices: expected samples from 0 to {len(self) - 1}; found {worst}")
         return values.astype(np.int64)
+
+
+def _tally(numbers: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """Samples of each that there are any of, by name."""
+    counts = np.bincount(numbers, minlength=len(names))
+    return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    return {name: float(getattr(np, name)(values)) for name in ("min", "median", "mean", "max")}
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def from_lists(
@@ -307,61 +418,23 @@ def from_lists(
 class _Store:
     """Binned samples of a source, kept while there is room."""
 
-    def __init__(self, source: Source, dt: float, pool: int, clip: bool, cache_bytes: int) -> None:
-        self.source, self.dt, self.pool, self.clip, self.cache_bytes = source, dt, pool, clip, cache_bytes
-        if source.grid is None:
-            self.grid, self.channels = None, -(-source.channels // pool)
-        else:
-            polarities, height, width = source.grid
-            self.grid = (polarities, -(-height // pool), -(-width // pool))
-            self.channels = int(np.prod(self.grid))
-        self._kept: dict[int, Sample] = {}
+    def __init__(self, source: Source, space: Space, pool: int, cache_bytes: int) -> None:
+        self.source, self.space, self.pool, self.cache_bytes = source, space, pool, cache_bytes
         self.bytes = 0
+        self._kept: dict[int, Sample] = {}
         self._lock = threading.Lock()
 
     def sample(self, place: int) -> Sample:
         """Sample `place` of the source."""
-        sample = self._kept.get(int(place))
+        sample = self._kept.get(place)
         if sample is None:
-            sample = self._bin(int(place))
+            sample = binned(self.source, place, self.space, self.pool)
             size = sample.steps.nbytes + sample.channels.nbytes
             with self._lock:
-                if int(place) not in self._kept and self.bytes + size <= self.cache_bytes:
-                    self._kept[int(place)] = sample
+                if place not in self._kept and self.bytes + size <= self.cache_bytes:
+                    self._kept[place] = sample
                     self.bytes += size
         return sample
-
-    def _bin(self, place: int) -> Sample:
-        times, units = self.source.checked(place)
-        steps = steps_of(times, self.dt)
-        length = int(steps.max()) + 1 if len(steps) else 1
-        if length > np.iinfo(np.int32).max:
-            raise self.source.wrong(
-                f"expected at most 2**31 - 1 steps in sample {place}; found {length} at dt = {self.dt:g} ms"
-            )
-        # one integer holds step and channel, so that one sort orders both
-        keys = steps * self.channels + self._pooled(units)
-        keys.sort()
-        if self.clip and len(keys):
-            keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
-        steps, channels = np.divmod(keys, self.channels)
-        return Sample(
-            frozen(steps.astype(np.uint16 if length <= 2**16 else np.int32)),
-            frozen(channels.astype(np.uint16 if self.channels <= 2**16 else np.int32)),
-            length,
-        )
-
-    def _pooled(self, units: np.ndarray) -> np.ndarray:
-        units = units.astype(np.int64)
-        if self.pool == 1:
-            return units
-        if self.source.grid is None or self.grid is None:
-            return units // self.pool
-        _, height, width = self.source.grid
-        rest, x = np.divmod(units, width)
-        p, y = np.divmod(rest, height)
-        pooled: np.ndarray = (p * self.grid[1] + y // self.pool) * self.grid[2] + x // self.pool
-        return pooled
 
     def __getstate__(self) -> dict[str, Any]:
         # another process fills a cache of its own

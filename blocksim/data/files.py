@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from blocksim.data.dataset import EventDataset
 from blocksim.data.hdf5 import HDF5Source
+from blocksim.data.nmnist import TreeSource
 from blocksim.data.npz import open_npz
-from blocksim.data.sources import Source
+from blocksim.data.sources import Source, listed
 from blocksim.errors import FileError
+from blocksim.files import DAMAGED
 from blocksim.validation import whole
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+ZIP_MAGIC = b"PK\x03\x04"
+GZIP_MAGIC = b"\x1f\x8b"
+TAR_MAGIC, TAR_MAGIC_AT = b"ustar", 257
+KINDS = (
+    "an HDF5 file in the layout of the Spiking Heidelberg Digits, a .npz file of events, or a folder, zip or tar "
+    "archive of N-MNIST .bin files"
+)
 
 
 def open_dataset(
@@ -39,7 +48,9 @@ def open_dataset(
           k is offsets[k]:offsets[k + 1]. Optional: `channels` (without it: as many as are used), `class_names`,
           `groups` (n,), `group_names`. `write_events` makes one;
         - a `.npz` file of a camera's events: `x`, `y`, `p` (0 or 1), `t_us` (microseconds), `offsets`, `labels`, and
-          optionally `sensor`, its (height, width), and names and groups as above.
+          optionally `sensor`, its (height, width), and names and groups as above;
+        - N-MNIST's original files, CLASS/NAME.bin, in a folder (`Train` or `Test`), a zip or an uncompressed tar
+          archive.
     dt, steps, pool, clip, cache_bytes
         As for `EventDataset`.
     channels : int or None
@@ -69,31 +80,37 @@ def open_dataset(
 
 def _source(path: Path, channels: int | None, sensor: tuple[int, int] | None) -> Source:
     try:
+        if path.is_dir():
+            return TreeSource(path, sensor)
         with path.open("rb") as file:
             magic = file.read(8)
+            file.seek(TAR_MAGIC_AT)
+            tar = file.read(len(TAR_MAGIC)) == TAR_MAGIC
         if magic == HDF5_MAGIC:
             return HDF5Source(path, channels)
-        if magic[:4] == b"PK\x03\x04" and _members(path, ".npy"):
-            return open_npz(path, channels, sensor)
+        if magic[:4] == ZIP_MAGIC:
+            return _from_zip(path, channels, sensor)
+        if tar:
+            return TreeSource(path, sensor)
     except FileError:
         raise
     except OSError as error:
         raise FileError(f"{path}: expected a file that can be read; found: {error.strerror or error}") from error
-    except zipfile.BadZipFile as error:
-        raise FileError(f"{path}: expected a whole .npz or .zip file; found one that is truncated ({error})") from error
-    raise FileError(
-        f"{path}: expected an HDF5 file in the layout of the Spiking Heidelberg Digits or a .npz file of events; found "
-        + (f"a file that begins with {magic!r}" if magic else "an empty file")
-        + _advice(path, magic)
-    )
+    except (*DAMAGED, tarfile.TarError) as error:
+        raise FileError(
+            f"{path}: expected a whole archive; found one that is truncated or damaged ({error})"
+        ) from error
+    found = f"a file that begins with {magic!r}" if magic else "an empty file"
+    advice = " (a compressed file: unpack it first)" if magic[:2] == GZIP_MAGIC else ""
+    raise FileError(f"{path}: expected {KINDS}; found {found}{advice}")
 
 
-def _members(path: Path, suffix: str) -> list[str]:
+def _from_zip(path: Path, channels: int | None, sensor: tuple[int, int] | None) -> Source:
     with zipfile.ZipFile(path) as archive:
-        return [name for name in archive.namelist() if name.endswith(suffix)]
-
-
-def _advice(path: Path, magic: bytes) -> Any:
-    if magic[:2] == b"\x1f\x8b" or magic[:4] == b"PK\x03\x04":
-        return " (a compressed file: unpack it first)"
-    return ""
+        suffixes = {Path(name).suffix for name in archive.namelist()}
+    if ".npy" in suffixes:
+        return open_npz(path, channels, sensor)
+    if ".bin" in suffixes:
+        return TreeSource(path, sensor)
+    advice = " (unpack it first)" if ".h5" in suffixes else ""
+    raise FileError(f"{path}: expected {KINDS}; found a zip archive with files {listed(suffixes)}{advice}")

@@ -5,21 +5,19 @@ Owns the names of their arrays. Uncompressed arrays are memory-mapped, so openin
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blocksim.data.sources import ArraySource, Source, grid_channels, join_lists, milliseconds
+from blocksim.data.nmnist import POLARITIES, SENSOR
+from blocksim.data.sources import ArraySource, Source, grid_channels, join_lists, listed, milliseconds
 from blocksim.errors import ArgumentError, FileError
-from blocksim.files import check_output, mapped_member, write_npz
+from blocksim.files import DAMAGED, check_output, mapped_member, write_npz
 
 SPIKES = ("times", "units", "offsets", "labels")
 PIXELS = ("x", "y", "p", "t_us", "offsets", "labels")
-NMNIST_SENSOR = (34, 34)
-POLARITIES = 2
 
 
 def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -> Source:
@@ -30,13 +28,13 @@ def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -
             if not names >= set(SPIKES) and not names >= set(PIXELS):
                 raise FileError(
                     f"{path}: expected a .npz file with the arrays {', '.join(SPIKES)} or {', '.join(PIXELS)}; found "
-                    f"{', '.join(sorted(names)) or 'none'}"
+                    f"{listed(names)}"
                 )
             arrays = {}
             for name in names & {*SPIKES, *PIXELS, "channels", "sensor", "class_names", "groups", "group_names"}:
                 mapped = mapped_member(path, name)
                 arrays[name] = archive[name] if mapped is None else mapped
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+    except DAMAGED as error:
         raise FileError(
             f"{path}: expected a whole .npz file of numbers; found one that is truncated, damaged or pickled ({error})"
         ) from error
@@ -48,7 +46,7 @@ def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -
         "group_names": _texts(arrays.get("group_names")),
     }
     if names >= set(PIXELS):
-        size = sensor or tuple(int(n) for n in np.ravel(arrays.get("sensor", NMNIST_SENSOR)))
+        size = sensor or tuple(int(n) for n in np.ravel(arrays.get("sensor", SENSOR)))
         return PixelSource({name: arrays[name] for name in PIXELS}, size, common)
     if channels is None and "channels" in arrays:
         channels = int(arrays["channels"])
@@ -84,7 +82,7 @@ class PixelSource(ArraySource):
         """As `Source.read`."""
         part = slice(self._offsets[sample], self._offsets[sample + 1])
         x, y, p = (np.asarray(values[part]) for values in self._coordinates)
-        return milliseconds(self._times[part], self._scale), grid_channels(self, x, y, p)
+        return milliseconds(self._times[part], self._scale), grid_channels(self, sample, x, y, p)
 
 
 def write_events(

@@ -5,7 +5,7 @@ Owns the checks that are the same for every format. Times are ms, float64; a sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,20 +71,24 @@ class Source:
         times, units = self.read(sample)
         if times.ndim != 1 or times.shape != units.shape:
             raise self.wrong(
-                f"expected as many times as units in sample {sample}; found shapes {times.shape} and {units.shape}"
+                f"expected as many times as units in {self.which(sample)}; found shapes {times.shape} and {units.shape}"
             )
         if times.size:
             low, high = times.min(), times.max()
             if not (low >= 0 and high < np.inf):
                 worst = low if low < 0 else "NaN or infinity"
-                raise self.wrong(f"expected finite times of 0 ms or later in sample {sample}; found {worst}")
+                raise self.wrong(f"expected finite times of 0 ms or later in {self.which(sample)}; found {worst}")
             if not 0 <= units.min() <= units.max() < self.channels:
                 worst = units.min() if units.min() < 0 else units.max()
                 raise self.wrong(
-                    f"expected channels from 0 to {self.channels - 1} in sample {sample}; found {worst} (is the "
-                    "number of channels right?)"
+                    f"expected channels from 0 to {self.channels - 1} in {self.which(sample)}; found {worst} "
+                    "(is the number of channels right?)"
                 )
         return times, units
+
+    def which(self, sample: int) -> str:
+        """What messages call a sample."""
+        return f"sample {sample}"
 
     def wrong(self, message: str) -> BlocksimError:
         """The error to raise, naming the file."""
@@ -183,7 +187,7 @@ def milliseconds(times: np.ndarray, scale: float) -> np.ndarray:
     return np.round(exact, 3) if times.dtype == np.float32 else exact
 
 
-def grid_channels(source: Source, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
+def grid_channels(source: Source, sample: int, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Channel of each event of a camera, int32: (polarity * height + y) * width + x, found to be in range."""
     assert source.grid is not None
     polarities, height, width = source.grid
@@ -191,11 +195,18 @@ def grid_channels(source: Source, x: np.ndarray, y: np.ndarray, p: np.ndarray) -
         if values.size and not 0 <= values.min() <= values.max() < stop:
             worst = values.min() if values.min() < 0 else values.max()
             raise source.wrong(
-                f"expected {what} from 0 to {stop - 1}, a sensor of {width} x {height} pixels; found {worst} (give the "
-                "sensor's (height, width) if it is another)"
+                f"expected {what} from 0 to {stop - 1} in {source.which(sample)}, a sensor of {width} x {height} "
+                f"pixels; found {worst} (give the sensor's (height, width) if it is another)"
             )
     channels: np.ndarray = (p.astype(np.int32) * height + y) * width + x
     return channels
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names for a message, in order; cut short where there are many."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return (", ".join(ordered[:most]) or "none") + more
 
 
 def join_lists(times: Sequence[Any], units: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,73 @@
+"""`blocksim data`: fetch public data sets, and say what a file of events holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from blocksim.data import open_dataset
+from blocksim.data.public import ENVIRONMENT, PUBLIC
+from blocksim.data.public import download as fetch_public
+
+
+@click.group()
+def data() -> None:
+    """Event data sets: list and download public ones, look into files."""
+
+
+@data.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_data(as_json: bool) -> None:
+    """Public data sets that `download` knows."""
+    if as_json:
+        items = {name: {"url": item.url, "md5": item.md5, "about": item.about} for name, item in PUBLIC.items()}
+        click.echo(json.dumps(items, indent=2))
+        return
+    table = Table("name", "what it is", box=None, pad_edge=False)
+    for name, item in PUBLIC.items():
+        table.add_row(name, item.about)
+    Console().print(table)
+
+
+@data.command()
+@click.argument("name")
+@click.option("-o", "--output", default="blocksim-data", type=click.Path(path_type=Path), help="Folder to put it in.")
+@click.option("--unpack", is_flag=True, help="Unpack the archive too.")
+@click.option("--base-url", envvar=ENVIRONMENT, show_envvar=True, help="A mirror that has the files under their names.")
+def download(name: str, output: Path, unpack: bool, base_url: str | None) -> None:
+    """Fetch a public data set; goes on where it was interrupted, and checks the sum."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        path = fetch_public(
+            name,
+            output,
+            unpack=unpack,
+            base_url=base_url,
+            progress=lambda there, total: bar.update(task, completed=there, total=total),
+        )
+    Console().print(str(path), highlight=False, soft_wrap=True, markup=False)
+
+
+@data.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--dt", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Length of a step, ms.")
+@click.option("--steps", type=click.IntRange(min=1), help="Fixed duration of every sample.  [default: its own]")
+@click.option(
+    "--pool", type=click.IntRange(min=1), default=1, help="Neighbouring channels, or pixels, that become one."
+)
+@click.option("--clip", is_flag=True, help="Count several spikes of a channel in one step once.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(path: Path, dt: float, steps: int | None, pool: int, clip: bool, as_json: bool) -> None:
+    """What a file or folder of events holds; reads and checks every sample."""
+    # nothing needs to be kept
+    dataset = open_dataset(path, dt, steps, pool=pool, clip=clip, cache_bytes=0)
+    click.echo(json.dumps(dataset.statistics(), indent=2) if as_json else dataset.summary())

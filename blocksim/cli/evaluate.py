@@ -1,0 +1,78 @@
+"""`blocksim evaluate`: how a trained model does on a file of labelled events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from blocksim import plotting
+from blocksim.cli.options import backend_option
+from blocksim.errors import FileError
+from blocksim.files import check_output, written
+from blocksim.models import Model, load_model
+from blocksim.passes import METHODS
+from blocksim.training.evaluation import evaluate as evaluated
+from blocksim.training.experiment import DataChoices, open_samples
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", "path", required=True, type=click.Path(path_type=Path), help="Labelled samples.")
+@backend_option(default="numba", help="What computes.")
+@click.option("--method", type=click.Choice(METHODS), default="blocks", help="How time is worked off.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Samples at a time.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file to write.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Picture of the confusion matrix: .png, .pdf or .svg.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(
+    model: Path, path: Path, backend: str, method: str, batch_size: int, output: Path | None, plot: Path | None,
+    overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Run MODEL, a file that `blocksim train` wrote, over labelled samples, binned as those it was trained on."""
+    if output is not None:
+        check_output(output, (".json",), overwrite)
+    if plot is not None:
+        check_output(plot, (".png", ".pdf", ".svg"), overwrite)
+        plotting.require_matplotlib()
+    loaded = load_model(model)
+    data = open_samples(path, _binning(model, loaded))
+    names = loaded.info.get("class_names") or [str(number) for number in range(loaded.network.classes)]
+    found = evaluated(loaded.network, data, backend=backend, method=method, batch_size=batch_size)
+    result: dict[str, Any] = {
+        "model": str(model), "data": str(path), "samples": len(data), "loss": found.loss, "accuracy": found.accuracy,
+        "by_group": found.by_group, "rates_hz": list(found.rates), "seconds": found.seconds, "class_names": names,
+        "confusion": found.confusion.tolist(),
+    }  # fmt: skip
+    if output is not None:
+        with written(output) as part:
+            part.write_text(json.dumps(result, indent=2) + "\n")
+    if plot is not None:
+        plotting.save(plotting.confusion(found.confusion, names), plot)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    rates = ", ".join(f"{rate:.1f}" for rate in found.rates)
+    for name, value in (
+        ("samples", str(len(data))), ("loss", f"{found.loss:.4f}"), ("accuracy", f"{100 * found.accuracy:.1f} %"),
+        *((f"  {group}", f"{100 * share:.1f} %") for group, share in found.by_group.items()),
+        ("rates", f"{rates} Hz"), ("time", f"{found.seconds:.3g} s"),
+    ):  # fmt: skip
+        table.add_row(name, value)
+    Console().print(table, highlight=False)
+
+
+def _binning(path: Path, model: Model) -> DataChoices:
+    try:
+        return DataChoices(**model.info["data"])
+    except (KeyError, TypeError) as error:
+        raise FileError(
+            f"{path}: expected a model that says how its samples were binned, as blocksim train writes it; found none "
+            "(evaluate it in Python: blocksim.training.evaluate)"
+        ) from error

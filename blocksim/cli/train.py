@@ -1,0 +1,205 @@
+"""`blocksim train`: one training, or a grid of them, from a file of samples to model, history, result and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from blocksim import plotting
+from blocksim.cli.options import backend_option
+from blocksim.errors import ArgumentError, MissingLibraryError
+from blocksim.executors import open_executor, run_tasks
+from blocksim.files import check_folder, written
+from blocksim.passes import GRADIENTS, METHODS
+from blocksim.training.experiment import Experiment, experiment_of, grid_of, read_config, run_experiment
+
+
+class _List(click.ParamType[Any, Any]):
+    """Values apart by commas."""
+
+    def __init__(self, kind: Any, what: str, allowed: Sequence[str] = ()) -> None:
+        self.kind, self.name, self.allowed = kind, what, allowed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            values = tuple(self.kind(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected {self.name} apart by commas; found {value!r}", param, ctx)
+        if self.allowed and not set(values) <= set(self.allowed):
+            self.fail(f"expected some of {', '.join(self.allowed)}; found {value!r}", param, ctx)
+        return values
+
+
+# where a flag that was given goes in the configuration
+PLACES = {
+    "dt": "data", "duration": "data", "pool": "data",
+    "hidden": "network", "rate": "network", "adaptation": "network",
+    "epochs": "training", "batch_size": "training", "learning_rate": "training", "validation": "training",
+    "validation_by": "training", "patience": "training", "shares": "training", "seed": "training",
+}  # fmt: skip
+
+
+@click.command()
+@click.option("--data", "path", required=True, type=click.Path(path_type=Path), help="Training samples.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of choices; flags win over it.")
+@backend_option(default="numba", help="What computes.")
+@click.option("--dt", type=float, help="Step in ms.  [default: 2]")
+@click.option("--duration", type=float, help="Duration of every sample in ms.  [default: that of the longest]")
+@click.option("--pool", type=int, help="Neighbouring channels that become one.  [default: 1]")
+@click.option("--hidden", type=_List(int, "numbers of neurons"), help="Neurons of each layer.  [default: 256,256]")
+@click.option("--rate", type=float, help="Firing rate in Hz that layers begin with.  [default: 10]")
+@click.option("--adaptation", type=float, help="Rise of the threshold at a spike; 0: LIF neurons.  [default: 0.2]")
+@click.option("--arp", type=_List(float, "periods in ms"), help="Refractory periods in ms, a grid.  [default: 20]")
+@click.option("--method", type=_List(str, "methods", METHODS), help="blocks, standard, or both.  [default: blocks]")
+@click.option(
+    "--gradient", type=_List(str, "gradients", GRADIENTS), help="standard, paper, or both.  [default: standard]"
+)
+@click.option("--epochs", type=int, help="Passes through the samples, at most.  [default: 60]")
+@click.option("--batch-size", type=int, help="Samples a step.  [default: 64]")
+@click.option("--learning-rate", type=float, help="Highest learning rate.  [default: 0.002]")
+@click.option("--validation", type=float, help="Share of the samples held out to choose the epoch.  [default: 0.1]")
+@click.option("--validation-by", type=click.Choice(["sample", "group"]), help="What is held out.  [default: sample]")
+@click.option("--patience", type=int, help="Epochs without a better one, then stop.  [default: never]")
+@click.option("--shares", type=int, help="Parts of a batch, worked off apart.  [default: 1]")
+@click.option("--seed", type=int, help="Of everything random.  [default: 0]")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Trainings a combination, by following seeds.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trainings of a grid at a time, a process each.")
+@click.option("--dask", metavar="ADDRESS", help="Dask scheduler: for the trainings of a grid, or the shares of one.")
+@click.option("--resume", is_flag=True, help="Go on where the folder's checkpoints stand.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def train(
+    path: Path, output: Path, config: Path | None, backend: str, arp: tuple[float, ...] | None,
+    method: tuple[str, ...] | None, gradient: tuple[str, ...] | None, seeds: int, jobs: int, dask: str | None,
+    resume: bool, quiet: bool, **flags: Any,
+) -> None:  # fmt: skip
+    """Train a network on a file of labelled events.
+
+    Writes to the folder: best.npz and last.npz, the models of the best epoch and of the last, which is a checkpoint
+    too; history.csv, result.json, and a learning curve. With several values of --arp, --method, --gradient, or --seeds,
+    one folder for each training, and results.json and results.csv of them all.
+    """
+    choices: dict[str, Any] = {name: dict(table) if isinstance(table, dict) else table
+                               for name, table in (read_config(config) if config else {}).items()}  # fmt: skip
+    for name, place in PLACES.items():
+        if flags[name] is not None:
+            choices.setdefault(place, {})[name] = flags[name]
+    common = experiment_of(choices, str(path.absolute()), str(output.absolute()), backend)
+    experiments = grid_of(common, seeds, refractory=arp or (), method=method or (), gradient=gradient or ())
+    check_folder(output if output.exists() else output.parent)
+    if len(experiments) == 1:
+        result = _one(experiments[0], resume, not quiet, dask)
+        _print([result])
+        return
+    output.mkdir(exist_ok=True)
+    results, failed = _all(experiments, resume, jobs, dask, quiet)
+    if results:
+        _print(results)
+        _write(output, results)
+    for experiment, error in failed:
+        click.echo(f"{experiment.folder}: {error}", err=True)
+    if failed:
+        raise ArgumentError(f"{len(failed)} of {len(experiments)} trainings failed; the others are in {output}")
+
+
+def _one(experiment: Experiment, resume: bool, progress: bool, dask: str | None) -> dict[str, Any]:
+    try:
+        result = run_experiment(experiment, resume=resume, progress=progress, dask=dask)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; {experiment.folder} holds the state: --resume goes on", err=True)
+        raise
+    _picture(Path(experiment.folder), result)
+    return result
+
+
+def _all(
+    experiments: list[Experiment], resume: bool, jobs: int, dask: str | None, quiet: bool
+) -> tuple[list[dict[str, Any]], list[tuple[Experiment, str]]]:
+    results: dict[int, dict[str, Any]] = {}
+    failed = []
+    alone = jobs == 1 and dask is None
+    work = partial(run_experiment, resume=resume, progress=alone and not quiet)
+    try:
+        with open_executor(jobs, dask) as executor:
+            for outcome in run_tasks(work, experiments, executor):
+                experiment = experiments[outcome.index]
+                if outcome.error is not None:
+                    failed.append((experiment, outcome.error.rstrip().splitlines()[-1]))
+                    continue
+                results[outcome.index] = outcome.value
+                _picture(Path(experiment.folder), outcome.value)
+                if not quiet:
+                    done = f"{len(results) + len(failed)}/{len(experiments)}"
+                    click.echo(f"{done}  {Path(experiment.folder).name}  {_short(outcome.value)}", err=True)
+    except KeyboardInterrupt:
+        click.echo("stopped; what is done stays: --resume goes on", err=True)
+        raise
+    return [results[index] for index in sorted(results)], failed
+
+
+def _short(result: dict[str, Any]) -> str:
+    name = "accuracy" if result["validation_accuracy"] is None else "validation_accuracy"
+    return f"{name.replace('_', ' ')} {100 * result[name]:.1f} %, {result['seconds_an_epoch']:.3g} s an epoch"
+
+
+def _picture(folder: Path, result: dict[str, Any]) -> None:
+    """The learning curve; without matplotlib there is none."""
+    try:
+        with (folder / "history.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        history = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+        plotting.save(plotting.learning_curve(history, result["best_epoch"]), folder / "learning-curve.png")
+    except (MissingLibraryError, OSError):
+        # the history of a training on another machine's disk cannot be drawn here
+        return
+
+
+def _rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for result in results:
+        experiment = result["experiment"]
+        training = experiment["training"]
+        rows.append({
+            "arp_ms": experiment["network"]["refractory"], "method": training["method"],
+            "gradient": training["gradient"], "seed": training["seed"], "best_epoch": result["best_epoch"],
+            **{name: result[name] for name in ("loss", "accuracy", "validation_loss", "validation_accuracy")},
+            "seconds_an_epoch": result["seconds_an_epoch"], "seconds": result["seconds"],
+            "folder": experiment["folder"],
+        })  # fmt: skip
+    return rows
+
+
+def _print(results: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("ARP (ms)", "method", "gradient", "seed", "best epoch", "training", "validation", "s an epoch"):
+        table.add_column(name, justify="left" if name in ("method", "gradient") else "right", no_wrap=True)
+    for row in _rows(results):
+        held = row["validation_accuracy"]
+        table.add_row(
+            f"{row['arp_ms']:g}", row["method"], row["gradient"], str(row["seed"]), str(row["best_epoch"]),
+            f"{100 * row['accuracy']:.1f} %", "-" if held is None else f"{100 * held:.1f} %",
+            f"{row['seconds_an_epoch']:.3g}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _write(folder: Path, results: list[dict[str, Any]]) -> None:
+    with written(folder / "results.json") as part:
+        part.write_text(json.dumps(results, indent=2) + "\n")
+    text = io.StringIO(newline="")
+    rows = _rows(results)
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    with written(folder / "results.csv") as part:
+        part.write_text(text.getvalue())

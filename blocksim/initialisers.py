@@ -1,0 +1,277 @@
+"""First weights of networks: drawn so that potentials fluctuate about the threshold, then scaled to a firing rate.
+
+Owns how networks begin. A layer that is silent passes no spikes on and learns next to nothing; one that fires at every
+chance tells nothing. `make_network` draws a whole network; `calibrate` scales the weights of any, layer by layer, until
+each fires at the rate wanted on input of yours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from blocksim.errors import ArgumentError
+from blocksim.layer import Layer
+from blocksim.network import OF_LAYER, LeakyReadout, Network
+from blocksim.network_run import NetworkRun
+from blocksim.neurons import ALIF, LIF, Neuron
+from blocksim.simulation import simulate
+from blocksim.validation import found, number, whole
+
+# Gains that `calibrate` tries lie within these factors of the weights it is given.
+GAINS = (1e-3, 1e3)
+# Of the potential's standard deviation, how much comes from a layer's own recurrent spikes at first.
+RECURRENT_SHARE = 0.3
+
+
+def log_uniform(low: float, high: float, size: int, rng: np.random.Generator, dtype: Any = np.float32) -> np.ndarray:
+    """Time constants of a population, (size,), drawn evenly on a logarithmic scale from `low` to `high`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.initialisers import log_uniform
+    >>> log_uniform(5, 50, 3, np.random.default_rng(0)).round(1)
+    array([21.7,  9.3,  5.5], dtype=float32)
+    """
+    if not 0 < low <= high < math.inf:
+        raise ArgumentError(f"low, high: expected 0 < low <= high; found {low} and {high}")
+    return np.exp(rng.uniform(math.log(low), math.log(high), size)).astype(dtype)
+
+
+def fluctuating_weights(
+    inputs: int,
+    neurons: int,
+    *,
+    rate: float,
+    beta: float,
+    rng: np.random.Generator,
+    deviation: float = 1.0,
+    dtype: Any = np.float32,
+) -> np.ndarray:
+    """Weights of mean zero by which Poisson input makes the potential fluctuate by `deviation` about zero.
+
+    With K inputs that spike r times a step, V of equation (3) without spikes has the variance
+    K r sigma^2 / (1 - beta^2); so sigma = deviation sqrt((1 - beta^2) / (K r)).
+
+    Parameters
+    ----------
+    inputs, neurons : int
+        K and N.
+    rate : float
+        Spikes of an input in a step, r.
+    beta : float
+        Decay of the potential in a step.
+    rng : numpy.random.Generator
+    deviation : float
+        Standard deviation of the potential; thresholds are 1 by default.
+    dtype : float32 or float64
+
+    Returns
+    -------
+    (K, N) array
+
+    Notes
+    -----
+    Source: Rossbroich, Gygax, Zenke, "Fluctuation-driven initialization for spiking neural network training",
+    Neuromorphic Computing and Engineering 2 (2022), for current-based synapses; here a spike acts in one step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.initialisers import fluctuating_weights
+    >>> weights = fluctuating_weights(100, 50, rate=0.05, beta=0.9, rng=np.random.default_rng(0))
+    >>> weights.shape, round(float(weights.std()), 2)
+    ((100, 50), 0.19)
+    """
+    rate, beta = number("rate", rate, above=0), number("beta", beta)
+    if not 0 <= beta < 1:
+        raise ArgumentError(f"beta: expected a decay factor in [0, 1); found {beta}")
+    sigma = deviation * math.sqrt((1 - beta**2) / (inputs * rate))
+    return rng.normal(0.0, sigma, (inputs, neurons)).astype(dtype)
+
+
+def make_network(
+    inputs: int,
+    hidden: Sequence[int],
+    classes: int,
+    *,
+    dt: float,
+    refractory: float,
+    tau_mem: float | tuple[float, float] = (5.0, 50.0),
+    tau_adapt: float | tuple[float, float] = (50.0, 500.0),
+    adaptation: float = 0.2,
+    recurrent: bool = True,
+    tau_out: float = 40.0,
+    decode: str = "mean",
+    input_rate: float = 10.0,
+    rate: float = 10.0,
+    rounding: str | None = None,
+    seed: int = 0,
+    dtype: Any = np.float32,
+) -> Network:
+    """Draw a network of adaptive (or, without adaptation, plain) neurons with a leaky readout.
+
+    Weights are those of `fluctuating_weights` for inputs that fire at `input_rate` and hidden neurons that fire at
+    `rate`; they are a start, of the right order. `calibrate` then holds the layers to `rate` on real input.
+
+    Parameters
+    ----------
+    inputs, classes : int
+        Number of input channels and of classes.
+    hidden : sequence of int
+        Neurons of each layer.
+    dt : float
+        Step in ms.
+    refractory : float
+        Absolute refractory period in ms.
+    tau_mem, tau_adapt : float or (low, high)
+        Time constants in ms: one for all neurons, or drawn on a logarithmic scale, one a neuron.
+    adaptation : float
+        Rise of the threshold at each spike; 0 makes LIF neurons.
+    recurrent : bool
+        Whether layers feed back on themselves.
+    tau_out : float
+        Time constant of the readout in ms.
+    decode : str
+        As in `LeakyReadout`.
+    input_rate, rate : float
+        Firing rates in Hz, of the inputs and aimed at in the layers.
+    rounding : str or None
+        As in `ALIF.from_ms`.
+    seed : int
+    dtype : float32 or float64
+
+    Examples
+    --------
+    >>> from blocksim.initialisers import make_network
+    >>> network = make_network(700, (64, 32), 10, dt=2, refractory=20)
+    >>> print(network.summary(dt=2))  # doctest: +ELLIPSIS
+    layer  neurons ...
+    """
+    dtype = np.dtype(dtype)
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ArgumentError(f"dtype: expected float32 or float64; found {dtype}")
+    inputs, classes = whole("inputs", inputs, 1), whole("classes", classes, 1)
+    sizes = [whole("hidden", size, 1) for size in hidden]
+    if not sizes:
+        raise ArgumentError("hidden: expected the number of neurons of at least one layer; found none")
+    dt = number("dt", dt, above=0)
+    per_step = dt / 1000  # spikes in a step, from Hz
+    input_rate, rate = number("input_rate", input_rate, above=0), number("rate", rate, above=0)
+    rng = np.random.default_rng(seed)
+
+    def constants(name: str, value: Any, size: int) -> np.ndarray:
+        low, high = value if isinstance(value, (tuple, list)) else (value, value)
+        return log_uniform(number(name, low, above=0), number(name, high, above=0), size, rng, dtype)
+
+    layers = []
+    before, spikes = inputs, input_rate * per_step
+    for size in sizes:
+        common: dict[str, Any] = {
+            "tau_mem": constants("tau_mem", tau_mem, size), "theta": np.ones(size, dtype), "refractory": refractory,
+            "dt": dt, "rounding": rounding,
+        }  # fmt: skip
+        neuron: Neuron
+        if adaptation:
+            neuron = ALIF.from_ms(
+                tau_adapt=constants("tau_adapt", tau_adapt, size), adaptation=np.full(size, adaptation, dtype), **common
+            )
+        else:
+            neuron = LIF.from_ms(**common)
+        beta = float(np.median(neuron.parameters()["beta"]))
+        weights = fluctuating_weights(before, size, rate=spikes, beta=beta, rng=rng, dtype=dtype)
+        own = None
+        if recurrent:
+            own = fluctuating_weights(
+                size, size, rate=rate * per_step, beta=beta, rng=rng, deviation=RECURRENT_SHARE, dtype=dtype
+            )
+        layers.append(Layer(neuron, weights, np.zeros(size, dtype), own))
+        before, spikes = size, rate * per_step
+    weights = rng.normal(0.0, 1 / math.sqrt(before), (before, classes)).astype(dtype)
+    beta_out = math.exp(-dt / number("tau_out", tau_out, above=0))
+    return Network(tuple(layers), LeakyReadout(weights, np.zeros(classes, dtype), beta=beta_out, decode=decode))
+
+
+def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any = "numba") -> Network:
+    """Scale a network's weights until every layer fires at `rate` on x, and the outputs spread by 1.
+
+    Layer by layer, the first first, the gain of its input weights is found by bisection: each is simulated a dozen
+    times. Recurrent weights stay as they are. A leaky readout's weights are scaled so that its outputs over samples and
+    classes have the standard deviation 1, so that a softmax of them neither saturates nor is flat.
+
+    Parameters
+    ----------
+    network : Network
+    x : as `simulate` takes it
+        A batch of typical input, some tens of samples.
+    rate : float
+        Mean firing rate of each layer aimed at, in Hz; below 1 / (refractory period + dt).
+    dt : float
+        Step in ms.
+    backend : str or Backend
+
+    Returns
+    -------
+    Network
+        Each layer fires at `rate` on x to within a few per cent.
+
+    Raises
+    ------
+    ArgumentError
+        A layer has no weights to scale, or no gain makes it fire at that rate: the input is silent, or the rate above
+        what the refractory period allows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim import simulate
+    >>> from blocksim.initialisers import calibrate, make_network
+    >>> x = np.random.default_rng(0).random((8, 500, 40)) < 0.02
+    >>> network = calibrate(make_network(40, (32, 16), 5, dt=1, refractory=5), x, rate=10, dt=1)
+    >>> [round(float(counts.mean()) / 0.5) for counts in simulate(network, x).counts]
+    [10, 10]
+    """
+    rate, dt = number("rate", rate, above=0), number("dt", dt, above=0)
+    for place, layer in enumerate(network.layers):
+        if layer.weights is None:
+            raise ArgumentError(f"layers[{place}]: expected a layer with weights to scale; found one without")
+        name = f"layers.{place}.{OF_LAYER[0]}"
+        first = Network(network.layers[: place + 1])
+
+        def fires(gain: float, first: Network = first, name: str = name, weights: np.ndarray = layer.weights) -> float:
+            run = _run(first.with_parameters({name: (weights * gain).astype(weights.dtype)}), x, backend)
+            return float(np.mean(run.output)) / (run.steps * dt / 1000)
+
+        low, high = GAINS
+        least, most = fires(low), fires(high)
+        if not least <= rate <= most:
+            raise ArgumentError(
+                f"rate: expected one that layer {place} can be scaled to; found {rate:g} Hz, with {least:.3g} to "
+                f"{most:.3g} Hz within reach (is the input silent, or the refractory period too long?)"
+            )
+        for _ in range(20):
+            gain = math.sqrt(low * high)
+            reached = fires(gain)
+            low, high = (gain, high) if reached < rate else (low, gain)
+            if abs(reached - rate) < 0.01 * rate:
+                break
+        scaled = (layer.weights * gain).astype(layer.weights.dtype)
+        network = network.with_parameters({name: scaled})
+    readout = network.readout
+    if isinstance(readout, LeakyReadout):
+        spread = float(np.std(np.asarray(_run(network, x, backend).output, np.float64)))
+        if spread > 0:
+            scaled = (readout.weights / spread).astype(readout.weights.dtype)
+            network = network.with_parameters({"readout.weights": scaled})
+    return network
+
+
+def _run(network: Network, x: Any, backend: Any) -> NetworkRun:
+    run = simulate(network, x, backend)
+    if not isinstance(run, NetworkRun):
+        raise ArgumentError(f"network: expected a blocksim.Network; found {found(network)}")
+    return run

@@ -1,0 +1,13 @@
+"""Training of networks on labelled samples: `fit`, with every choice in a `Training`.
+
+>>> from blocksim.training import Training
+>>> Training(epochs=5, batch_size=32).loss
+'cross_entropy'
+"""
+
+from blocksim.training.evaluation import Evaluation, evaluate
+from blocksim.training.objective import BatchLoss
+from blocksim.training.settings import RatePenalty, Training
+from blocksim.training.trainer import Trained, fit
+
+__all__ = ["BatchLoss", "Evaluation", "RatePenalty", "Trained", "Training", "evaluate", "fit"]

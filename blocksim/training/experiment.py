@@ -1,0 +1,338 @@
+"""From a file of samples to a trained model: everything that `blocksim train` needs, as one description.
+
+Owns the configuration, its names in a TOML file, and the order: open the data, draw and calibrate a network, train it,
+write down what came of it. A grid of experiments is a list of them, run by any executor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blocksim.data import Augmentation, EventDataset, open_dataset
+from blocksim.errors import ArgumentError, FileError
+from blocksim.files import written
+from blocksim.initialisers import calibrate, make_network
+from blocksim.network import Network
+from blocksim.optimisers import SGD, Adam, AdamW, Optimiser
+from blocksim.training.settings import RatePenalty, Training, described
+from blocksim.training.trainer import fit
+from blocksim.validation import choice, found, number
+
+OPTIMISERS: dict[str, type[Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
+# samples that the first weights are calibrated on
+CALIBRATION = 64
+
+
+@dataclass(frozen=True)
+class DataChoices:
+    """How samples are binned.
+
+    Parameters
+    ----------
+    dt : float
+        Step in ms.
+    duration : float or None
+        Of every sample, in ms; None: that of the longest training sample.
+    pool : int
+        Neighbouring channels that become one.
+    clip : bool
+        Whether several spikes of a channel in one step count as one.
+    """
+
+    dt: float = 2.0
+    duration: float | None = None
+    pool: int = 1
+    clip: bool = False
+
+
+@dataclass(frozen=True)
+class NetworkChoices:
+    """How the network is drawn: as `blocksim.initialisers.make_network` has it, and calibrated to `rate`.
+
+    Parameters
+    ----------
+    hidden : tuple of int
+    refractory : float
+        ms; rounded to the nearest whole number of steps.
+    recurrent : bool
+    tau_mem, tau_adapt : float or (float, float)
+        ms.
+    adaptation : float
+    tau_out : float
+        ms.
+    decode : str
+    rate : float
+        Firing rate in Hz that each layer begins with.
+    """
+
+    hidden: tuple[int, ...] = (256, 256)
+    refractory: float = 20.0
+    recurrent: bool = True
+    tau_mem: float | tuple[float, float] = (5.0, 50.0)
+    tau_adapt: float | tuple[float, float] = (50.0, 500.0)
+    adaptation: float = 0.2
+    tau_out: float = 40.0
+    decode: str = "mean"
+    rate: float = 10.0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training, described.
+
+    Parameters
+    ----------
+    path : str
+        Of the training samples, as `blocksim.data.open_dataset` takes it.
+    folder : str
+        Where results go.
+    data : DataChoices
+    network : NetworkChoices
+    training : Training
+        Its seed draws the network too.
+    backend : str
+    """
+
+    path: str
+    folder: str
+    data: DataChoices = DataChoices()
+    network: NetworkChoices = NetworkChoices()
+    training: Training = field(default_factory=Training)
+    backend: str = "numba"
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """A TOML file as a dictionary; raises `FileError` where it is none."""
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise FileError(f"{path}: expected a file that can be read; found: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: expected a TOML file; found: {error}") from error
+
+
+def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: str = "numba") -> Experiment:
+    """An experiment from nested dictionaries, as a TOML file holds them.
+
+    Parameters
+    ----------
+    config : dict
+        Tables `data`, `network` and `training`, with the fields of `DataChoices`, `NetworkChoices` and `Training`. In
+        `training`, `optimiser` is "adamw", "adam" or "sgd", with `learning_rate`, `weight_decay`, `momentum` beside it;
+        `penalties` is a list of tables with the fields of `RatePenalty`, `augmentation` one with those of
+        `blocksim.data.Augmentation`.
+    path, folder, backend
+        As in `Experiment`.
+
+    Raises
+    ------
+    ArgumentError
+        A name is unknown, or a value wrong; says in which table.
+
+    Examples
+    --------
+    >>> from blocksim.training.experiment import experiment_of
+    >>> experiment = experiment_of({"network": {"hidden": [64]}, "training": {"learning_rate": 0.01}}, "a.h5", "out")
+    >>> experiment.network.hidden, experiment.training.optimiser
+    ((64,), AdamW(learning_rate=0.01, ...))
+    """
+    _known("configuration", config, ("data", "network", "training"))
+    training = dict(_table("training", config))
+    names = [item.name for item in fields(Training) if item.name not in ("transforms", "loss")]
+    of_optimiser = ("learning_rate", "weight_decay", "momentum")
+    _known("[training]", training, [*names, *of_optimiser, "loss"])
+    kind = OPTIMISERS[choice("[training] optimiser", training.pop("optimiser", "adamw"), OPTIMISERS)]
+    given = {name: training.pop(name) for name in of_optimiser if name in training}
+    _known(f"[training] optimiser {kind.__name__}", given, [item.name for item in fields(kind)])
+    default: Any = {"learning_rate": Training.optimiser.learning_rate}
+    if kind is AdamW:
+        default["weight_decay"] = vars(Training.optimiser)["weight_decay"]
+    penalties = [_made("[[training.penalties]]", RatePenalty, part) for part in training.pop("penalties", ())]
+    augmentation = training.pop("augmentation", None)
+    return Experiment(
+        str(path),
+        str(folder),
+        _made("[data]", DataChoices, _table("data", config)),
+        _made("[network]", NetworkChoices, _table("network", config)),
+        _made("[training]", Training, {
+            **training,
+            "optimiser": _made("[training]", kind, {**default, **given}),
+            "penalties": tuple(penalties),
+            "augmentation": None if augmentation is None
+            else _made("[training.augmentation]", Augmentation, augmentation),
+        }),
+        backend,
+    )  # fmt: skip
+
+
+def grid_of(experiment: Experiment, seeds: int = 1, **axes: Sequence[Any]) -> list[Experiment]:
+    """Experiments over every combination of values.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What they have in common.
+    seeds : int
+        Seeds a combination: that of the experiment, and those after it.
+    **axes : sequences
+        Values of `refractory` (ms), `method` and `gradient`.
+
+    Returns
+    -------
+    list of Experiment
+        One in the experiment's folder itself; several in folders below it, named after what differs.
+
+    Examples
+    --------
+    >>> from blocksim.training.experiment import Experiment, grid_of
+    >>> [each.folder for each in grid_of(Experiment("a.h5", "out"), seeds=2, refractory=[20, 40])]
+    ['out/refractory20-seed0', 'out/refractory20-seed1', 'out/refractory40-seed0', 'out/refractory40-seed1']
+    """
+    axes = {name: values for name, values in axes.items() if values}
+    made = []
+    for values in product(*axes.values(), range(seeds)):
+        chosen = dict(zip([*axes, "seed"], values, strict=True))
+        seed = experiment.training.seed + chosen.pop("seed")
+        network, training = experiment.network, replace(experiment.training, seed=seed)
+        parts = []
+        for name, value in chosen.items():
+            if name == "refractory":
+                network = replace(network, refractory=float(value))
+            else:
+                training = replace(training, **{name: value})
+            if len(axes[name]) > 1:
+                parts.append(f"{name}{value:g}" if isinstance(value, (int, float)) else str(value))
+        if seeds > 1:
+            parts.append(f"seed{seed}")
+        folder = Path(experiment.folder, "-".join(parts)) if parts else Path(experiment.folder)
+        made.append(replace(experiment, network=network, training=training, folder=str(folder)))
+    return made
+
+
+def open_samples(path: str | Path, choices: DataChoices) -> EventDataset:
+    """Open samples as an experiment bins them, every one of the same duration."""
+    dt = number("dt", choices.dt, above=0)
+    data = open_dataset(path, dt, pool=choices.pool, clip=choices.clip)
+    duration = choices.duration
+    if duration is None:
+        duration = data.statistics()["duration_ms"]["max"]
+    steps = max(1, math.floor(number("duration", duration, above=0) / dt + 1e-6))
+    return open_dataset(path, dt, steps, pool=choices.pool, clip=choices.clip)
+
+
+def first_network(data: EventDataset, experiment: Experiment) -> Network:
+    """The network before training: drawn by the training's seed, each layer calibrated to its rate on some samples."""
+    choices = {name: getattr(experiment.network, name) for name in vars(experiment.network)}
+    rate, hidden = choices.pop("rate"), choices.pop("hidden")
+    seed = experiment.training.seed
+    rng = np.random.default_rng([seed, CALIBRATION])
+    some = data.batch(np.sort(rng.permutation(len(data))[:CALIBRATION])).x
+    input_rate = max(some.density / (data.dt / 1000), 1e-3)
+    network = make_network(
+        data.channels, hidden, len(data.class_names), dt=data.dt, rounding="nearest", input_rate=input_rate, rate=rate,
+        seed=seed, **choices,
+    )  # fmt: skip
+    return calibrate(network, some, rate=rate, dt=data.dt, backend=experiment.backend)
+
+
+def run_experiment(
+    experiment: Experiment, *, resume: bool = False, progress: bool = True, dask: Any = None
+) -> dict[str, Any]:
+    """Open, draw, train, and write `result.json` to the folder beside the model, the checkpoint and the history.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    resume : bool
+        Go on where the folder's checkpoint stands; where there is a result of the same experiment, return it.
+    progress, dask
+        As for `fit`.
+
+    Returns
+    -------
+    dict
+        What `result.json` holds: the experiment, the best epoch, its losses and accuracies, rates, times.
+    """
+    folder = Path(experiment.folder)
+    description = json.loads(json.dumps(described(experiment)))
+    if resume:
+        done = read_result(folder)
+        if done is not None and done["experiment"] == description:
+            return done
+    folder.mkdir(parents=True, exist_ok=True)
+    data = open_samples(experiment.path, experiment.data)
+    assert data.steps is not None
+    info = {
+        "data": {**asdict(experiment.data), "duration": data.steps * data.dt},
+        "class_names": list(data.class_names),
+        "experiment": description,
+    }
+    network = first_network(data, experiment)
+    trained = fit(
+        network, data, experiment.training, backend=experiment.backend, folder=folder, resume=resume, info=info,
+        progress=progress, dask=dask,
+    )  # fmt: skip
+    history = trained.history
+    at = trained.best_epoch - 1
+    result = {
+        "experiment": description,
+        "stopped": trained.stopped,
+        "epochs": len(history["epoch"]),
+        "best_epoch": trained.best_epoch,
+        **{name: _or_none(float(column[at])) for name, column in history.items() if name != "epoch"},
+        "seconds_an_epoch": float(np.median(history["seconds"])),
+        "seconds": float(history["seconds"].sum()),
+    }
+    with written(folder / "result.json") as part:
+        part.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result in a folder; None where there is none, or none that can be read."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and "experiment" in result else None
+
+
+def _known(where: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name in given:
+        if name not in names:
+            raise ArgumentError(f"{where}: expected names out of {', '.join(names)}; found {name!r}")
+
+
+def _table(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    table = config.get(name, {})
+    if not isinstance(table, Mapping):
+        raise ArgumentError(f"configuration: expected a table [{name}]; found {found(table)}")
+    return table
+
+
+def _made(where: str, kind: Any, given: Any) -> Any:
+    """An object of a dataclass from a table; lists become tuples."""
+    if not isinstance(given, Mapping):
+        raise ArgumentError(f"{where}: expected a table; found {found(given)}")
+    _known(where, given, [item.name for item in fields(kind)])
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    try:
+        return kind(**values)
+    except ArgumentError as error:
+        raise ArgumentError(f"{where} {error}") from error
+    except TypeError as error:
+        raise ArgumentError(f"{where}: expected a value for each of its names; found {error}") from error
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

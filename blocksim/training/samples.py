@@ -1,0 +1,99 @@
+"""Samples to train on: an `EventDataset`, or arrays in memory with the same face; and what is held out of them.
+
+Owns that face, and the split of the training samples. Nothing here draws a random number that does not follow from a
+seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from blocksim.classification import class_labels
+from blocksim.data import Batch, EventDataset, split
+from blocksim.errors import ArgumentError
+from blocksim.events import Events
+from blocksim.validation import found, number, real_array
+
+
+class ArraySamples:
+    """Samples in memory: any input that `simulate` takes, with labels.
+
+    Parameters
+    ----------
+    x : Events, or array (n, T, K)
+        Spikes, or real values.
+    labels : (n,) integer array
+    dt : float
+        Step in ms.
+    """
+
+    groups: np.ndarray | None = None
+    name = "the arrays"
+
+    def __init__(self, x: Any, labels: Any, dt: float = 1.0) -> None:
+        if not isinstance(x, Events):
+            x = real_array("x", x)
+            if x.ndim != 3 or 0 in x.shape:
+                raise ArgumentError(f"x: expected a non-empty array (samples, time, inputs); found {found(x)}")
+        self.x = x
+        self.labels = class_labels("labels", labels, x.shape[0], None)
+        self.dt = number("dt", dt, above=0)
+        self.channels = int(x.shape[2])
+        self.class_names = tuple(str(label) for label in range(int(self.labels.max()) + 1))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Any) -> ArraySamples:
+        """The samples of those indices, in that order."""
+        part = object.__new__(ArraySamples)
+        part.__dict__ = {**self.__dict__, "x": _taken(self.x, np.asarray(indices)), "labels": self.labels[indices]}
+        return part
+
+    def batch(self, indices: Any, *, augmentation: Any = None, seed: int = 0, epoch: int = 0) -> Batch:
+        """The samples of those indices, in that order."""
+        if augmentation:
+            raise ArgumentError("augmentation: expected a blocksim.data.EventDataset for it; found arrays")
+        indices = np.asarray(indices)
+        return Batch(_taken(self.x, indices), self.labels[indices], indices)
+
+
+def as_samples(name: str, data: Any) -> Any:
+    """An `EventDataset` as it is; (x, labels) or (x, labels, dt) as `ArraySamples`."""
+    if isinstance(data, (EventDataset, ArraySamples)):
+        return data
+    if isinstance(data, Sequence) and len(data) in (2, 3):
+        return ArraySamples(*data)
+    raise ArgumentError(
+        f"{name}: expected a blocksim.data.EventDataset, or (x, labels), or (x, labels, dt); found "
+        f"{type(data).__name__}"
+    )
+
+
+def held_out(samples: Any, share: float, by: str, seed: int) -> tuple[Any, Any]:
+    """Samples that train, and those held out: None for a share of 0. As `blocksim.data.split` does it."""
+    if share == 0:
+        return samples, None
+    try:
+        return split(samples, share, by=by, seed=seed)
+    except ArgumentError as error:
+        raise ArgumentError(f"validation: {error}") from error
+
+
+def _taken(x: Any, indices: np.ndarray) -> Any:
+    """Samples of x, in any order."""
+    if not isinstance(x, Events):
+        return x[indices]
+    _, time, inputs = x.shape
+    parts = [slice(x.indptr[sample * time], x.indptr[(sample + 1) * time]) for sample in indices]
+    counts = np.diff(x.indptr).reshape(-1, time)[indices].ravel()
+    taken = np.concatenate([x.indices[part] for part in parts])
+    return Events.trusted(np.concatenate([[0], np.cumsum(counts)]), taken, (len(indices), time, inputs))
+
+
+def part_of(x: Any, start: int, stop: int) -> Any:
+    """Samples start .. stop of a batch."""
+    return x.samples(start, stop) if isinstance(x, Events) else x[start:stop]

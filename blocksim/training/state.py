@@ -1,0 +1,173 @@
+"""The state of a training: everything that its future depends on, in memory and in a file.
+
+Owns what a checkpoint holds. A checkpoint is a model file, of the network as it is, with the state beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blocksim.errors import FileError
+from blocksim.models import Model, load_model, save_model
+from blocksim.network import Network
+from blocksim.optimisers import Arrays, OptimiserState
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the batches of an epoch so far.
+
+    Attributes
+    ----------
+    samples : int
+    loss : float
+        Sum over samples.
+    correct : int
+    spikes : tuple of float
+        Of each layer.
+    simulated : float
+        Samples times their duration in s.
+    norm : float
+        Sum of the gradients' norms.
+    batches : int
+    seconds : float
+        Time that was spent.
+    """
+
+    samples: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    spikes: tuple[float, ...] = ()
+    simulated: float = 0.0
+    norm: float = 0.0
+    batches: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The best epoch so far: its number, its score (greater is better), and the parameters after it."""
+
+    epoch: int
+    score: tuple[float, ...]
+    free: Arrays = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a training stands.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        Epochs that are done, and batches of the one after them.
+    free : dict of arrays
+        Trained parameters, each as the free numbers of its transform.
+    optimiser : OptimiserState
+    totals : Totals
+        Of the epoch that is not done.
+    best : Best or None
+    history : tuple of dict
+        A record of each epoch.
+    """
+
+    epoch: int
+    batch: int
+    free: Arrays
+    optimiser: OptimiserState
+    totals: Totals
+    best: Best | None
+    history: tuple[dict[str, Any], ...]
+
+
+def save_state(
+    path: Path, network: Network, state: State, info: Mapping[str, Any], description: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint: the network as it is, and the state; whole or not at all."""
+    best = state.best
+    meta = {
+        "epoch": state.epoch,
+        "batch": state.batch,
+        "totals": vars(state.totals),
+        "history": [_finite(record) for record in state.history],
+        "best": None if best is None else {"epoch": best.epoch, "score": best.score},
+        "description": description,
+    }
+    extra = {f"free/{name}": array for name, array in state.free.items()}
+    extra |= {f"optimiser/{name}": array for name, array in state.optimiser.to_arrays().items()}
+    extra |= {f"best/{name}": array for name, array in (best.free if best else {}).items()}
+    save_model(path, network, {**info, "checkpoint": meta}, extra)
+
+
+def load_state(path: Path) -> tuple[State, dict[str, Any], Model]:
+    """Read a checkpoint: the state, the training's description, and the model it is of.
+
+    Raises
+    ------
+    FileError
+        As `load_model`, or the file holds a model alone.
+    """
+    model = load_model(path)
+    meta = model.info.get("checkpoint")
+    if meta is None:
+        raise FileError(f"{path}: expected the checkpoint of a training; found a model alone")
+
+    def part(prefix: str) -> Arrays:
+        return {name.removeprefix(prefix): array for name, array in model.extra.items() if name.startswith(prefix)}
+
+    try:
+        best = meta["best"]
+        state = State(
+            epoch=meta["epoch"],
+            batch=meta["batch"],
+            free=part("free/"),
+            optimiser=OptimiserState.from_arrays(part("optimiser/")),
+            totals=Totals(**{**meta["totals"], "spikes": tuple(meta["totals"]["spikes"])}),
+            best=None if best is None else Best(best["epoch"], tuple(best["score"]), part("best/")),
+            history=tuple(
+                {name: math.nan if value is None else value for name, value in record.items()}
+                for record in meta["history"]
+            ),
+        )
+        return state, dict(meta["description"]), model
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path}: expected the checkpoint of a training; found one without {error}") from error
+
+
+def record_of(state: State, neurons: tuple[int, ...], rate: float, validation: tuple[float, float]) -> dict[str, Any]:
+    """The record of the epoch whose last batch is done: means of its totals; rates in Hz."""
+    totals = state.totals
+    rates = {
+        f"rate_{layer}": spikes / (size * totals.simulated)
+        for layer, (spikes, size) in enumerate(zip(totals.spikes, neurons, strict=True))
+    }
+    return {
+        "epoch": state.epoch + 1,
+        "loss": totals.loss / totals.samples,
+        "accuracy": totals.correct / totals.samples,
+        "validation_loss": validation[0],
+        "validation_accuracy": validation[1],
+        **rates,
+        "learning_rate": rate,
+        "gradient_norm": totals.norm / totals.batches,
+        "samples_per_s": totals.samples / max(totals.seconds, 1e-9),
+        "seconds": totals.seconds,
+    }
+
+
+def columns_of(history: tuple[dict[str, Any], ...]) -> dict[str, np.ndarray]:
+    """The history as columns."""
+    return {name: np.array([record[name] for record in history]) for name in (history[0] if history else ())}
+
+
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {
+        name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in record.items()
+    }

@@ -1,0 +1,82 @@
+"""First weights: potentials fluctuate as the formula says, and layers fire at the rate that was asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import blocksim
+from blocksim.initialisers import calibrate, fluctuating_weights, log_uniform, make_network
+
+RNG = np.random.default_rng(0)
+X = RNG.random((12, 400, 60)) < 0.02
+
+
+def rates(network, x=X, dt=1.0):
+    run = blocksim.simulate(network, x)
+    return [float(counts.mean()) / (run.steps * dt / 1000) for counts in run.counts]
+
+
+def test_potentials_fluctuate_by_the_deviation_asked_for():
+    weights = fluctuating_weights(200, 300, rate=0.05, beta=0.9, deviation=0.7, rng=np.random.default_rng(1))
+    assert weights.dtype == np.float32
+    layer = blocksim.Layer(blocksim.LIF(beta=0.9, theta=1e6), weights)
+    x = np.random.default_rng(2).random((4, 1000, 200)) < 0.05
+    voltage = blocksim.simulate(layer, x, record="voltage").voltage[:, 100:]
+    # the mean is zero over neurons, not for each: a Poisson input's own mean drives every neuron by its sum of weights
+    assert voltage.std(axis=1).mean() == pytest.approx(0.7, rel=0.05)
+
+
+def test_time_constants_are_even_on_a_logarithmic_scale():
+    values = np.log(log_uniform(5, 50, 4000, np.random.default_rng(3)).astype(float))
+    assert np.log(5) <= values.min() < values.max() <= np.log(50) + 1e-6
+    quarters = np.histogram(values, 4, (np.log(5), np.log(50)))[0]
+    assert quarters.min() > 850
+
+
+@pytest.mark.parametrize("rate", [4.0, 25.0])
+def test_every_layer_fires_at_the_rate_asked_for(rate):
+    network = make_network(60, (40, 30, 20), 5, dt=1, refractory=10, seed=1)
+    calibrated = calibrate(network, X, rate=rate, dt=1)
+    assert rates(calibrated) == pytest.approx([rate] * 3, rel=0.05)
+    assert blocksim.simulate(calibrated, X).output.std() == pytest.approx(1, rel=1e-3)
+    # only input weights and the readout changed, and the network that was given did not
+    before, after = network.parameters(), calibrated.parameters()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {f"layers.{n}.weights" for n in range(3)} | {"readout.weights"}
+    assert all(after[name].dtype == before[name].dtype for name in before)
+
+
+def test_a_drawn_network_is_alive_before_it_is_calibrated():
+    network = make_network(60, (64, 64), 5, dt=1, refractory=10, input_rate=20, rate=15, seed=2)
+    assert all(3 < rate < 60 for rate in rates(network)), rates(network)
+
+
+def test_the_seed_decides_and_plain_neurons_can_be_had():
+    one, same, other = (make_network(9, (8,), 3, dt=1, refractory=2, seed=seed).parameters() for seed in (4, 4, 5))
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, same[name])
+    assert not np.array_equal(one["layers.0.weights"], other["layers.0.weights"])
+    plain = make_network(9, (8,), 3, dt=1, refractory=2, adaptation=0, recurrent=False, tau_mem=20, dtype=np.float64)
+    assert set(plain.parameters()) == {"layers.0.weights", "layers.0.bias", "layers.0.beta", "layers.0.theta",
+                                       "readout.weights", "readout.bias", "readout.beta"}  # fmt: skip
+    np.testing.assert_allclose(plain.layers[0].neuron.beta, np.exp(-1 / 20))
+    assert plain.floating_dtypes == {np.dtype(np.float64)}
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: make_network(9, (), 3, dt=1, refractory=2), "hidden: expected the number of neurons of at least one"),
+        (lambda: make_network(9, (8,), 3, dt=1, refractory=2.5), "refractory: expected a whole number of steps"),
+        (lambda: make_network(9, (8,), 3, dt=1, refractory=2, dtype="float16"), "dtype: expected float32 or float64"),
+        (lambda: make_network(9, (8,), 3, dt=1, refractory=2, tau_mem=(9, 5)), "low, high: expected 0 < low <= high"),
+        (lambda: calibrate(make_network(60, (8,), 3, dt=1, refractory=99), X, rate=20, dt=1), "layer 0 can be scaled"),
+        (lambda: calibrate(make_network(60, (8,), 3, dt=1, refractory=2), 0 * X, rate=20, dt=1), "is the input silent"),
+        (lambda: calibrate(blocksim.Network([blocksim.Layer(blocksim.LIF(np.full(60, 0.9)))]), X, rate=20, dt=1),
+         r"layers\[0\]: expected a layer with weights"),
+    ],
+)  # fmt: skip
+def test_wrong_input_says_what_was_expected(call, says):
+    with pytest.raises(blocksim.ArgumentError, match=says):
+        call()

@@ -1,0 +1,70 @@
+"""Data-parallel training on a local cluster of two workers: the same bits as in one process, a worker lost or not."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from blocksim.executors import open_executor, run_tasks
+from blocksim.training import fit
+
+from .test_executors import check
+from .test_training import PENALTIES, assert_same_training
+from .training_tasks import DieOnce, network, task, training
+
+distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+
+pytestmark = [
+    pytest.mark.slow,
+    # a worker that dies by our hand leaves connections that its neighbours had open
+    pytest.mark.filterwarnings("default"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def train(choices, **options):
+    return fit(network(), task(), choices, backend="numpy", progress=False, **options)
+
+
+@pytest.mark.parametrize("changes", [{}, {"penalties": PENALTIES}], ids=["plain", "penalties"])
+def test_it_equals_one_process_with_as_many_shares(cluster, changes):
+    choices = training(shares=3, **changes)
+    assert_same_training(train(choices, dask=cluster.scheduler_address), train(choices))
+
+
+def test_a_lost_worker_s_share_is_redone(cluster, tmp_path):
+    here = train(training(shares=3))
+    with distributed.Client(cluster) as client:
+        marker = tmp_path / "died"
+        before = {worker.pid for worker in cluster.workers.values()}
+        there = train(training(shares=3, loss=DieOnce(marker, os.getpid())), dask=client)
+        assert marker.exists()
+        assert {worker.pid for worker in cluster.workers.values()} != before
+    assert_same_training(there, here)
+
+
+def test_it_equals_the_whole_batch_to_rounding(cluster):
+    there = train(training(epochs=1, shares=3), dask=cluster.scheduler_address)
+    here = train(training(epochs=1))
+    for name, value in here.last.parameters().items():
+        np.testing.assert_allclose(there.last.parameters()[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_tasks_run_on_it(cluster):
+    with open_executor(dask=cluster.scheduler_address) as executor:
+        check(executor)
+        assert os.getpid() not in {outcome.value for outcome in run_tasks(_pid, range(3), executor)}
+
+
+def _pid(task):
+    return os.getpid()
