@@ -13,7 +13,8 @@ from blocksim.events import Events
 from blocksim.surrogates import Surrogate
 
 Array = Any
-# x of equation (2): real numbers (B, T, K) of the computing dtype, spikes (B, T, K) bool, or events
+# x of equation (2): real numbers (B, T, K) of the computing dtype, events, spikes (B, T, K) bool, or what else a
+# backend's own `events` makes of spikes
 Input = Array | Events
 
 
@@ -48,6 +49,7 @@ class Carry:
 class Plan:
     """How to run: block length and what to keep."""
 
+    batch: int  # samples of the whole run; a part of it that is computed again (checkpoints) has fewer
     block_length: int
     record_voltage: bool
     record_threshold: bool

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -57,6 +58,10 @@ class Backend(ABC):
     @abstractmethod
     def to_numpy(self, array: Array) -> np.ndarray:
         """The NumPy array with these values."""
+
+    def fetch(self, arrays: Sequence[Array]) -> list[np.ndarray]:
+        """Small arrays as `to_numpy` gives them; a backend may copy them together."""
+        return [self.to_numpy(array) for array in arrays]
 
     def owns(self, array: Any) -> bool:
         """Whether an array that a caller passes lies on this backend's device; what is computed of it then stays there.
@@ -116,10 +121,11 @@ class Backend(ABC):
         is handed.
         """
 
-    def events(self, x: np.ndarray, density: float) -> Events | None:
+    def events(self, x: Array, density: float) -> Input | None:
         """The events of spike counts x (B, T, K); None if x holds anything else, or more than `density` an element.
 
-        A backend may replace it by a faster one.
+        A backend may replace it by a faster one, and return spikes in whatever form its own `projection`,
+        `projection_adjoint` and `asarray` take. x is a NumPy array, or integers or flags that the backend `owns`.
         """
         return Events.from_dense(x) if is_sparse_counts(x, density) else None
 
@@ -209,6 +215,7 @@ class FusedBackend(Backend):
         alone = replace(layer, bias=0 * layer.bias, weights=None, recurrent=None, latency=0)
         free = out.free_voltage is not None
         plan = Plan(
+            batch=current.shape[0],
             block_length=current.shape[1],
             record_voltage=out.voltage is not None,
             record_threshold=out.threshold is not None,

@@ -11,6 +11,7 @@ import contextlib
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from blocksim.errors import FileError
 from blocksim.events import Events, is_count
 from blocksim.validation import finite
 
+# what NumPy and zipfile raise on archives that are damaged, encrypted or compressed in a way they do not know
+DAMAGED = (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 EVENT_KEYS = {"indptr", "indices", "shape"}
 # what a pass over a file holds at a time
 PASS_BYTES = 16 * 2**20
@@ -102,7 +105,7 @@ def open_input(path: str | Path, key: str | None = None, sweeps: bool = False) -
         raise
     except OSError as error:
         raise FileError(f"{path}: expected a file that can be read; found: {error.strerror or error}") from error
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+    except DAMAGED as error:
         raise FileError(
             f"{path}: expected a whole {path.suffix} file of numbers; found one that is truncated, damaged or pickled "
             f"({error})"

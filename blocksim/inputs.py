@@ -33,7 +33,7 @@ def read_input(x: Any, layer: Layer, batch_size: int | None, backend: Backend) -
     if isinstance(x, Events):
         batched = True
     else:
-        x = x if backend.owns(x) and x.dtype.kind in "biuf" else real_array("x", x)
+        x = numbers("x", x, backend)
         if x.ndim not in (2, 3) or 0 in x.shape:
             raise ArgumentError(
                 f"x: expected a non-empty array of shape (time, {layer.inputs or 'K'}) or "
@@ -54,6 +54,16 @@ def read_input(x: Any, layer: Layer, batch_size: int | None, backend: Backend) -
     return x, batched
 
 
+def numbers(name: str, array: Any, backend: Backend) -> Any:
+    """The array if the backend owns it and it holds real numbers, else as a NumPy array of real numbers, or raise."""
+    return array if backend.owns(array) and array.dtype.kind in "biuf" else real_array(name, array)
+
+
+def finite_numbers(name: str, array: Any, backend: Backend) -> None:
+    """Raise if an array, NumPy's or the backend's, holds NaN or infinity."""
+    finite(name, array, backend.to_numpy if backend.owns(array) else np.asarray)
+
+
 def computing_dtype(x: Any, dtypes: frozenset[np.dtype[Any]]) -> np.dtype[Any]:
     """float32 or float64: NumPy's promotion of x, if it is floating, and `dtypes`, those of a layer; float64 if none.
 
@@ -69,13 +79,12 @@ def computing_dtype(x: Any, dtypes: frozenset[np.dtype[Any]]) -> np.dtype[Any]:
 def prepare(x: Any, layer: Layer, backend: Backend, dtype: np.dtype[Any]) -> Any:
     """The form a backend computes with: events where x is sparse spikes, else real numbers of the computing dtype.
 
-    What is on a device is not searched for events: flags (bool) stay flags, all else is real numbers. Raises
-    `ArgumentError` if x holds NaN or infinity.
+    Floating numbers on a device are not searched for spikes. Raises `ArgumentError` if x holds NaN or infinity.
     """
     if backend.owns(x):
-        finite("x", x)
-        flags = x.dtype == np.bool_ and layer.weights is not None
-        return backend.asarray(x, None if flags else dtype)
+        finite_numbers("x", x, backend)
+        spikes = backend.events(x, EVENT_DENSITY) if layer.weights is not None and x.dtype.kind != "f" else None
+        return backend.asarray(x, dtype) if spikes is None else spikes
     if isinstance(x, np.ndarray) and ((x.dtype.itemsize == 2 and x.dtype.kind == "f") or not x.dtype.isnative):
         # kernels read neither float16 nor foreign byte orders
         x = x.astype(np.float32 if x.dtype.itemsize == 2 and x.dtype.kind == "f" else x.dtype.newbyteorder("="))

@@ -17,13 +17,13 @@ import numpy as np
 from blocksim.arrays import Array, Input
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
-from blocksim.inputs import computing_dtype, prepare, read_input
+from blocksim.inputs import computing_dtype, finite_numbers, numbers, prepare, read_input
 from blocksim.network import LeakyReadout, Network
 from blocksim.passes import Options, Pass, block_length_of, forward_pass
 from blocksim.readout import ReadoutGradients, ReadoutPass, readout_pass, spike_counts
 from blocksim.run import Gradients, Run, View, cotangent, gradients_of, run_of, state_of
 from blocksim.state import State, StateGradient
-from blocksim.validation import finite, found, real_array
+from blocksim.validation import found
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ def network_run(network: Network, x: Any, state: Any, batch_size: int | None, op
     first = network.layers[0]
     x, batched = read_input(x, first, batch_size, engine)
     dtype = computing_dtype(x, network.floating_dtypes)
-    of_layers, of_readout = _states(state, network, x.shape[0], dtype)
+    of_layers, of_readout = _states(state, network, x.shape[0], dtype, engine)
     passes, spikes = [], []
     handed: Input = prepare(x, first, engine, dtype)
     for layer, before in zip(network.layers, of_layers, strict=True):
@@ -210,8 +210,8 @@ def network_run(network: Network, x: Any, state: Any, batch_size: int | None, op
         output=view.of(engine, output),
         readout=view.of(engine, recorded),
         state=NetworkState(
-            tuple(state_of(done) for done in passes),
-            None if closing is None else np.array(engine.to_numpy(closing.potential[:, -1])),
+            tuple(state_of(done, view) for done in passes),
+            None if closing is None else View(True, view_device).of(engine, closing.potential[:, -1].copy()),
         ),
         backend=engine.name,
         method=options.method,
@@ -232,7 +232,9 @@ def _handed(engine: Backend, spikes: Array) -> Input:
     return events
 
 
-def _states(state: Any, network: Network, batch: int, dtype: np.dtype[Any]) -> tuple[Sequence[State | None], Any]:
+def _states(
+    state: Any, network: Network, batch: int, dtype: np.dtype[Any], engine: Backend
+) -> tuple[Sequence[State | None], Any]:
     if state is None:
         return [None] * len(network.layers), None
     if not isinstance(state, NetworkState) or len(state.layers) != len(network.layers):
@@ -248,7 +250,7 @@ def _states(state: Any, network: Network, batch: int, dtype: np.dtype[Any]) -> t
                 f"state.readout: expected an array of shape {(batch, network.classes)} and dtype {dtype}; found "
                 f"{found(state.readout)}"
             )
-        finite("state.readout", state.readout)
+        finite_numbers("state.readout", state.readout, engine)
     return state.layers, state.readout
 
 
@@ -281,17 +283,17 @@ def _backward(
     if run._readout is not None:
         after = None
         if grad_state is not None and grad_state.readout is not None:
-            after = real_array("grad_state.readout", grad_state.readout)
+            after = numbers("grad_state.readout", grad_state.readout, last.backend)
             if after.shape != (batch, network.classes):
                 raise ArgumentError(
                     f"grad_state.readout: expected shape {(batch, network.classes)}; found {after.shape}"
                 )
-            finite("grad_state.readout", after)
+            finite_numbers("grad_state.readout", after, last.backend)
             after = last.backend.asarray(after, last.arrays.beta.dtype)
         grad, of_readout, start = run._readout.adjoint(output, potential, after)
         whole = View(batched=True, on_device=view.on_device)
         of_readout = ReadoutGradients(whole.of(last.backend, of_readout.weights), of_readout.bias, of_readout.beta)
-        before_readout = last.backend.to_numpy(start)
+        before_readout = whole.of(last.backend, start)
     else:
         if potential is not None:
             raise ArgumentError(

@@ -27,10 +27,11 @@ from blocksim.arrays import (
 )
 from blocksim.backend import Backend, get_backend
 from blocksim.errors import ArgumentError
+from blocksim.inputs import finite_numbers, numbers
 from blocksim.layer import Layer
 from blocksim.state import State, StateGradient
 from blocksim.surrogates import Surrogate, get_surrogate
-from blocksim.validation import choice, choices, finite, found, real_array, whole
+from blocksim.validation import choice, choices, finite, found, whole
 
 METHODS = ("blocks", "standard")
 GRADIENTS = ("standard", "paper")
@@ -107,19 +108,19 @@ class Pass:
             "adaptation": (batch, neurons),
             "spikes": (batch, self.history.shape[1], neurons),
         }
-        given = {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
+        given = {name: zeros(shape, dtype, backend) for name, shape in shapes.items()}
         if grad_state is not None:
             if not isinstance(grad_state, StateGradient):
                 raise ArgumentError(
                     f"grad_state: expected a StateGradient, the `state` of other gradients; found {found(grad_state)}"
                 )
             for name, shape in shapes.items():
-                array = real_array(f"grad_state.{name}", getattr(grad_state, name))
+                array = numbers(f"grad_state.{name}", getattr(grad_state, name), backend)
                 if array.shape != shape:
                     raise ArgumentError(
                         f"grad_state.{name}: expected shape {shape}, that of this run's state; found {array.shape}"
                     )
-                finite(f"grad_state.{name}", array)
+                finite_numbers(f"grad_state.{name}", array, backend)
                 given[name] = array
         handed_in = (
             self.rule,
@@ -151,6 +152,7 @@ def forward_pass(layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], sta
     arrays = _layer_arrays(layer, neurons, dtype, engine)
     carry, history = _start(state, x.shape[0], neurons, latency, layer, dtype, engine)
     plan = Plan(
+        batch=x.shape[0],
         block_length=block_length_of(layer, options.method, options.block_length),
         record_voltage="voltage" in options.record,
         record_threshold="threshold" in options.record,
@@ -237,20 +239,22 @@ def _start(
     kinds: dict[str, Any] = {"voltage": dtype, "adaptation": dtype, "refractory": np.int32, "spikes": np.bool_}
     shapes = dict.fromkeys(kinds, (batch, neurons)) | {"spikes": (batch, latency, neurons)}
     if state is None:
-        arrays = {name: np.zeros(shape, kinds[name]) for name, shape in shapes.items()}
+        ready = {name: zeros(shape, kinds[name], engine) for name, shape in shapes.items()}
     else:
         if not isinstance(state, State):
             raise ArgumentError(f"state: expected a blocksim.State, the `state` of a run; found {found(state)}")
-        arrays = {}
+        # a state on the device is checked on the host, in one copy, and used where it is
+        given = {name: numbers(f"state.{name}", getattr(state, name), engine) for name in shapes}
+        held = {name: array for name, array in given.items() if engine.owns(array)}
+        arrays = given | dict(zip(held, engine.fetch(list(held.values())) if held else (), strict=True))
         for name, shape in shapes.items():
-            array = real_array(f"state.{name}", getattr(state, name))
+            array = arrays[name]
             if array.shape != shape:
                 raise ArgumentError(
                     f"state.{name}: expected shape {shape} for this layer and input; found {array.shape} "
                     "(is it the state of another layer, or of another batch?)"
                 )
             finite(f"state.{name}", array)
-            arrays[name] = array
         left, longest = arrays["refractory"], np.asarray(layer.neuron.refractory_steps)
         if left.dtype.kind not in "iu" or ((left < 0) | (left > longest)).any():
             raise ArgumentError(
@@ -265,6 +269,12 @@ def _start(
                 f"{arrays['voltage'].dtype} and {arrays['adaptation'].dtype}"
             )
         # kernels may not change a state that its owner uses again
-        arrays = {name: array.copy() for name, array in arrays.items()}
-    ready = {name: engine.asarray(array, kinds[name]) for name, array in arrays.items()}
+        ready = {name: engine.asarray(array.copy(), kinds[name]) for name, array in given.items()}
     return Carry(ready["voltage"], ready["adaptation"], ready["refractory"]), ready["spikes"]
+
+
+def zeros(shape: tuple[int, ...], dtype: Any, engine: Backend) -> Array:
+    """Made where it is needed, not copied there."""
+    array = engine.empty(shape, dtype)
+    array[...] = 0
+    return array

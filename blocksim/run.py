@@ -15,10 +15,11 @@ from blocksim.arrays import AdjointResult, Array
 from blocksim.backend import Backend
 from blocksim.blocks import handed_on
 from blocksim.errors import ArgumentError
+from blocksim.inputs import finite_numbers, numbers
 from blocksim.neurons import ALIF
 from blocksim.passes import Pass
 from blocksim.state import State, StateGradient
-from blocksim.validation import finite, frozen, real_array
+from blocksim.validation import frozen
 
 NUMBERS = ("beta", "p", "b", "theta", "bias")  # what has one gradient a neuron
 
@@ -181,7 +182,7 @@ def run_of(done: Pass, view: View, method: str) -> Run:
         spikes=trace(done.result.spikes),
         voltage=trace(done.result.voltage),
         threshold=trace(done.result.threshold),
-        state=state_of(done),
+        state=state_of(done, view),
         backend=done.backend.name,
         method=method,
         block_length=done.plan.block_length,
@@ -190,22 +191,22 @@ def run_of(done: Pass, view: View, method: str) -> Run:
     )
 
 
-def state_of(done: Pass) -> State:
+def state_of(done: Pass, view: View) -> State:
     """The state after the last step, in arrays of its own."""
     backend, result = done.backend, done.result
-    return State(
-        voltage=np.array(backend.to_numpy(result.carry.voltage)),
-        adaptation=np.array(backend.to_numpy(result.carry.adaptation)),
-        refractory=np.array(backend.to_numpy(result.carry.refractory)),
-        spikes=backend.to_numpy(handed_on(backend, result.spikes, done.history, result.spikes.shape[1])),
-    )
+    carry = [array.copy() for array in (result.carry.voltage, result.carry.adaptation, result.carry.refractory)]
+    arrays = [*carry, handed_on(backend, result.spikes, done.history, result.spikes.shape[1])]
+    return State(*(arrays if view.on_device else backend.fetch(arrays)))
 
 
 def gradients_of(done: Pass, result: AdjointResult, view: View) -> Gradients:
     """An adjoint's result as the caller's, each gradient of its parameter's shape."""
     backend, layer, dtype = done.backend, done.layer, done.arrays.beta.dtype
     whole = View(batched=True, on_device=view.on_device)
-    sums = {name: backend.to_numpy(getattr(result.sums, name)).sum(axis=0) for name in NUMBERS}
+    totals = [getattr(result.sums, name).sum(axis=0) for name in NUMBERS]
+    into = [result.carry.voltage, result.carry.adaptation, result.history]
+    fetched = backend.fetch(totals if view.on_device else totals + into)
+    sums = dict(zip(NUMBERS, fetched, strict=False))
     like = {**layer.neuron.parameters(), "bias": layer.bias}
 
     def shaped(name: str) -> Any:
@@ -223,11 +224,7 @@ def gradients_of(done: Pass, result: AdjointResult, view: View) -> Gradients:
         p=shaped("p") if adaptive else None,
         b=shaped("b") if adaptive else None,
         theta=shaped("theta"),
-        state=StateGradient(
-            backend.to_numpy(result.carry.voltage),
-            backend.to_numpy(result.carry.adaptation),
-            backend.to_numpy(result.history),
-        ),
+        state=StateGradient(*(into if view.on_device else fetched[len(NUMBERS) :])),
         _current=result.current,
         _pass=done,
         _view=view,
@@ -239,10 +236,10 @@ def cotangent(name: str, array: Any, shape: tuple[int, ...], done: Pass, view: V
     if array is None:
         return None
     backend, dtype = done.backend, done.arrays.beta.dtype
-    owned = backend.owns(array) and array.dtype.kind in "biuf"
-    array = array if owned else real_array(name, array)
+    owned = backend.owns(array)
+    array = numbers(name, array, backend)
     if array.shape != shape:
         raise ArgumentError(f"{name}: expected shape {shape}, that of the run's spikes; found {array.shape}")
-    finite(name, array)
+    finite_numbers(name, array, backend)
     converted: Any = array if owned else np.asarray(array, dtype=dtype)
     return backend.asarray(converted if view.batched else converted[None], dtype)

@@ -105,8 +105,9 @@ def simulate(
     Returns
     -------
     Run, or NetworkRun for a Network
-        Of NumPy arrays. Where x is a CuPy array and the backend "cupy", spikes, recorded traces and the gradients of
-        input and weights stay on the device, as CuPy arrays; the state and the gradients of parameters do not.
+        Of NumPy arrays. Where x is a CuPy array and the backend "cupy", spikes, recorded traces, the state and the
+        gradients of input, weights and state stay on the device, as CuPy arrays; the gradients of the neurons'
+        parameters do not.
 
     Raises
     ------

@@ -25,6 +25,10 @@ class State:
         Steps for which each neuron is still refractory.
     spikes : (batch, D, N) bool array
         Spikes of the last D steps, oldest first, D the recurrent latency; D = 0 without recurrence.
+
+    Notes
+    -----
+    Of NumPy arrays; of CuPy arrays where x was one. A run takes either.
     """
 
     voltage: np.ndarray

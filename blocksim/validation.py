@@ -87,8 +87,10 @@ def real_array(argument: str, value: Any) -> np.ndarray:
     return value
 
 
-def finite(argument: str, value: np.ndarray) -> None:
+def finite(argument: str, value: np.ndarray, to_numpy: Callable[[Any], Any] = np.asarray) -> None:
     """Raise if the array holds NaN or infinity, naming the first place.
+
+    A backend's array needs the backend's `to_numpy`.
 
     One reduction, at memory speed: a sum is finite unless an element is not, or it overflows, and only then is every
     element looked at.
@@ -96,7 +98,7 @@ def finite(argument: str, value: np.ndarray) -> None:
     if value.dtype.kind != "f":
         return
     with np.errstate(all="ignore"):
-        if np.isfinite(np.sum(value)):
+        if np.isfinite(to_numpy(np.sum(value))):
             return
     bad = ~np.isfinite(value)
     if bad.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from importlib.metadata import entry_points
@@ -56,18 +57,21 @@ def engine_names() -> list[str]:
 
 
 def make_engine(name: str) -> blocksim.Backend:
-    """The engine of that name; skips, saying why, where its library is not there."""
+    """The engine of that name; skips, saying why, where its library is not there.
+
+    The GPU's does not scan here, where every bit counts; tests/test_cuda.py holds the scan to its tolerance.
+    """
     base = name.removesuffix("-composed")
     if base == "cupy-emulated":
         if shutil.which("g++") is None:
             pytest.skip("CPU emulation of CUDA kernels: needs g++, which is not here")
-        engine = CupyBackend(emulated_cupy)
+        engine = CupyBackend(emulated_cupy, scan=False)
         engine.name = base
     else:
         status = blocksim.available_backends()[base]
         if status != "ready":
             pytest.skip(f"backend {base}: {status}")
-        engine = blocksim.get_backend(base)
+        engine = CupyBackend(scan=False) if base == "cupy" else blocksim.get_backend(base)
     if name == base:
         return engine
     kind = type(engine)
@@ -75,13 +79,24 @@ def make_engine(name: str) -> blocksim.Backend:
     if (kind.layer_forward, kind.layer_adjoint) == (core.layer_forward, core.layer_adjoint):
         pytest.skip(f"backend {base} composes already")
     composed = {"name": name, "layer_forward": core.layer_forward, "layer_adjoint": core.layer_adjoint}
-    return type(f"Composed{kind.__name__}", (kind,), composed)(*([emulated_cupy] if base == "cupy-emulated" else []))
+    options = {"cupy": emulated_cupy if base == "cupy-emulated" else None, "scan": False} if kind is CupyBackend else {}
+    return type(f"Composed{kind.__name__}", (kind,), composed)(**options)
 
 
 @pytest.fixture(scope="session", params=engine_names())
 def backend(request) -> blocksim.Backend:
     """Each engine in turn."""
     return make_engine(request.param)
+
+
+@pytest.fixture(scope="session", params=["CPU emulation", "GPU"])
+def cupy(request):
+    """What the CuPy backend computes with: the emulation, and CuPy itself where it finds a GPU."""
+    if request.param == "CPU emulation":
+        make_engine("cupy-emulated")  # skips where it cannot be built
+        return emulated_cupy
+    make_engine("cupy")
+    return importlib.import_module("cupy")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import blocksim
 from blocksim import ArgumentError
 from blocksim.data import Augmentation, from_lists, open_dataset
+from blocksim.data.randomness import AUGMENT, SHUFFLE, SPLIT, Streams
 
 SAMPLES, CHANNELS = 6, 40
 ALL = {
@@ -146,6 +147,13 @@ def test_what_is_drawn_depends_on_seed_epoch_and_sample_alone():
         assert (batches[sample] == events(together, sample)).all()
 
 
+def test_streams_of_two_purposes_never_meet():
+    draws = [Streams(purpose, 1, 2).generator(3).random(4).tolist() for purpose in (SHUFFLE, AUGMENT, SPLIT)]
+    draws += [Streams(AUGMENT, seed, epoch).generator(at).random(4).tolist()
+              for seed, epoch, at in ((2, 1, 3), (1, 3, 2), (1, 2, 4))]  # fmt: skip
+    assert len({number for one in draws for number in one}) == 24
+
+
 def test_the_samples_themselves_are_not_changed():
     data = line(steps=50)
     before = data.batch(np.arange(SAMPLES)).x.to_dense()
@@ -222,6 +230,16 @@ def test_a_camera_is_shifted_in_x_and_y(pixels):
             assert max(a for _, a in y) - min(a for _, a in y) <= 9
 
 
+def test_jitter_brings_nothing_back():
+    data = from_lists([np.full(400, 5.0)], [np.zeros(400, int)], [0], channels=6)
+    shifts = {}
+    for epoch in range(12):
+        left = varied(data, 0, epoch, channel_shift=2)[1]
+        shift = shifts[epoch] = int(left[0]) if len(left) else -1
+        assert (varied(data, 0, epoch, channel_shift=2, channel_jitter=3.0).shape[1] > 0) == (shift >= 0)
+    assert set(shifts.values()) == {-1, 0, 1, 2}
+
+
 def test_drop_keeps_the_share_it_says():
     n = 20_000
     rng = np.random.default_rng(0)
@@ -259,7 +277,7 @@ def test_masks_drop_a_band_and_nothing_else():
 def test_a_camera_is_masked_by_a_square_of_both_polarities(pixels):
     data = pixels(dt=50.0)
     plain = data.batch([2]).x.to_dense().reshape(2, 20, 26)
-    sizes = set()
+    sizes, corners = set(), []
     for epoch in range(60):
         x = data.batch([2], augmentation=Augmentation(mask_channels=8), epoch=epoch).x
         gone = (plain > 0) & (x.to_dense().reshape(2, 20, 26) == 0)
@@ -269,7 +287,9 @@ def test_a_camera_is_masked_by_a_square_of_both_polarities(pixels):
             assert max(box.shape[1:]) <= 8
             assert (box == (plain > 0)[:, y.min() : y.max() + 1, x.min() : x.max() + 1]).all()
             sizes.add(max(box.shape[1:]))
+            corners.append((int(y.min()), int(x.min())))
     assert max(sizes) > 5
+    assert abs(np.corrcoef(np.array(corners).T)[0, 1]) < 0.6
 
 
 def test_stretch_multiplies_times():

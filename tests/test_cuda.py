@@ -1,78 +1,27 @@
-"""The GPU's kernels without a GPU: compiled by NVIDIA's compiler for every architecture, and run in CPU emulation.
+"""The CuPy backend's host side: launches of many blocks of threads, what stays on the device, copies, errors.
 
-That they compute the same as the other backends is shown by the whole suite, which runs in CPU emulation too; here is
-what is particular to threads: launches of many blocks of threads, their order, and bugs planted in the kernels' text,
-each of which something here must catch.
+That it computes the same as the other backends is shown by the whole suite, which runs in CPU emulation too. What takes
+the fixture `cupy` runs in CPU emulation, and again on a GPU where there is one.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+from collections import Counter
+from dataclasses import astuple
 
 import numpy as np
 import pytest
-from blocksim.backends.cupy_cuda.backend import OPTIONS, SOURCE, CupyBackend
+from blocksim.backends.cupy_cuda import backend
+from blocksim.backends.cupy_cuda.backend import CupyBackend
+from blocksim.backends.cupy_cuda.kernels import Kernels
 
 import blocksim
 
-from .cuda_emulation import emulated_cupy, nvrtc
-from .helpers import assert_close, assert_same_run, make_case
+from .cuda_emulation import emulated_cupy
+from .helpers import assert_close, assert_same_bits, assert_same_run, make_case
 
-TEXT = SOURCE.read_text()
-KINDS = range(6)
-NAMES = ["rows_of_events"] + [
-    name
-    for kind in ("float", "double")
-    for name in (
-        *(f"{kernel}<{kind}>" for kernel in ("forward", "add_events", "add_spikes", "gather_gradient", "leaky_filter")),
-        f"forward_scan<{kind}>",
-        *(f"{name}<{kind}, {number}>" for name in ("adjoint", "adjoint_of_paper", "adjoint_scan") for number in KINDS),
-    )
-]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="CPU emulation needs g++, which is not here")
-
-
-def budget(name):
-    """Registers a thread may take: 64 leave half of a multiprocessor's threads their place, 96 a third.
-
-    A scan is for few neurons, which do not fill a device in any case.
-    """
-    if "scan" in name:
-        return 128 if "double" in name else 80
-    return 96 if "double" in name else 72 if "paper" in name else 64
-
-
-@pytest.mark.parametrize("architecture", [70, 80, 90, 120])
-def test_kernels_compile_without_spills_or_warnings(architecture):
-    library = nvrtc.library()
-    if library is None:
-        pytest.skip("nvidia-cuda-nvrtc-cu12 is not installed (it is for x86-64 Linux)")
-    compiled, warnings = nvrtc.compile_kernels(library, TEXT, OPTIONS, NAMES, architecture)
-    assert {kernel.name for kernel in compiled} == set(NAMES)
-    assert not [line for line in warnings if "deprecated" not in line]
-    for kernel in compiled:
-        assert kernel.spilled == kernel.stack == 0, kernel
-        assert kernel.registers <= budget(kernel.name), kernel
-
-
-def test_a_kernel_that_spills_is_noticed():
-    library = nvrtc.library()
-    if library is None:
-        pytest.skip("nvidia-cuda-nvrtc-cu12 is not installed (it is for x86-64 Linux)")
-    text = """template <int N> __global__ void indexed(float* x, int n) {
-        float held[N];
-        for (int i = 0; i < N; ++i) held[i] = x[i];
-        for (int i = 0; i < n; ++i) x[i] = held[(i * 7 + n) % N];
-    }"""
-    (kernel,), warnings = nvrtc.compile_kernels(library, text, OPTIONS, ["indexed<64>"], 80)
-    assert kernel.stack >= 64 * 4
-    assert any("local memory" in line.lower() for line in warnings), warnings
-
 
 # samples x neurons of more than one block of threads; neurons, steps and inputs that fill no block, warp or word
 SHAPES = [
@@ -83,50 +32,16 @@ SHAPES = [
 ]
 
 
-@needs_compiler
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("gradient", ["standard", "paper"])
-def test_launches_of_many_blocks_of_threads(shape, recurrent, gradient):
+def test_launches_of_many_blocks_of_threads(cupy, shape, recurrent, gradient):
     case = make_case(5, recurrent=recurrent, refractory=(2, 6), extra_latency=1, **shape)
     g_s, g_v = np.random.default_rng(0).normal(size=(2, shape["batch"], shape["steps"], shape["neurons"]))
     options = {"tape": True, "gradient": gradient, "detach": ()}
-    run, expected = (case.simulate(engine, **options) for engine in (CupyBackend(emulated_cupy), "numpy"))
+    run, expected = (case.simulate(engine, **options) for engine in (CupyBackend(cupy, scan=False), "numpy"))
     assert_same_run(run, expected)
     assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-12)
-
-
-@needs_compiler
-@pytest.mark.parametrize("shape", [*SHAPES, {"batch": 1, "neurons": 1, "steps": 1000, "inputs": 3},
-                                   {"batch": 2, "neurons": 3, "steps": 97, "weights": False},
-                                   {"batch": 2, "neurons": 3, "steps": 97, "weights": False, "shared": True},
-                                   {"batch": 2, "neurons": 3, "steps": 64, "adaptive": False}])  # fmt: skip
-@pytest.mark.parametrize("refractory", [0, (1, 7), 50])
-@pytest.mark.parametrize("detach", [(), ("reset",), ("adaptation",)])
-def test_a_scan_is_the_same_to_rounding(shape, refractory, detach):
-    """In float64: the same spikes, potentials within 1e-12, gradients within 1e-10 of their norm."""
-    case = make_case(41, refractory=refractory, **shape)
-    scanning = CupyBackend(emulated_cupy, scan=True)
-    state = case.simulate("numpy").state
-    runs = [case.simulate(engine, tape=True, detach=detach, state=state) for engine in (scanning, "numpy")]
-    np.testing.assert_array_equal(runs[0].spikes, runs[1].spikes)
-    for name in ("voltage", "threshold"):
-        np.testing.assert_allclose(getattr(runs[0], name), getattr(runs[1], name), rtol=0, atol=1e-12)
-    for name in ("voltage", "adaptation", "refractory"):
-        np.testing.assert_allclose(getattr(runs[0].state, name), getattr(runs[1].state, name), rtol=0, atol=1e-12)
-    g_s, g_v = np.random.default_rng(0).normal(size=(2, *runs[0].spikes.shape))
-    after = blocksim.StateGradient(state.voltage + 1, state.adaptation + 1, np.zeros(state.spikes.shape))
-    assert_close(*(run.backward(g_s, g_v, after) for run in runs), 1e-10)
-    assert_close(*(run.backward(grad_spikes=g_s) for run in runs), 1e-10)
-
-
-@needs_compiler
-def test_the_papers_gradient_and_recurrence_are_not_scanned():
-    for options in ({"gradient": "paper"}, {}):
-        case = make_case(42, recurrent=not options)
-        runs = [case.simulate(each, tape=True, **options) for each in (CupyBackend(emulated_cupy, scan=True), "numpy")]
-        assert_same_run(*runs)
-        assert_close(*(run.backward(np.ones(run.spikes.shape)) for run in runs), 1e-12)
 
 
 @needs_compiler
@@ -144,60 +59,245 @@ def test_the_order_of_threads_does_not_matter(monkeypatch):
     assert len(found) == 1
 
 
-def exercise(engine):
-    """Raises if anything is wrong: two shapes, forward and backward, against the reference."""
-    for recurrent in (False, True):
-        for gradient in ("standard", "paper"):
-            case = make_case(7, batch=3, neurons=50, inputs=40, recurrent=recurrent, refractory=3, dtype=np.float32)
-            g_s, g_v = np.random.default_rng(0).normal(size=(2, 3, 30, 50)).astype(np.float32)
-            options = {"tape": True, "gradient": gradient, "detach": ()}
-            run, expected = (case.simulate(each, **options) for each in (engine, "numpy"))
-            assert_same_run(run, expected)
-            assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-5)
-    case = make_case(7, batch=3, neurons=5, steps=70, refractory=3)
-    g_s, g_v = np.random.default_rng(0).normal(size=(2, 3, 70, 5))
-    scanning = CupyBackend(engine.cupy, scan=True)
-    run, expected = (case.simulate(each, tape=True, detach=()) for each in (scanning, "numpy"))
-    np.testing.assert_allclose(run.voltage, expected.voltage, rtol=0, atol=1e-12)
-    assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-10)
-
-
-PLANTED = {
-    "contracted to one rounding": (
-        "float add(float x, float y) { return __fadd_rn(x, y); }",
-        "float add(float x, float y) { return __fmaf_rn(x, 1.0000001f, y); }",
-    ),
-    "threads beyond the last neuron": ("if (unit >= units) return;\n    const Index sample", "const Index sample"),
-    "a crossing at the threshold counts": ("live && v > theta", "live && v >= theta * 0.999f"),
-    "refractory one step too long": ("live ? 0 : left - 1", "live ? 0 : left"),
-    "state of the block before": ("(Index)(t / block_length) * units", "(Index)(t / block_length / 2) * units"),
-    "a lane too few in the vote": ("first + lane < inputs", "first + lane + 1 < inputs"),
-    "vote without every lane": (
-        "for (int first = 0; first < inputs; first += 32) {",
-        "if (n < neurons) for (int first = 0; first < inputs; first += 32) {",
-    ),
-    "flags of one step later": ("ago = t - latency", "ago = t - latency + 1"),
-    "events in descending order of addition": (
-        "for (Index event = indptr[row]; event < indptr[row + 1]; ++event)\n        total = add",
-        "for (Index event = indptr[row + 1] - 1; event >= indptr[row]; --event)\n        total = add",
-    ),
-    "an input's last event left out": ("event < starts[input + 1]", "event + 1 < starts[input + 1]"),
-    "gradient where refractory": ("const T current = live ? lambda_v : T(0);", "const T current = lambda_v;"),
-    "the reset's path with the wrong sign": ("lambda_s -= v * into_v", "lambda_s += v * into_v"),
-    "sums of one parameter in another's place": ("sums[units + unit] += sum_p", "sums[2 * units + unit] += sum_p"),
-    "a scan that forgets what it is handed": ("if (lane == start) x += neuron.beta * v;", ""),
-    "a scan that is a lane short": ("if (lane + j < 32)", "if (lane + j < 31)"),
-    "steps composed in the wrong order": ("mine = mine.after(later)", "mine = later.after(mine)"),
-    "liveness after the first spike, not the last": ("__clz((int)before)", "__clz((int)(before & -before))"),
-    "the ramp without its sum": ("ramp += plain;  ", "ramp = plain;  "),
-}
+@needs_compiler
+@pytest.mark.parametrize("method", ["blocks", "standard"])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_as_many_launches_as_the_docs_say(monkeypatch, method, recurrent):
+    """docs/performance.md: two a block forward, one backward; one each for a layer without recurrence."""
+    monkeypatch.setattr(emulated_cupy, "LAUNCHED", Counter())
+    case = make_case(6, steps=50, refractory=3, recurrent=recurrent)
+    run = case.simulate(CupyBackend(emulated_cupy, scan=False), tape=True, method=method)
+    run.backward(np.ones(run.spikes.shape))
+    blocks = {"blocks": 13, "standard": 50}[method] if recurrent else 1
+    projections = {"add_events<double>": 1} | ({"add_spikes<double, 0>": blocks} if recurrent else {})
+    gradients = {"rows_of_events": 1, "gather_gradient<double>": 1}
+    dynamics = {"forward<double>": blocks, "adjoint<double, 0>": blocks}
+    assert dynamics | projections | gradients == emulated_cupy.LAUNCHED
 
 
 @needs_compiler
-def test_nothing_planted_nothing_found(tmp_path):
-    done = run_apart(TEXT, tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "clean" in done.stdout
+def test_what_does_not_change_is_made_once(monkeypatch):
+    made = Counter()
+    for name in ("stack", "argsort"):
+        real = getattr(emulated_cupy, name)
+        monkeypatch.setattr(emulated_cupy, name, lambda *args, name=name, real=real: made.update([name]) or real(*args))
+    case, engine = make_case(6), CupyBackend(emulated_cupy)
+    x = case.events
+    for _ in range(3):
+        run = case.simulate(engine, x, tape=True)
+        run.backward(np.ones(run.spikes.shape))
+    assert made == {"stack": 1, "argsort": 1}
+
+
+# Spikes as a caller may pass them: a dtype, the most in a step, and whether they are on the device. Floating numbers on
+# the device, and more than 255 of an input in a step there, go through a matrix product, equal to rounding only.
+SPIKES = [(np.bool_, 1), (np.uint8, 1), (np.uint8, 3), (np.int8, 3), (np.int64, 3)]
+SPIKES = [(*each, on_device) for each in SPIKES for on_device in (False, True)]
+SPIKES += [(np.int64, 300, False), (np.float32, 1, False), (np.float32, 300, False)]
+
+
+@pytest.mark.parametrize(("kind", "most", "on_device"), SPIKES)
+def test_dense_spikes_are_read_as_bytes(cupy, kind, most, on_device):
+    """The same bits as from events on the CPU."""
+    case = make_case(10, batch=3, steps=20, neurons=140, inputs=41, density=0.04)
+    counts = (case.x * np.random.default_rng(0).integers(1, most + 1, case.x.shape)).astype(kind)
+    if most > 255:
+        counts[counts > 0] = 1
+        counts[0, 3, 5] = most
+    engine = CupyBackend(cupy, scan=False)
+    run = case.simulate(engine, engine.asarray(counts) if on_device else counts, tape=True)
+    expected = case.simulate("numpy", blocksim.Events.from_dense(counts), tape=True)
+    for name in ("spikes", "voltage", "threshold"):
+        assert_same_bits(name, engine.fetch([getattr(run, name)])[0] if on_device else getattr(run, name),
+                         getattr(expected, name))  # fmt: skip
+    g = np.random.default_rng(0).normal(size=expected.spikes.shape)
+    weights = run.backward(engine.asarray(g) if on_device else g).weights
+    np.testing.assert_allclose(engine.fetch([weights])[0] if on_device else weights, expected.backward(g).weights,
+                               rtol=1e-12, atol=1e-12)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16])
+def test_what_is_no_sparse_spikes_on_the_device_is_numbers(cupy, kind, monkeypatch):
+    monkeypatch.setattr(emulated_cupy, "LAUNCHED", Counter())
+    case, engine = make_case(10, inputs=41), CupyBackend(cupy, scan=False)
+    for x in (np.ones(case.x.shape, kind), *([-case.x.astype(kind)] if kind == np.int16 else [])):
+        run = case.simulate(engine, engine.asarray(x))
+        expected = case.simulate("numpy", x.astype(np.float64))
+        np.testing.assert_allclose(engine.fetch([run.voltage])[0], expected.voltage, rtol=1e-12, atol=1e-12)
+    assert "add_spikes<double, 1>" not in emulated_cupy.LAUNCHED
+
+
+def test_the_weight_gradient_of_bytes_takes_a_few_samples_at_a_time(cupy, monkeypatch):
+    case, engine = make_case(11, batch=5), CupyBackend(cupy)
+    g = np.random.default_rng(0).normal(size=(5, 30, 5))
+    found = []
+    for limit in (1 << 25, 30 * 4 * 2, 1):
+        monkeypatch.setattr(backend, "NUMBERS", limit)
+        found.append(engine.to_numpy(engine.projection_adjoint(engine.asarray(case.x > 0), engine.asarray(g))))
+    expected = np.einsum("btk,btn->kn", case.x, g)
+    for each in found:
+        np.testing.assert_allclose(each, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.float64])
+def test_what_is_on_the_device_stays_there(cupy, kind, batched):
+    engine, case = CupyBackend(cupy), make_case(9, batch=1, recurrent=True)
+    x = case.x.astype(kind) if batched else case.x[0].astype(kind)
+    g = np.random.default_rng(0).normal(size=(*x.shape[:-1], 5))
+    on_device = blocksim.simulate(case.layer, engine.asarray(x), engine, record="voltage", tape=True)
+    on_host = blocksim.simulate(case.layer, x, engine, record="voltage", tape=True)
+    gradients, expected = on_device.backward(engine.asarray(g)), on_host.backward(g)
+    pairs = [(on_device.spikes, on_host.spikes), (on_device.voltage, on_host.voltage)]
+    pairs += [(getattr(gradients, name), getattr(expected, name)) for name in ("x", "current", "weights", "recurrent")]
+    pairs += [(getattr(on_device.state, name), getattr(on_host.state, name)) for name in vars(on_host.state)]
+    pairs += [(getattr(gradients.state, name), getattr(expected.state, name)) for name in vars(expected.state)]
+    for found, wanted in pairs:
+        assert isinstance(found, cupy.ndarray)
+        assert isinstance(wanted, np.ndarray)
+        np.testing.assert_allclose(found.get(), wanted, rtol=1e-12, atol=1e-12)
+    assert isinstance(gradients.p, np.ndarray)
+    np.testing.assert_allclose(gradients.p, expected.p, rtol=1e-12)
+
+
+def test_a_sequence_in_pieces_on_the_device(cupy):
+    """State and its gradient are handed on without leaving the device, and are not changed by those who take them."""
+    engine, case = CupyBackend(cupy, scan=False), make_case(12, steps=40, recurrent=True, refractory=4)
+    x = engine.asarray(case.x > 0)
+    g = np.random.default_rng(0).normal(size=(2, 40, 5))
+    whole = case.simulate(engine, case.events, tape=True)
+    expected = whole.backward(g)
+    first = case.simulate(engine, x[:, :17], tape=True)
+    before = engine.fetch(list(vars(first.state).values()))
+    second = case.simulate(engine, x[:, 17:], state=first.state, tape=True)
+    for name, kept in zip(vars(first.state), before, strict=True):
+        assert_same_bits(name, engine.fetch([getattr(first.state, name)])[0], kept)
+    for name, value in vars(whole.state).items():
+        assert_same_bits(name, engine.fetch([getattr(second.state, name)])[0], value)
+    device_g = engine.asarray(g)
+    late = second.backward(device_g[:, 17:])
+    early = first.backward(device_g[:, :17], grad_state=late.state)
+    np.testing.assert_allclose(
+        engine.fetch([early.weights + late.weights])[0], expected.weights, rtol=1e-12, atol=1e-12
+    )
+    # a state may be handed on from host to device, and back
+    host = blocksim.State(*before)
+    again = case.simulate(engine, x[:, 17:], state=host)
+    back = case.simulate(engine, case.events[17:], state=first.state)
+    for name, value in vars(whole.state).items():
+        assert_same_bits(name, engine.fetch([getattr(again.state, name)])[0], value)
+        assert_same_bits(name, getattr(back.state, name), value)
+
+
+def test_wrong_arrays_on_the_device_are_named(cupy):
+    engine, case = CupyBackend(cupy), make_case(9)
+    x = engine.asarray(case.x.astype(np.float64))
+    state = blocksim.simulate(case.layer, x, engine).state
+    x[1, 2, 3] = np.nan
+    with pytest.raises(blocksim.ArgumentError, match=r"x: expected finite numbers; found nan at index \(1, 2, 3\)"):
+        blocksim.simulate(case.layer, x, engine)
+    run = blocksim.simulate(case.layer, engine.asarray(case.x), engine, tape=True)
+    with pytest.raises(blocksim.ArgumentError, match="grad_spikes: expected shape"):
+        run.backward(engine.empty((2, 3, 4), np.float64))
+    with pytest.raises(blocksim.ArgumentError, match="x: expected a NumPy array or a number"):
+        blocksim.simulate(case.layer, x, "numba")
+    state.adaptation[1, 2] = np.inf
+    with pytest.raises(blocksim.ArgumentError, match=r"state.adaptation: expected finite numbers; found inf at .*1, 2"):
+        blocksim.simulate(case.layer, case.events, engine, state=state)
+    with pytest.raises(blocksim.ArgumentError, match=r"state.voltage: expected a NumPy array or a number"):
+        blocksim.simulate(case.layer, case.events, "numba", state=state)
+    after = blocksim.StateGradient(state.voltage, state.adaptation, state.spikes)
+    with pytest.raises(blocksim.ArgumentError, match=r"grad_state.adaptation: expected finite numbers"):
+        run.backward(grad_state=after)
+
+
+class Crossings:
+    """Copies of a backend, and those that the emulation saw, since the last time it was asked."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.new()
+
+    def new(self):
+        """(copies to the device, their bytes, copies to the host, their bytes)."""
+        counted = np.array(astuple(self.engine.copies))
+        if self.engine.cupy is emulated_cupy:
+            names = ("to_device", "bytes_to_device", "to_host", "bytes_to_host")
+            seen = np.array([emulated_cupy.CROSSED[name] for name in names])
+            if hasattr(self, "seen"):
+                assert tuple(seen - self.seen) == tuple(counted - self.counted), "a copy that is not counted"
+            self.seen = seen
+        since = counted - getattr(self, "counted", counted)
+        self.counted = counted
+        return tuple(int(each) for each in since)
+
+
+B, T, K, N, D = 2, 30, 4, 5, 4
+STATE = B * N * (8 + 8 + 4)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("kind", ["bytes", "numbers", "events", "on the device", "numbers on the device"])
+def test_copies_are_few_and_counted(cupy, kind, recurrent):
+    """The exact number, the second time a layer runs: the first takes its parameters to the device."""
+    engine = CupyBackend(cupy, scan=False)
+    case = make_case(9, batch=B, steps=T, inputs=K, neurons=N, refractory=D - 1, recurrent=recurrent)
+    real = np.random.default_rng(0).normal(size=case.x.shape)
+    g = np.ones((B, T, N))
+    make = {
+        "bytes": lambda: case.x,
+        "numbers": lambda: real,
+        "events": lambda: case.events,
+        "on the device": lambda: engine.asarray(case.x > 0),
+        "numbers on the device": lambda: engine.asarray(real),
+    }
+    x = make[kind]()  # fmt: skip
+    device = "device" in kind
+    g = engine.asarray(g) if device else g
+    crossings = Crossings(engine)
+    case.simulate(engine, x, record=())
+    parameters = 6 + 1 + recurrent
+    assert crossings.new()[0] == parameters + {"bytes": 1, "numbers": 1, "events": 2}.get(kind, 0)
+
+    run = case.simulate(engine, x, record=(), tape=True)
+    history = B * D * N * recurrent
+    copies = {
+        # x there; whether it is sparse, spikes and state here
+        "bytes": (1, B * T * K, 3, 2 + 8 + B * T * N + STATE + history),
+        "numbers": (1, B * T * K * 8, 2, B * T * N + STATE + history),
+        "events": (0, 0, 2, B * T * N + STATE + history),
+        "on the device": (0, 0, 0, 0),
+        "numbers on the device": (0, 0, 1, 8),  # whether they are finite
+    }
+    assert crossings.new() == copies[kind]
+
+    gradients = run.backward(g)
+    sums = 5 * N * 8
+    if device:  # is it finite; and the gradients of the parameters
+        assert crossings.new() == (0, 0, 2, 8 + sums)
+    else:
+        arrays = K * N + recurrent * N * N
+        rest = sums + 2 * B * N * 8 + B * D * N * 8 * recurrent
+        assert crossings.new() == (1, B * T * N * 8, 2 + recurrent, arrays * 8 + rest)
+        for copies_of_current in (1, 0):  # when it is first asked for
+            assert gradients.current.shape == (B, T, N)
+            assert crossings.new() == (0, 0, copies_of_current, copies_of_current * B * T * N * 8)
+
+    state = run.state
+    case.simulate(engine, x, record=(), state=state)
+    handed = (0, 0, 1, STATE + history) if device else (3 + recurrent, STATE + history, 0, 0)
+    assert crossings.new() == tuple(np.add(copies[kind], handed))
+
+
+@needs_compiler
+def test_a_copy_behind_the_backends_back_is_noticed():
+    engine = CupyBackend(emulated_cupy)
+    crossings = Crossings(engine)
+    engine.asarray(np.ones(3))
+    assert crossings.new() == (1, 24, 0, 0)
+    assert bool(engine.empty((1,), np.bool_).any())
+    with pytest.raises(AssertionError, match="not counted"):
+        crossings.new()
 
 
 @needs_compiler
@@ -209,11 +309,11 @@ def test_nothing_planted_nothing_found(tmp_path):
 ])  # fmt: skip
 def test_wrong_arguments_of_a_kernel_are_caught(change, words):
     """What a driver would not notice, and CuPy neither."""
-    engine = CupyBackend(emulated_cupy)
+    engine = CupyBackend(emulated_cupy, scan=False)
     x = engine.asarray(np.ones((1, 4, 2), np.float32))
     numbers = (np.float32(0.5), np.int32(0), np.int64(2), np.int32(2), np.int32(4), np.float32(1e-30))
     arguments = [x, engine.empty(x.shape, np.float32), *numbers]
-    kernel = engine._kernel("leaky_filter<float>")
+    kernel = Kernels(emulated_cupy).compiled("leaky_filter<float>")
     kernel((1,), (128,), arguments)
     with pytest.raises(TypeError, match=words):
         kernel((1,), (128,), change(arguments))
@@ -228,42 +328,8 @@ def test_without_a_device_the_backend_says_so():
 
 
 @needs_compiler
-@pytest.mark.parametrize("batched", [True, False])
-@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.float64])
-def test_what_is_on_the_device_stays_there(kind, batched):
-    engine, case = CupyBackend(emulated_cupy), make_case(9, batch=1, recurrent=True)
-    x = case.x.astype(kind) if batched else case.x[0].astype(kind)
-    g = np.random.default_rng(0).normal(size=(*x.shape[:-1], 5))
-    on_device = blocksim.simulate(case.layer, engine.asarray(x), engine, record="voltage", tape=True)
-    on_host = blocksim.simulate(case.layer, x, engine, record="voltage", tape=True)
-    gradients, expected = on_device.backward(engine.asarray(g)), on_host.backward(g)
-    pairs = [(on_device.spikes, on_host.spikes), (on_device.voltage, on_host.voltage)]
-    pairs += [(getattr(gradients, name), getattr(expected, name)) for name in ("x", "current", "weights", "recurrent")]
-    for found, wanted in pairs:
-        assert isinstance(found, emulated_cupy.ndarray)
-        assert isinstance(wanted, np.ndarray)
-        np.testing.assert_allclose(found.get(), wanted, rtol=1e-12, atol=1e-12)
-    assert isinstance(on_device.state.voltage, np.ndarray)
-    np.testing.assert_allclose(gradients.p, expected.p, rtol=1e-12)
-
-
-@needs_compiler
-def test_wrong_arrays_on_the_device_are_named():
-    engine, case = CupyBackend(emulated_cupy), make_case(9)
-    x = engine.asarray(case.x.astype(np.float64))
-    x[1, 2, 3] = np.nan
-    with pytest.raises(blocksim.ArgumentError, match=r"x: expected finite numbers; found nan at index \(1, 2, 3\)"):
-        blocksim.simulate(case.layer, x, engine)
-    run = blocksim.simulate(case.layer, engine.asarray(case.x), engine, tape=True)
-    with pytest.raises(blocksim.ArgumentError, match="grad_spikes: expected shape"):
-        run.backward(engine.empty((2, 3, 4), np.float64))
-    with pytest.raises(blocksim.ArgumentError, match="x: expected a NumPy array or a number"):
-        blocksim.simulate(case.layer, x, "numba")
-
-
-@needs_compiler
 def test_too_little_memory_is_said_with_what_to_do(monkeypatch):
-    engine, case = CupyBackend(emulated_cupy), make_case(8, steps=200, neurons=20)
+    engine, case = CupyBackend(emulated_cupy, scan=False), make_case(8, steps=200, neurons=20)
     run = case.simulate(engine, tape=True)
     monkeypatch.setattr(emulated_cupy, "MEMORY", 10_000)
     for work in (lambda: case.simulate(engine), lambda: run.backward(np.ones(run.spikes.shape))):
@@ -280,96 +346,4 @@ def test_a_failing_device_is_said(monkeypatch):
 
     monkeypatch.setattr(emulated_cupy, "asnumpy", fail)
     with pytest.raises(blocksim.DeviceError, match=r"the device failed while copying.*illegal memory access"):
-        make_case(8).simulate(CupyBackend(emulated_cupy))
-
-
-SANITIZERS = {
-    "address and undefined behaviour": ("address,undefined", ("libasan.so", "libubsan.so")),
-    "threads": ("thread", ("libtsan.so",)),
-}
-
-
-def run_apart(text, tmp_path, environment=(), prefix=()):
-    """Run `exercise` on a kernel text in a process of its own, which may crash."""
-    source = tmp_path / "kernels.cu"
-    source.write_text(text)
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from blocksim.backends.cupy_cuda import backend\n"
-        "from tests import test_cuda\n"
-        "backend.SOURCE = Path(sys.argv[1])\n"
-        "test_cuda.exercise(backend.CupyBackend(test_cuda.emulated_cupy))\n"
-        "print('clean')\n"
-    )
-    return subprocess.run(
-        [*prefix, sys.executable, "-c", program, str(source)], env=os.environ | dict(environment), capture_output=True,
-        cwd=Path(__file__).parents[1], text=True, errors="replace", timeout=300, check=False,
-    )  # fmt: skip
-
-
-def run_sanitized(kind, text, tmp_path):
-    """The same, watched by a sanitizer."""
-    flags, libraries = SANITIZERS[kind]
-    found = [
-        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
-        for name in libraries
-    ]
-    if not all(os.path.isabs(path) for path in found):
-        pytest.skip(f"g++ has no {', '.join(libraries)}")
-    environment = {
-        "LD_PRELOAD": ":".join(found),
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "UBSAN_OPTIONS": "halt_on_error=1",
-        "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
-        "BLOCKSIM_EMULATION_FLAGS": f"-O1 -g -fsanitize={flags} -fno-omit-frame-pointer"
-        + (" -fno-sanitize-recover=undefined -DCOC_PLAIN_SHARED" if kind != "threads" else ""),
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    # the thread sanitizer wants its shadow where address randomisation may put libraries
-    prefix = ("setarch", platform.machine(), "-R") if kind == "threads" else ()
-    return run_apart(text, tmp_path, environment, prefix)
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize("bug", PLANTED)
-def test_planted_bugs_are_caught(bug, tmp_path):
-    good, bad = PLANTED[bug]
-    assert good in TEXT
-    done = run_apart(TEXT.replace(good, bad), tmp_path)
-    assert done.returncode != 0, f"not caught: {bug}"
-    # by a comparison, a barrier's own check, or a crash
-    caught = "AssertionError" in done.stderr or "deadlock" in done.stderr or done.returncode < 0
-    assert caught, done.stderr[-2000:]
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", SANITIZERS)
-def test_kernels_are_clean_under(kind, tmp_path):
-    done = run_sanitized(kind, TEXT, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "clean" in done.stdout
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "good", "bad", "said"), [
-    (
-        "address and undefined behaviour",
-        "total = add(total, weights[(Index)source * neurons + n]);",
-        "total = add(total, weights[(Index)(source + inputs) * neurons + n]);",
-        "AddressSanitizer",
-    ),
-    (
-        "threads",
-        "grad[input * neurons + n] = total;",
-        "grad[input * neurons + n] = total; grad[0] += T(0);",
-        "ThreadSanitizer",
-    ),
-])  # fmt: skip
-def test_sanitizers_catch(kind, good, bad, said, tmp_path):
-    assert good in TEXT
-    done = run_sanitized(kind, TEXT.replace(good, bad), tmp_path)
-    assert done.returncode != 0
-    assert said in done.stderr
+        make_case(8).simulate(CupyBackend(emulated_cupy, scan=False))

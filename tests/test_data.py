@@ -303,6 +303,7 @@ WRONG = {
     "HDF5 cut short": (b"\x89HDF\r\n\x1a\n" + bytes(100), ["HDF5", "truncated or damaged"]),
     "npz cut short": (b"PK\x03\x04" + bytes(30), ["truncated or damaged"]),
     "other arrays": ({"a": np.zeros(3)}, ["times, units, offsets, labels", "x, y, p, t_us", "found a"]),
+    "many other arrays": ({f"a{k:02}": np.zeros(3) for k in range(50)}, ["found a00, a01", "a11 and 38 more"]),
     "offsets too few": (SPIKES | {"offsets": np.array([0, 3])}, ["one offset more than labels, 3", "found 2"]),
     "offsets beyond": (SPIKES | {"offsets": np.array([0, 1, 4])}, ["number of events, 3", "from 0 to 4"]),
     "offsets back": (SPIKES | {"offsets": np.array([0, 5, 3])}, ["not ascending"]),
@@ -371,6 +372,28 @@ def test_heidelberg_files_that_do_not_fit(shd):
         path.write_bytes(whole[:stop])
         with pytest.raises(FileError, match="truncated or damaged"):
             open_dataset(path)
+
+
+@pytest.mark.parametrize("kind", ["npz", "zip"])
+def test_damaged_archives_are_refused_whatever_the_damage(tmp_path, kind):
+    path = tmp_path / f"data.{kind}"
+    if kind == "npz":
+        np.savez_compressed(path, **camera())
+    else:
+        archived(path, {f"Train/{k}/1.bin": encoded([k] * 9, range(9), [0] * 9, range(9)) for k in range(5)}, kind)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(150):
+        broken = whole.copy()
+        broken[rng.integers(len(whole), size=4)] = rng.integers(256, size=4)
+        path.write_bytes(broken.tobytes())
+        try:
+            list(open_dataset(path, steps=5).batches(2))
+        except FileError as error:
+            errors.append(str(error))
+    assert len(errors) > 100
+    assert all(str(path) in error for error in errors)
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -485,6 +508,13 @@ def test_nmnist_trees(tree, tmp_path, kind):
         assert np.repeat(np.argwhere(x), x[x > 0], axis=0).tolist() == events
 
 
+def test_classes_are_in_order_of_their_numbers(tmp_path):
+    for label in (10, 9, 0):
+        (tmp_path / str(label)).mkdir()
+        (tmp_path / str(label) / "1.bin").write_bytes(bytes(5))
+    assert open_dataset(tmp_path).labels.tolist() == [0, 9, 10]
+
+
 def test_nmnist_trees_that_do_not_fit(tree, tmp_path):
     folder, _ = tree
     (folder / "Test/1").mkdir(parents=True)
@@ -563,6 +593,7 @@ def places(data, part):
     ([10, 10, 10], 0.25, None),
     ([3, 50, 1], 0.1, None),
     ([1, 1], 0.01, None),
+    ([13, 17, 10], 0.25, [3, 4, 3]),
     ([5], 0.99, [4]),
 ])  # fmt: skip
 def test_split_by_sample_is_stratified(counts, fraction, wanted):
@@ -605,6 +636,8 @@ def test_folds_hold_every_sample_out_once(k, by):
         else:
             share = np.bincount(held_out.labels, minlength=3) - np.array([9, 13, 4]) / k
             assert (np.abs(share) < 1).all()
+    sizes = [len(held_out) for _, held_out in parts]
+    assert by == "group" or max(sizes) - min(sizes) <= 1
     if k is None:
         assert [set(held_out.groups) for _, held_out in parts] == [{0}, {1}, {2}, {3}, {4}]
 

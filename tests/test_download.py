@@ -41,6 +41,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.status, self.ranges, self.break_after, self.breaks = LARGE, 200, True, 1_000_000, 0
+        self.misplaced = False  # whether a range asked for is ignored, and the answer says so
         self.requests = []  # (path, Range header or None)
         self.url = f"http://127.0.0.1:{self.server_port}/mirror"
 
@@ -55,6 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         server.requests.append((self.path, asked))
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges else 0
+        start = 0 if server.misplaced else start
         if server.status != 200:
             self.send_error(server.status)
             return
@@ -162,6 +164,18 @@ def test_an_interrupted_download_is_resumed_by_the_next_call(server, known, tmp_
     assert seen[0][0] > kept
     assert seen[-1] == (len(LARGE), len(LARGE))
     assert files(tmp_path) == ["nmnist_test.zip"]
+
+
+def test_any_number_of_breaks_as_long_as_something_comes(server, known, tmp_path):
+    server.breaks, server.break_after = 3 * public.ATTEMPTS, 150_000
+    assert fetch(server, tmp_path).read_bytes() == LARGE
+    assert len(server.requests) == 3 * public.ATTEMPTS + 1
+
+
+def test_a_server_that_answers_with_another_range(server, known, tmp_path):
+    (tmp_path / ".nmnist_test.zip.part").write_bytes(LARGE[:1000])
+    server.misplaced = True
+    assert fetch(server, tmp_path).read_bytes() == LARGE
 
 
 def test_a_server_without_ranges_sends_all_again(server, known, tmp_path):

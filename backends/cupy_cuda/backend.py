@@ -1,17 +1,14 @@
-"""The CuPy backend's host side: allocates what kernels write, launches, and composes launches over blocks.
+"""The CuPy backend: the interface to its kernels, arrays on the device, and currents from spikes.
 
-Owns the choice of launches. A layer without recurrence is one launch of the dynamics for the whole run, a recurrent one
-two for each block: the spikes of D steps ago are in earlier blocks. Kernels are in kernels.cu, which cites the
-equations; each template is compiled when first needed, and kept by CuPy.
+Owns the copies between host and device, which it counts; the forms in which spikes are read; and whether a layer is
+scanned. `dynamics` has the launches of whole layers.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,82 +23,132 @@ from blocksim.arrays import (
     ForwardResult,
     Input,
     LayerArrays,
-    ParameterSums,
     Plan,
     Tape,
 )
 from blocksim.backend import FusedBackend
-from blocksim.blocks import spans
 from blocksim.errors import DeviceError, MissingLibraryError
-from blocksim.events import Events
+from blocksim.events import Events, is_sparse_counts
 from blocksim.numerics import tiny
-from blocksim.surrogates import Surrogate, kernel_scales, require_compiled
+from blocksim.surrogates import Surrogate, require_compiled
 
-THREADS = 128  # of a block of threads: whole warps, and enough blocks for small layers
-SOURCE = Path(__file__).with_name("kernels.cu")
-OPTIONS = ("-std=c++17",)
-WARP = 32  # threads, and the steps of a scan
+from . import dynamics
+from .copies import Copies
+from .kernels import WARP, Kernels, tiles, units
+
+BYTE = 255  # the most spikes of an input in a step that a byte holds
+NUMBERS = 1 << 25  # as many spikes are made numbers at a time, for a product
 
 
 class CupyBackend(FusedBackend):
     """Arrays of CuPy on the current device.
 
-    `scan`: in layers without recurrence, a warp takes 32 steps of a neuron at once, by a parallel scan: for few neurons
-    and long recordings. Potentials and gradients are then equal to rounding, and not to the last bit, so that a spike
-    may differ where a potential all but touches the threshold. (gradient="paper" is not scanned.) `cupy` may be a
-    module of the same names, which tests emulate it by.
+    Parameters
+    ----------
+    cupy : module or None
+        CuPy, or a module of its names, which tests emulate it by.
+    scan : bool or None
+        In layers without recurrence a warp can take 32 steps of a neuron at once, by a parallel scan: faster where few
+        neurons of few samples leave most of a device idle. Potentials and gradients are then equal to rounding
+        (docs/backends.md says how near), and not to the last bit, so that a spike may differ where a potential all
+        but touches the threshold. None scans where the warps of all neurons of all samples have room on the device
+        at once: batch x neurons x 32 <= multiprocessors x resident threads of each, 8448 neurons of samples on an
+        H100. True scans whatever the size, False never. gradient="paper" is not scanned.
+
+    Attributes
+    ----------
+    copies : Copies
+        Copies between host and device so far, and their bytes.
     """
 
     name = "cupy"
 
-    def __init__(self, cupy: Any = None, scan: bool = False) -> None:
+    def __init__(self, cupy: Any = None, scan: bool | None = None) -> None:
         self.scan = scan
+        self.copies = Copies()
         self.cupy = importlib.import_module("cupy") if cupy is None else cupy
         if not self.cupy.cuda.is_available():
             raise MissingLibraryError(
                 "backend 'cupy': expected an NVIDIA GPU and its driver; CuPy is installed but found none "
                 "(nvidia-smi says what the driver sees)"
             )
+        self.launch = Kernels(self.cupy).launch
+        # what is made of things that do not change is made once, and goes when they go
         self._uploaded: WeakKeyDictionary[Events, tuple[Array, Array]] = WeakKeyDictionary()
-        self._kernel = cache(self._compile)
+        self._sorted: WeakKeyDictionary[Events, tuple[Array, Array]] = WeakKeyDictionary()
+        self._stacked: WeakKeyDictionary[LayerArrays, Array] = WeakKeyDictionary()
 
     def owns(self, array: Any) -> bool:
         """Arrays of CuPy."""
         return isinstance(array, self.cupy.ndarray)
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
-        """On the device, C-contiguous."""
-        return self.cupy.ascontiguousarray(self.cupy.asarray(array, dtype=dtype))
+        """On the device, C-contiguous; what is on the host is converted there."""
+        if self.owns(array):
+            return self.cupy.ascontiguousarray(array, dtype=dtype)
+        array = np.ascontiguousarray(array, dtype=dtype)
+        self.copies.count_to_device(array.nbytes)
+        return self.cupy.asarray(array)
 
     def to_numpy(self, array: Array) -> np.ndarray:
         """On the host."""
+        self.copies.count_to_host(array.nbytes)
         with self._device("copying a result to the host"):  # where a kernel's failure shows itself
             found: np.ndarray = self.cupy.asnumpy(array)
         return found
+
+    def fetch(self, arrays: Sequence[Array]) -> list[np.ndarray]:
+        """On the host, by one copy: for small arrays, which it would take longer to wait for one by one."""
+        joined = self.to_numpy(self.cupy.concatenate([array.ravel().view(np.uint8) for array in arrays]))
+        parts = np.split(joined, np.cumsum([array.nbytes for array in arrays])[:-1])
+        return [part.copy().view(array.dtype).reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """cupy.empty."""
         return self.cupy.empty(shape, dtype)
 
     def describe(self) -> dict[str, str]:
-        """The device."""
+        """The device, and what is scanned there."""
         device = self.cupy.cuda.Device()
-        return {"device": f"{device.id}, compute capability {device.compute_capability}"}
+        name = self.cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
+        scanned = {True: "all", False: "none", None: f"up to {self._most_scanned()} neurons x samples"}[self.scan]
+        return {
+            "device": f"{device.id}, {name}, compute capability {device.compute_capability}",
+            "scanned over time": f"{scanned}, without recurrence: equal to rounding, not to the last bit",
+        }
 
     def check_surrogate(self, surrogate: Surrogate) -> None:
         """Kernels hold copies of the package's own surrogates only."""
         require_compiled(surrogate, self.name)
 
+    def events(self, x: Array, density: float) -> Input | None:
+        """Spike counts as bytes on the device, which kernels read as they are (docs/performance.md, "On a GPU").
+
+        x may be on the host or on the device. Flags that are there already are taken for sparse, unseen.
+        """
+        if self.owns(x) and x.dtype == np.bool_:
+            return self.asarray(x)
+        if x.dtype.itemsize == 1 or self.owns(x):
+            x = self.asarray(x)
+            counts = x.view(np.uint8) if x.dtype == np.bool_ else x
+            least, most, total = self.fetch([counts.min(), counts.max(), counts.sum(dtype=np.float64)])
+            if least < 0 or most > BYTE or total > density * x.size:
+                return None
+            return x if x.dtype == np.bool_ else counts.astype(np.uint8, copy=False)
+        if not is_sparse_counts(x, density):
+            return None
+        return self.asarray(x, np.uint8) if x.max() <= BYTE else Events.from_dense(x)
+
     def projection(self, x: Input, weights: Array, out: Array) -> None:
-        """Equation (2): event by event, from flags, or a matrix product."""
+        """Equation (2): event by event, from bytes, or a matrix product."""
         whole = self.asarray(out)
         if isinstance(x, Events):
             indptr, indices = self._on_device(x)
-            self._launch("add_events", weights.dtype, self._grid(x.shape[0] * x.shape[1], weights.shape[1]))(
+            self.launch("add_events", weights.dtype, tiles(x.shape[0] * x.shape[1], weights.shape[1]))(
                 indptr, indices, weights, whole, np.int32(weights.shape[1])
             )
-        elif x.dtype == np.bool_:
-            self._add_spikes(self.asarray(x), None, weights, whole, 0, x.shape[1], 0)
+        elif x.dtype.itemsize == 1:
+            self.add_spikes(self.asarray(x), None, weights, whole, 0, x.shape[1], 0)
         else:
             whole += x @ weights
         if whole is not out:
@@ -111,21 +158,20 @@ class CupyBackend(FusedBackend):
         """Equation (11): a sum over each input's events, or a matrix product."""
         size = grad_current.shape[2]
         grad_current = self.asarray(grad_current)
-        if not isinstance(x, Events):
-            rows = x.reshape(-1, x.shape[2]).astype(grad_current.dtype)
-            return rows.T @ grad_current.reshape(-1, size)
         batch, steps, inputs = x.shape
-        indptr, indices = self._on_device(x)
-        row_of = self.empty(indices.shape, np.int64)
-        rows = batch * steps
-        self._launch("rows_of_events", None, self._units(rows))(indptr, np.int64(rows), row_of)
-        # events lie row by row: by input, and by row among those of an input
-        order = self.cupy.argsort(indices.astype(np.int64) * rows + row_of)
-        edges = self.cupy.arange(inputs + 1, dtype=np.int32)
-        starts = self.cupy.searchsorted(indices[order], edges).astype(np.int64)
+        if not isinstance(x, Events):
+            # spikes as numbers take four or eight times their memory: so many samples at a time
+            samples = batch if x.dtype == grad_current.dtype else max(NUMBERS // (steps * inputs), 1)
+            grad = None
+            for start in range(0, batch, samples):
+                rows = x[start : start + samples].reshape(-1, inputs).astype(grad_current.dtype, copy=False)
+                part = rows.T @ grad_current[start : start + samples].reshape(-1, size)
+                grad = part if grad is None else grad + part
+            return grad
+        row_of, starts = self._by_input(x)
         grad = self.empty((inputs, size), grad_current.dtype)
-        self._launch("gather_gradient", grad_current.dtype, self._grid(inputs, size))(
-            row_of[order], starts, grad_current, grad, np.int32(size)
+        self.launch("gather_gradient", grad_current.dtype, tiles(inputs, size))(
+            row_of, starts, grad_current, grad, np.int32(size)
         )
         return grad
 
@@ -134,7 +180,7 @@ class CupyBackend(FusedBackend):
         batch, steps, size = x.shape
         kind = x.dtype.type
         y = self.empty(x.shape, x.dtype)
-        self._launch("leaky_filter", x.dtype, self._units(batch * size))(
+        self.launch("leaky_filter", x.dtype, units(batch * size))(
             self.asarray(x), y, kind(decay), np.int32(reverse), np.int64(batch * size), np.int32(size), np.int32(steps),
             kind(tiny(x.dtype)),
         )  # fmt: skip
@@ -146,7 +192,7 @@ class CupyBackend(FusedBackend):
         traces = 1 + plan.record_threshold + (plan.record_voltage or plan.tape)
         needed = batch * steps * layer.beta.shape[0] * (1 + traces * layer.beta.dtype.itemsize)
         with self._device(f"simulating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
-            return self.fused_forward(layer, x, carry, history, plan, self.scan)
+            return self.fused_forward(layer, x, carry, history, plan, self._scans(layer, plan))
 
     def layer_adjoint(
         self,
@@ -163,67 +209,13 @@ class CupyBackend(FusedBackend):
         batch, steps, size = tape.spikes.shape
         needed = 2 * batch * steps * size * layer.beta.dtype.itemsize
         with self._device(f"differentiating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
-            return self.fused_adjoint(
-                layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history, self.scan
-            )
+            return self.fused_adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
     def fused_forward(
         self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan, scan: bool = False
     ) -> ForwardResult:
-        """Simulate a layer: one launch of the dynamics, or one for each block of a recurrent layer."""
-        scan = scan and layer.recurrent is None and not (plan.tape and plan.paper)
-        length = WARP if scan else plan.block_length
-        dtype = layer.beta.dtype
-        batch, steps = x.shape[:2]
-        size = layer.beta.shape[0]
-        shape = (batch, steps, size)
-        given = layer.weights is None and layer.recurrent is None
-        if given:
-            current = x
-        else:
-            current = self.empty(shape, dtype)
-            current[...] = layer.bias
-            if layer.weights is None:
-                current += x
-            else:
-                self.projection(x, layer.weights, current)
-        shared = current.shape[2] == 1 and size > 1
-
-        def trace(wanted: bool) -> Array | None:
-            return self.empty(shape, dtype) if wanted else None
-
-        spikes = self.empty(shape, np.bool_)
-        voltage = trace(plan.record_voltage or (plan.tape and not plan.paper))
-        threshold = trace(plan.record_threshold)
-        free_voltage = trace(plan.tape and plan.paper)
-        after = Carry(carry.voltage.copy(), carry.adaptation.copy(), carry.refractory.copy())
-        starts = None
-        if plan.tape:
-            of_starts = (-(-steps // length), batch, size)
-            starts = Carry(*(self.empty(of_starts, kind) for kind in (dtype, dtype, np.int32)))
-        values = self._values(layer)
-        pitches = (np.int64(steps * current.shape[2]), np.int64(current.shape[2]), np.int64(0 if shared else 1))
-        before = (values, layer.refractory, current, *pitches, np.int32(given))
-        state = (after.voltage, after.adaptation, after.refractory)
-        shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
-        smallest = dtype.type(tiny(dtype))
-        if scan:
-            self._launch("forward_scan", dtype, self._units(batch * size * WARP))(
-                *before, *state, spikes, voltage, threshold, *_three(starts), *shape_of_run, smallest
-            )
-        else:
-            launch = self._launch("forward", dtype, self._units(batch * size))
-            for start, stop in self._launches(layer, steps, length):
-                if layer.recurrent is not None:
-                    self._add_spikes(spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
-                launch(
-                    *before, *state, spikes, voltage, threshold, free_voltage, *_three(starts), *shape_of_run,
-                    np.int32(start), np.int32(stop), np.int32(length), smallest,
-                )  # fmt: skip
-        tape = None
-        if starts is not None:
-            tape = Tape(length, free_voltage if plan.paper else voltage, spikes, starts, history)
-        return ForwardResult(spikes, voltage if plan.record_voltage else None, threshold, after, tape)
+        """Simulate a layer."""
+        return dynamics.forward(self, layer, x, carry, history, plan, scan)
 
     def fused_adjoint(
         self,
@@ -235,65 +227,18 @@ class CupyBackend(FusedBackend):
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_history: Array,
-        scan: bool = False,
     ) -> AdjointResult:
-        """Differentiate a layer: launches as in the forward pass, the last first."""
-        dtype = layer.beta.dtype
-        batch, steps, size = tape.spikes.shape
-        latency = tape.history.shape[1]
-        lambda_s = self.empty((batch, steps, size), dtype)
-        lambda_s[...] = 0 if grad_spikes is None else grad_spikes
-        before = self.empty((batch, latency, size), dtype)
-        before[...] = 0
-        held = min(latency, steps)  # spikes that the state after the run still holds
-        if held:
-            lambda_s[:, steps - held :] += grad_history[:, latency - held :]
-            before[:, steps:] = grad_history[:, : latency - held]
-        grad_current = self.empty((batch, steps, size), dtype)
-        sums = self.empty((5, batch, size), np.float64)
-        sums[...] = 0
-        into = AdjointCarry(grad_carry.voltage.copy(), grad_carry.adaptation.copy())
-        scan = scan and layer.recurrent is None and not rule.paper
-        kind, smallest = rule.surrogate.kind, dtype.type(tiny(dtype))
-        of_tape = (self._values(layer), layer.refractory, tape.voltage, tape.spikes, *_three(tape.starts))
-        out = (lambda_s, grad_voltage, into.voltage, into.adaptation, grad_current, sums)
-        rules = (*kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation))
-        shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
-        transposed = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
-        if scan:
-            self._launch("adjoint_scan", dtype, self._units(batch * size * WARP), kind)(
-                *of_tape, *out, *rules, *shape_of_run, smallest
-            )
-        else:
-            kernel = "adjoint_of_paper" if rule.paper else "adjoint"
-            launch = self._launch(kernel, dtype, self._units(batch * size), kind)
-            scratch = self.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
-            for start, stop in reversed(self._launches(layer, steps, tape.block_length)):
-                if transposed is not None and start + latency < steps:  # the recurrent term of (7), one product a block
-                    last = min(stop + latency, steps)
-                    lambda_s[:, start : last - latency] += grad_current[:, start + latency : last] @ transposed
-                launch(
-                    *of_tape, *out, scratch, *rules, *shape_of_run, np.int32(start), np.int32(stop),
-                    np.int32(tape.block_length), smallest,
-                )  # fmt: skip
-        recurrent = None
-        if layer.recurrent is not None:
-            early = min(latency, steps)
-            if transposed is not None:  # (13)
-                before[:, :early] += grad_current[:, :early] @ transposed
-            recurrent = self.projection_adjoint(tape.history[:, :early], grad_current[:, :early])
-            if steps > latency:
-                recurrent += self.projection_adjoint(tape.spikes[:, : steps - latency], grad_current[:, latency:])
-        weights = None if layer.weights is None else self.projection_adjoint(x, grad_current)
-        return AdjointResult(grad_current, weights, recurrent, ParameterSums(*sums), into, before)
+        """Differentiate a layer."""
+        return dynamics.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
-    def _add_spikes(
+    def add_spikes(
         self, spikes: Array, history: Array | None, weights: Array, out: Array, begin: int, rows: int, latency: int
     ) -> None:
-        """Add the currents of flags `latency` steps ago to steps begin .. begin + rows of `out`."""
+        """Add the currents of bytes `latency` steps ago to steps begin .. begin + rows of `out`."""
         batch, steps, inputs = spikes.shape
         size = weights.shape[1]
-        self._launch("add_spikes", weights.dtype, self._grid(batch * rows, size))(
+        counts = int(spikes.dtype == np.uint8)
+        self.launch("add_spikes", weights.dtype, tiles(batch * rows, size), counts)(
             spikes, history, weights, out, np.int32(inputs), np.int32(size), np.int32(steps), np.int32(begin),
             np.int32(rows), np.int32(latency),
         )  # fmt: skip
@@ -316,42 +261,41 @@ class CupyBackend(FusedBackend):
                 "may have to be started anew"
             ) from error
 
-    def _launches(self, layer: LayerArrays, steps: int, length: int) -> list[tuple[int, int]]:
-        if layer.recurrent is None:
-            return [(0, steps)]
-        return [(start, stop) for _, start, stop in spans(steps, length)]
+    def _scans(self, layer: LayerArrays, plan: Plan) -> bool:
+        """Whether a layer is scanned: decided by the whole run, so that parts of it computed again are, too."""
+        if layer.recurrent is not None or plan.paper or self.scan is False:
+            return False
+        return self.scan is True or plan.batch * layer.beta.shape[0] <= self._most_scanned()
 
-    def _values(self, layer: LayerArrays) -> Array:
-        return self.cupy.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias])
+    def _most_scanned(self) -> int:
+        """How many warps have room on the device at once."""
+        runtime = self.cupy.cuda.runtime
+        device = self.cupy.cuda.Device().id
+        attributes = (runtime.cudaDevAttrMultiProcessorCount, runtime.cudaDevAttrMaxThreadsPerMultiProcessor)
+        multiprocessors, threads = (int(runtime.deviceGetAttribute(each, device)) for each in attributes)
+        return multiprocessors * threads // WARP
+
+    def values(self, layer: LayerArrays) -> Array:
+        """A layer's parameters as kernels read them."""
+        if layer not in self._stacked:
+            self._stacked[layer] = self.cupy.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias])
+        return self._stacked[layer]
 
     def _on_device(self, x: Events) -> tuple[Array, Array]:
-        """The events' arrays, copied to the device once."""
+        """The events' arrays."""
         if x not in self._uploaded:
             self._uploaded[x] = (self.asarray(x.indptr), self.asarray(x.indices))
         return self._uploaded[x]
 
-    def _units(self, number: int) -> tuple[int, ...]:
-        return (-(-number // THREADS),)
-
-    def _grid(self, rows: int, neurons: int) -> tuple[int, ...]:
-        return (rows, -(-neurons // THREADS))
-
-    def _launch(self, kernel: str, dtype: Any, grid: tuple[int, ...], kind: int | None = None) -> Any:
-        """A function that launches the kernel of this name and types with the arguments it is given."""
-        types = [] if dtype is None else ["float" if dtype == np.float32 else "double"]
-        types += [] if kind is None else [str(kind)]
-        compiled = self._kernel(f"{kernel}<{', '.join(types)}>" if types else kernel)
-
-        def launch(*arguments: Any) -> None:
-            # a null pointer for what is not there
-            compiled(grid, (THREADS,), tuple(np.intp(0) if a is None else a for a in arguments))
-
-        return launch
-
-    def _compile(self, expression: str) -> Any:
-        module = self.cupy.RawModule(code=SOURCE.read_text(), options=OPTIONS, name_expressions=[expression])
-        return module.get_function(expression)
-
-
-def _three(starts: Carry | None) -> tuple[Any, Any, Any]:
-    return (None, None, None) if starts is None else (starts.voltage, starts.adaptation, starts.refractory)
+    def _by_input(self, x: Events) -> tuple[Array, Array]:
+        """Rows of events, sorted by input and then by row; and where each input's begin."""
+        if x not in self._sorted:
+            indptr, indices = self._on_device(x)
+            rows = x.shape[0] * x.shape[1]
+            row_of = self.empty(indices.shape, np.int64)
+            self.launch("rows_of_events", None, units(rows))(indptr, np.int64(rows), row_of)
+            order = self.cupy.argsort(indices.astype(np.int64) * rows + row_of)
+            edges = self.cupy.arange(x.shape[2] + 1, dtype=np.int32)
+            starts = self.cupy.searchsorted(indices[order], edges).astype(np.int64)
+            self._sorted[x] = (row_of[order], starts)
+        return self._sorted[x]

@@ -15,7 +15,7 @@ from rich.table import Table
 
 import blocksim
 
-LIBRARIES = ("numpy", "numba", "cupy", "scipy", "matplotlib", "h5py")
+LIBRARIES = ("numpy", "numba", "cupy", "cupy-cuda12x", "cupy-cuda13x", "scipy", "matplotlib", "h5py")
 
 
 def machine() -> dict[str, str]:

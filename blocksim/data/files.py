@@ -10,8 +10,9 @@ from blocksim.data.dataset import EventDataset
 from blocksim.data.hdf5 import HDF5Source
 from blocksim.data.nmnist import TreeSource
 from blocksim.data.npz import open_npz
-from blocksim.data.sources import Source
+from blocksim.data.sources import Source, listed
 from blocksim.errors import FileError
+from blocksim.files import DAMAGED
 from blocksim.validation import whole
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -95,7 +96,7 @@ def _source(path: Path, channels: int | None, sensor: tuple[int, int] | None) ->
         raise
     except OSError as error:
         raise FileError(f"{path}: expected a file that can be read; found: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, tarfile.TarError) as error:
+    except (*DAMAGED, tarfile.TarError) as error:
         raise FileError(
             f"{path}: expected a whole archive; found one that is truncated or damaged ({error})"
         ) from error
@@ -112,6 +113,4 @@ def _from_zip(path: Path, channels: int | None, sensor: tuple[int, int] | None) 
     if ".bin" in suffixes:
         return TreeSource(path, sensor)
     advice = " (unpack it first)" if ".h5" in suffixes else ""
-    raise FileError(
-        f"{path}: expected {KINDS}; found a zip archive with files {', '.join(sorted(suffixes)) or 'of none'}{advice}"
-    )
+    raise FileError(f"{path}: expected {KINDS}; found a zip archive with files {listed(suffixes)}{advice}")

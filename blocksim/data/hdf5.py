@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.data.sources import Source, milliseconds
+from blocksim.data.sources import Source, listed, milliseconds
 from blocksim.errors import FileError, MissingLibraryError
 
 # the cochlea model of both data sets
@@ -40,7 +40,7 @@ class HDF5Source(Source):
                 file.visit(there.append)
                 raise FileError(
                     f"{self._path}: expected the data sets {', '.join(NEEDED)} of the layout of the Spiking "
-                    f"Heidelberg Digits; found {', '.join(there) or 'none'}"
+                    f"Heidelberg Digits; found {listed(there)}"
                 )
         groups = file.get("extra/speaker")
         super().__init__(

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.data.sources import Source, grid_channels
+from blocksim.data.sources import Source, grid_channels, listed
 from blocksim.errors import FileError
+from blocksim.files import DAMAGED
 
 SENSOR = (34, 34)
 POLARITIES = 2
@@ -86,9 +87,8 @@ class TreeSource(Source):
         parents = sorted({parent for parent, _, _ in found})
         if len(parents) > 1:
             what = "open one of them" if path.is_dir() else "unpack it, and open one of them"
-            raise FileError(
-                f"{path}: expected one set of folders, one a class; found {', '.join(parents) or 'none'} ({what})"
-            )
+            folders = listed(parent or "." for parent in parents)
+            raise FileError(f"{path}: expected one set of folders, one a class; found them in {folders} ({what})")
         self._members = [name for _, _, name in found]
         grid = (POLARITIES, *(sensor or SENSOR))
         super().__init__(
@@ -102,11 +102,13 @@ class TreeSource(Source):
     def read(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Source.read`."""
         try:
-            x, y, p, t_us = decode(self._content(self._members[sample]))
+            content = self._content(self._members[sample])
+        except (OSError, *DAMAGED) as error:
+            raise self.wrong(f"{self.which(sample)}: expected a file that can be read; found: {error}") from error
+        try:
+            x, y, p, t_us = decode(content)
         except ValueError as error:
             raise self.wrong(f"{self.which(sample)}: {error}") from error
-        except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-            raise self.wrong(f"{self.which(sample)}: expected a file that can be read; found: {error}") from error
         return t_us / 1000, grid_channels(self, sample, x, y, p)
 
     def _found(self) -> list[str]:

@@ -5,7 +5,6 @@ Owns the names of their arrays. Uncompressed arrays are memory-mapped, so openin
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from blocksim.data.nmnist import POLARITIES, SENSOR
-from blocksim.data.sources import ArraySource, Source, grid_channels, join_lists, milliseconds
+from blocksim.data.sources import ArraySource, Source, grid_channels, join_lists, listed, milliseconds
 from blocksim.errors import ArgumentError, FileError
-from blocksim.files import check_output, mapped_member, write_npz
+from blocksim.files import DAMAGED, check_output, mapped_member, write_npz
 
 SPIKES = ("times", "units", "offsets", "labels")
 PIXELS = ("x", "y", "p", "t_us", "offsets", "labels")
@@ -29,13 +28,13 @@ def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -
             if not names >= set(SPIKES) and not names >= set(PIXELS):
                 raise FileError(
                     f"{path}: expected a .npz file with the arrays {', '.join(SPIKES)} or {', '.join(PIXELS)}; found "
-                    f"{', '.join(sorted(names)) or 'none'}"
+                    f"{listed(names)}"
                 )
             arrays = {}
             for name in names & {*SPIKES, *PIXELS, "channels", "sensor", "class_names", "groups", "group_names"}:
                 mapped = mapped_member(path, name)
                 arrays[name] = archive[name] if mapped is None else mapped
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+    except DAMAGED as error:
         raise FileError(
             f"{path}: expected a whole .npz file of numbers; found one that is truncated, damaged or pickled ({error})"
         ) from error

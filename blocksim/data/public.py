@@ -220,7 +220,7 @@ def _go_on(url: str, part: Path, start: int, progress: Progress | None) -> bool:
         headers["Range"] = f"bytes={start}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable and start:
-            complete = answer.headers.get("Content-Range") == f"bytes */{start}"
+            complete = bool(answer.headers.get("Content-Range") == f"bytes */{start}")
             if not complete:
                 part.unlink()
             return complete

@@ -5,7 +5,7 @@ Owns the checks that are the same for every format. Times are ms, float64; a sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,6 +200,13 @@ def grid_channels(source: Source, sample: int, x: np.ndarray, y: np.ndarray, p: 
             )
     channels: np.ndarray = (p.astype(np.int32) * height + y) * width + x
     return channels
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names for a message, in order; cut short where there are many."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return (", ".join(ordered[:most]) or "none") + more
 
 
 def join_lists(times: Sequence[Any], units: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,9 +1,10 @@
 """CPU emulation of the part of CuPy that the backend uses: its host code and kernels run without a GPU.
 
 "Device" arrays hold NumPy arrays out of NumPy's reach, so that the two cannot be mixed unseen, as in CuPy; new ones
-hold NaN, never zeros. Kernels are built by g++ from the text that CuPy would compile (cuda_on_cpu.h), once, and kept
-under the name of their text. Arguments are checked as no driver would: number, dtype, contiguity. Only functions that
-CuPy has with the same meaning are here, each by name: what is missing fails, instead of running NumPy's.
+hold NaN, never zeros; whatever crosses between the two is counted, wherever it is asked for. Kernels are built by g++
+from the text that CuPy would compile (cuda_on_cpu.h), once, and kept under the name of their text. Arguments are
+checked as no driver would: number, dtype, contiguity. Only functions that CuPy has with the same meaning are here, each
+by name: what is missing fails, instead of running NumPy's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import subprocess
 import tempfile
 import types
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,9 @@ CACHE = Path(os.environ.get("BLOCKSIM_EMULATION_CACHE", Path(tempfile.gettempdir
 FLAGS = os.environ.get("BLOCKSIM_EMULATION_FLAGS", "-O1 -g").split()
 ORDER = 0  # of threads: 0 as they come, 1 reversed, more: shuffled
 MEMORY = 1 << 40  # bytes that one array may take
+MULTIPROCESSORS, RESIDENT_THREADS = 132, 2048  # of the device; those of an H100
+CROSSED: Counter[str] = Counter()  # copies between host and device, and their bytes, each way
+LAUNCHED: Counter[str] = Counter()  # launches of each kernel
 
 
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -52,15 +57,22 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return _device(~self._host)
 
     def __bool__(self):
-        return bool(self._host)
+        return bool(self.get())
 
     def __int__(self):
-        return int(self._host)
+        return int(self.get())
 
     def any(self):
         return _device(self._host.any())
 
+    def min(self):
+        return _device(self._host.min())
+
+    def max(self, axis=None):
+        return _device(self._host.max(axis))
+
     def get(self):
+        _cross("to_host", self._host)
         return self._host.copy()
 
     def __getitem__(self, index):
@@ -78,8 +90,14 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def reshape(self, *shape):
         return _device(self._host.reshape(*shape))
 
-    def astype(self, dtype):
-        return _device(self._host.astype(dtype))
+    def ravel(self):
+        return _device(self._host.ravel())
+
+    def view(self, dtype):
+        return _device(self._host.view(dtype))
+
+    def astype(self, dtype, copy=True):
+        return _device(self._host.astype(dtype, copy=copy))
 
     def copy(self):
         return _device(np.ascontiguousarray(self._host).copy())
@@ -87,14 +105,11 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def sum(self, *args, **kwargs):
         return _device(self._host.sum(*args, **kwargs))
 
-    def max(self, axis):
-        return _device(self._host.max(axis))
-
     def argmax(self, axis):
         return _device(self._host.argmax(axis))
 
     def __float__(self):
-        return float(self._host)
+        return float(self.get())
 
     shape = property(lambda self: self._host.shape)
     dtype = property(lambda self: self._host.dtype)
@@ -103,9 +118,16 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     nbytes = property(lambda self: self._host.nbytes)
 
     def __format__(self, how):
-        return format(self._host, how)
+        return format(self.get(), how)
 
     T = property(lambda self: _device(self._host.T))
+
+
+def _cross(way, host):
+    """Count a copy; one of no bytes is none."""
+    if host.nbytes:
+        CROSSED[way] += 1
+        CROSSED[f"bytes_{way}"] += host.nbytes
 
 
 def _device(found):
@@ -126,12 +148,16 @@ def _index(index):
 
 
 def asarray(array, dtype=None):
-    return _device(np.array(array._host if isinstance(array, ndarray) else array, dtype=dtype, copy=None))
+    if isinstance(array, ndarray):
+        return _device(np.array(array._host, dtype=dtype, copy=None))
+    host = np.array(array, dtype=dtype)  # a copy: what the caller does to his array is not seen on a device
+    _cross("to_device", host)
+    return _device(host)
 
 
 def ascontiguousarray(array, dtype=None):
     host = array._host
-    if host.flags.c_contiguous and dtype in (None, host.dtype):
+    if host.flags.c_contiguous and (dtype is None or dtype == host.dtype):  # dtype("f8") == None is true
         return array
     return _device(np.ascontiguousarray(host, dtype=dtype))
 
@@ -173,6 +199,10 @@ def argsort(array):
 
 def searchsorted(array, values):
     return _device(np.searchsorted(_host(array), _host(values)))
+
+
+def concatenate(arrays):
+    return _device(np.concatenate([_host(array) for array in arrays]))
 
 
 def stack(arrays):
@@ -229,6 +259,7 @@ class Kernel:
     def __call__(self, grid, block, arguments, shared_mem=0):
         if len(arguments) != len(self.signature):
             raise TypeError(f"{self.name}: {len(self.signature)} parameters, {len(arguments)} arguments")
+        LAUNCHED[self.name] += 1
         kept = [self._argument(*each) for each in enumerate(zip(arguments, self.signature, strict=True))]
         pointers = (ctypes.c_void_p * len(kept))(*(each.ctypes.data for each in kept))
         three = ctypes.c_uint * 3
@@ -259,10 +290,29 @@ class Kernel:
         return np.array([value])
 
 
+class Device:
+    """cupy.cuda.Device, the current one; a launch here has ended when it returns."""
+
+    id, compute_capability = 0, "none"
+    mem_info = property(lambda self: (MEMORY, MEMORY))
+
+    def synchronize(self):
+        pass
+
+
+ATTRIBUTES = {16: lambda: MULTIPROCESSORS, 39: lambda: RESIDENT_THREADS}
 cuda = types.SimpleNamespace(
     is_available=lambda: True,
-    Device=lambda: types.SimpleNamespace(id="CPU emulation", compute_capability="none", mem_info=(MEMORY, MEMORY)),
+    Device=Device,
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-    runtime=types.SimpleNamespace(CUDARuntimeError=CUDARuntimeError),
+    runtime=types.SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        driverGetVersion=lambda: 0,
+        runtimeGetVersion=lambda: 0,
+        getDeviceProperties=lambda device: {"name": b"CPU emulation"},
+        cudaDevAttrMultiProcessorCount=16,
+        cudaDevAttrMaxThreadsPerMultiProcessor=39,
+        deviceGetAttribute=lambda attribute, device: ATTRIBUTES[attribute](),
+    ),
     driver=types.SimpleNamespace(CUDADriverError=CUDADriverError),
 )

@@ -1,0 +1,129 @@
+// Dynamics backward in time, equations (7)-(17): one thread a unit.
+
+// Steps begin .. end of (7)-(12), last first, whole blocks. voltage, spikes, start_* IN: the tape; grad_spikes IN: lambda_S
+// of (7) but for its last two terms; grad_voltage IN or null; into_voltage, into_adaptation INOUT (B, N): gradient of the
+// state after the last step, then of that before the first; grad_current OUT; sums INOUT (5, B, N): beta, p, b, theta_0,
+// bias; adaptation: scratch (L, B, N).
+template <typename T, int KIND>
+__global__ void adjoint(
+    const T* values, const int* refractory, const T* voltage, const Flag* spikes, const T* start_voltage,
+    const T* start_adaptation, const int* start_refractory, const T* grad_spikes, const T* grad_voltage, T* into_voltage,
+    T* into_adaptation, T* grad_current, double* sums, T* adaptation, T s0, T s1, T s2, T s3, T s4, int through_reset,
+    int through_adaptation, Index units, int neurons, int steps, int begin, int end, int block_length, T tiny) {
+    const Index unit = thread_number();
+    if (unit >= units) return;
+    const Place place(unit, neurons, steps);
+    const Neuron<T> neuron(values, refractory, place.n, neurons);
+    const Index first = place.first;
+    T into_v = into_voltage[unit], into_a = into_adaptation[unit];
+    double sum_beta = 0, sum_p = 0, sum_b = 0, sum_theta = 0, sum_bias = 0;
+    for (int block = (end - 1) / block_length; block * block_length >= begin; --block) {
+        const int start = block * block_length, stop = min(start + block_length, end);
+        const Index at_start = (Index)block * units + unit;
+        const int live_from = start + start_refractory[at_start];
+        // what the tape does not hold: adaptation, and when the neuron spiked
+        T a = start_adaptation[at_start];
+        int spiked_at = stop;
+        for (int t = start; t < stop; ++t) {
+            adaptation[(t - start) * units + unit] = a;
+            const bool spike = spikes[first + (Index)t * neurons];
+            if (spike) spiked_at = t;
+            a = flush(add(mul(neuron.p, a), spike ? T(1) : T(0)), tiny);
+        }
+        for (int t = stop - 1; t >= start; --t) {
+            const Index here = first + (Index)t * neurons;
+            const T v = voltage[here];
+            a = adaptation[(t - start) * units + unit];
+            const bool live = t >= live_from && t <= spiked_at;
+            const T m = v - add(neuron.theta, mul(neuron.b, a));
+            const T slope = live ? slope_of<T, KIND>(m, s0, s1, s2, s3, s4) : T(0);
+            T lambda_s = grad_spikes[here];  // (7)
+            if (through_adaptation) lambda_s += into_a;
+            if (through_reset) lambda_s -= v * into_v;
+            const T delta = slope * lambda_s;  // (8)
+            T lambda_v = delta + (t == spiked_at ? T(0) : into_v);  // (9)
+            if (grad_voltage) lambda_v += grad_voltage[here];
+            lambda_v = flush(lambda_v, tiny);
+            const T current = live ? lambda_v : T(0);  // (11)
+            grad_current[here] = current;
+            const T handed = t == start ? start_voltage[at_start] : t - 1 == spiked_at ? T(0) : voltage[here - neurons];
+            sum_bias += current;
+            sum_beta += lambda_v * handed;  // (12)
+            sum_p += into_a * a;
+            sum_b -= delta * a;
+            sum_theta -= delta;
+            into_a = flush(neuron.p * into_a - neuron.b * delta, tiny);  // (10)
+            into_v = flush(neuron.beta * lambda_v, tiny);
+        }
+    }
+    into_voltage[unit] = into_v;
+    into_adaptation[unit] = into_a;
+    add_sums(sums, units, unit, sum_beta, sum_p, sum_b, sum_theta, sum_bias);
+}
+
+// The paper's gradient, (14)-(17); voltage IN: u of each block, as if it did not spike; adaptation: scratch (2 L, B, N);
+// all else as above.
+template <typename T, int KIND>
+__global__ void adjoint_of_paper(
+    const T* values, const int* refractory, const T* voltage, const Flag* spikes, const T* start_voltage,
+    const T* start_adaptation, const int* start_refractory, const T* grad_spikes, const T* grad_voltage, T* into_voltage,
+    T* into_adaptation, T* grad_current, double* sums, T* adaptation, T s0, T s1, T s2, T s3, T s4, int through_reset,
+    int through_adaptation, Index units, int neurons, int steps, int begin, int end, int block_length, T tiny) {
+    const Index unit = thread_number();
+    if (unit >= units) return;
+    const Place place(unit, neurons, steps);
+    const Neuron<T> neuron(values, refractory, place.n, neurons);
+    const Index first = place.first;
+    T handed_v = into_voltage[unit], into_a = into_adaptation[unit];
+    double sum_beta = 0, sum_p = 0, sum_b = 0, sum_theta = 0, sum_bias = 0;
+    for (int block = (end - 1) / block_length; block * block_length >= begin; --block) {
+        const int start = block * block_length, stop = min(start + block_length, end);
+        const Index at_start = (Index)block * units + unit;
+        const int live_from = start + start_refractory[at_start];
+        T a = start_adaptation[at_start], free_a = a;
+        int spiked_at = stop;
+        for (int t = start; t < stop; ++t) {
+            adaptation[2 * (t - start) * units + unit] = a;
+            adaptation[(2 * (t - start) + 1) * units + unit] = free_a;
+            const bool spike = spikes[first + (Index)t * neurons];
+            if (spike) spiked_at = t;
+            a = flush(add(mul(neuron.p, a), spike ? T(1) : T(0)), tiny);
+            free_a = flush(mul(neuron.p, free_a), tiny);
+        }
+        T u = voltage[first + (Index)(stop - 1) * neurons];
+        T reset = -u * handed_v;
+        T into_u = spiked_at < stop ? T(0) : handed_v;
+        T into_free_a = T(0), plain = T(0), ramp = T(0);
+        for (int t = stop - 1; t >= start; --t) {
+            const Index here = first + (Index)t * neurons;
+            a = adaptation[2 * (t - start) * units + unit];
+            free_a = adaptation[(2 * (t - start) + 1) * units + unit];
+            const T grad_v = grad_voltage ? grad_voltage[here] : T(0);
+            const T m = u - add(neuron.theta, mul(neuron.b, free_a));
+            T lambda_s = grad_spikes[here];
+            if (through_adaptation) lambda_s += into_a;
+            if (through_reset) lambda_s += reset;
+            reset -= u * grad_v;
+            plain += lambda_s;
+            ramp += plain;                                                      // (14)
+            const T delta = slope_of<T, KIND>(m, s0, s1, s2, s3, s4) * ramp;    // (15)
+            const T lambda_u = flush((t > spiked_at ? T(0) : grad_v) + delta + into_u, tiny);  // (16)
+            const T current = t >= live_from ? lambda_u : T(0);
+            grad_current[here] = current;
+            u = t == start ? start_voltage[at_start] : voltage[here - neurons];
+            sum_bias += current;
+            sum_beta += lambda_u * u;
+            sum_p += into_free_a * free_a + into_a * a;  // (17)
+            sum_b -= delta * free_a;
+            sum_theta -= delta;
+            into_free_a = flush(neuron.p * into_free_a - neuron.b * delta, tiny);
+            into_a = flush(neuron.p * into_a, tiny);
+            into_u = flush(neuron.beta * lambda_u, tiny);
+        }
+        handed_v = into_u;
+        into_a += into_free_a;
+    }
+    into_voltage[unit] = handed_v;
+    into_adaptation[unit] = into_a;
+    add_sums(sums, units, unit, sum_beta, sum_p, sum_b, sum_theta, sum_bias);
+}

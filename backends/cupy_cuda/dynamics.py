@@ -1,0 +1,169 @@
+"""Host side of the kernels of dynamics: allocates what they write, and composes launches over blocks.
+
+A layer without recurrence is one launch of the dynamics for the whole run, a recurrent one two for each block: the
+spikes of D steps ago are in earlier blocks. A scan is one launch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blocksim.arrays import (
+    AdjointCarry,
+    AdjointResult,
+    AdjointRule,
+    Array,
+    Carry,
+    ForwardResult,
+    Input,
+    LayerArrays,
+    ParameterSums,
+    Plan,
+    Tape,
+)
+from blocksim.blocks import spans
+from blocksim.numerics import tiny
+from blocksim.surrogates import kernel_scales
+
+from .kernels import WARP, units
+
+if TYPE_CHECKING:
+    from .backend import CupyBackend
+
+
+@dataclass(frozen=True)
+class ScannedTape(Tape):
+    """The tape of a scan: the state every 32 steps, in which a neuron may spike more than once."""
+
+
+def forward(
+    engine: CupyBackend, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan, scan: bool
+) -> ForwardResult:
+    """Simulate a layer: one launch of the dynamics, or one for each block of a recurrent layer."""
+    length = WARP if scan else plan.block_length
+    dtype = layer.beta.dtype
+    batch, steps = x.shape[:2]
+    size = layer.beta.shape[0]
+    shape = (batch, steps, size)
+    given = layer.weights is None and layer.recurrent is None
+    if given:
+        current = x
+    else:
+        current = engine.empty(shape, dtype)
+        current[...] = layer.bias
+        if layer.weights is None:
+            current += x
+        else:
+            engine.projection(x, layer.weights, current)
+    shared = current.shape[2] == 1 and size > 1
+
+    def trace(wanted: bool) -> Array | None:
+        return engine.empty(shape, dtype) if wanted else None
+
+    spikes = engine.empty(shape, np.bool_)
+    voltage = trace(plan.record_voltage or (plan.tape and not plan.paper))
+    threshold = trace(plan.record_threshold)
+    free_voltage = trace(plan.tape and plan.paper)
+    after = Carry(carry.voltage.copy(), carry.adaptation.copy(), carry.refractory.copy())
+    starts = None
+    if plan.tape:
+        of_starts = (-(-steps // length), batch, size)
+        starts = Carry(*(engine.empty(of_starts, kind) for kind in (dtype, dtype, np.int32)))
+    values = engine.values(layer)
+    pitches = (np.int64(steps * current.shape[2]), np.int64(current.shape[2]), np.int64(0 if shared else 1))
+    before = (values, layer.refractory, current, *pitches, np.int32(given))
+    state = (after.voltage, after.adaptation, after.refractory)
+    shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
+    smallest = dtype.type(tiny(dtype))
+    if scan:
+        engine.launch("forward_scan", dtype, units(batch * size * WARP))(
+            *before, *state, spikes, voltage, threshold, *_three(starts), *shape_of_run, smallest
+        )
+    else:
+        launch = engine.launch("forward", dtype, units(batch * size))
+        for start, stop in _launches(layer, steps, length):
+            if layer.recurrent is not None:
+                engine.add_spikes(spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
+            launch(
+                *before, *state, spikes, voltage, threshold, free_voltage, *_three(starts), *shape_of_run,
+                np.int32(start), np.int32(stop), np.int32(length), smallest,
+            )  # fmt: skip
+    tape = None
+    if starts is not None:
+        kind = ScannedTape if scan else Tape
+        tape = kind(length, free_voltage if plan.paper else voltage, spikes, starts, history)
+    return ForwardResult(spikes, voltage if plan.record_voltage else None, threshold, after, tape)
+
+
+def adjoint(
+    engine: CupyBackend,
+    layer: LayerArrays,
+    x: Input,
+    tape: Tape,
+    rule: AdjointRule,
+    grad_spikes: Array | None,
+    grad_voltage: Array | None,
+    grad_carry: AdjointCarry,
+    grad_history: Array,
+) -> AdjointResult:
+    """Differentiate a layer: launches as in the forward pass, the last first."""
+    dtype = layer.beta.dtype
+    batch, steps, size = tape.spikes.shape
+    latency = tape.history.shape[1]
+    lambda_s = engine.empty((batch, steps, size), dtype)
+    lambda_s[...] = 0 if grad_spikes is None else grad_spikes
+    before = engine.empty((batch, latency, size), dtype)
+    before[...] = 0
+    held = min(latency, steps)  # spikes that the state after the run still holds
+    if held:
+        lambda_s[:, steps - held :] += grad_history[:, latency - held :]
+        before[:, steps:] = grad_history[:, : latency - held]
+    grad_current = engine.empty((batch, steps, size), dtype)
+    sums = engine.empty((5, batch, size), np.float64)
+    sums[...] = 0
+    into = AdjointCarry(grad_carry.voltage.copy(), grad_carry.adaptation.copy())
+    kind, smallest = rule.surrogate.kind, dtype.type(tiny(dtype))
+    of_tape = (engine.values(layer), layer.refractory, tape.voltage, tape.spikes, *_three(tape.starts))
+    out = (lambda_s, grad_voltage, into.voltage, into.adaptation, grad_current, sums)
+    rules = (*kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation))
+    shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
+    transposed = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
+    if isinstance(tape, ScannedTape):
+        engine.launch("adjoint_scan", dtype, units(batch * size * WARP), kind)(
+            *of_tape, *out, *rules, *shape_of_run, smallest
+        )
+    else:
+        kernel = "adjoint_of_paper" if rule.paper else "adjoint"
+        launch = engine.launch(kernel, dtype, units(batch * size), kind)
+        scratch = engine.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
+        for start, stop in reversed(_launches(layer, steps, tape.block_length)):
+            if transposed is not None and start + latency < steps:  # the recurrent term of (7), one product a block
+                last = min(stop + latency, steps)
+                lambda_s[:, start : last - latency] += grad_current[:, start + latency : last] @ transposed
+            launch(
+                *of_tape, *out, scratch, *rules, *shape_of_run, np.int32(start), np.int32(stop),
+                np.int32(tape.block_length), smallest,
+            )  # fmt: skip
+    recurrent = None
+    if layer.recurrent is not None:
+        early = min(latency, steps)
+        if transposed is not None:  # (13)
+            before[:, :early] += grad_current[:, :early] @ transposed
+        recurrent = engine.projection_adjoint(tape.history[:, :early], grad_current[:, :early])
+        if steps > latency:
+            recurrent += engine.projection_adjoint(tape.spikes[:, : steps - latency], grad_current[:, latency:])
+    weights = None if layer.weights is None else engine.projection_adjoint(x, grad_current)
+    return AdjointResult(grad_current, weights, recurrent, ParameterSums(*sums), into, before)
+
+
+def _launches(layer: LayerArrays, steps: int, length: int) -> list[tuple[int, int]]:
+    if layer.recurrent is None:
+        return [(0, steps)]
+    return [(start, stop) for _, start, stop in spans(steps, length)]
+
+
+def _three(starts: Carry | None) -> tuple[Any, Any, Any]:
+    return (None, None, None) if starts is None else (starts.voltage, starts.adaptation, starts.refractory)

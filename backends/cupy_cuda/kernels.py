@@ -1,0 +1,62 @@
+"""The CUDA kernels of this folder: their text, and their launches.
+
+Owns how kernels are compiled (CuPy does so when one is first needed, and keeps it on disk) and how many threads a
+launch has. The files are joined into one text, in the order of FILES, rather than included: CuPy knows what it has
+compiled by this text, and would not see a change in a file that it includes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FILES = ("common.cuh", "surrogates.cuh", "forward.cu", "adjoint.cu", "spikes.cu", "scan.cu")
+OPTIONS = ("-std=c++17",)
+THREADS = 128  # of a block of threads: whole warps, and enough blocks for small layers
+WARP = 32  # threads, and the steps of a scan
+
+
+def text() -> str:
+    """All kernels; a compiler's message names the file."""
+    folder = Path(__file__).parent
+    return "\n".join(f'#line 1 "{name}"\n{(folder / name).read_text()}' for name in FILES)
+
+
+class Kernels:
+    """Kernels by name and types, compiled by a module of CuPy's names."""
+
+    def __init__(self, cupy: Any) -> None:
+        self.cupy = cupy
+        self.compiled = cache(self._compile)
+
+    def launch(self, kernel: str, dtype: Any, grid: tuple[int, ...], kind: int | None = None) -> Callable[..., None]:
+        """A function that launches a kernel with the arguments it is given; None is a null pointer.
+
+        `kind` is the number among its template parameters: a surrogate's, or whether spikes are counts.
+        """
+        types = [] if dtype is None else ["float" if dtype == np.float32 else "double"]
+        types += [] if kind is None else [str(kind)]
+        compiled = self.compiled(f"{kernel}<{', '.join(types)}>" if types else kernel)
+
+        def launch(*arguments: Any) -> None:
+            compiled(grid, (THREADS,), tuple(np.intp(0) if a is None else a for a in arguments))
+
+        return launch
+
+    def _compile(self, expression: str) -> Any:
+        module = self.cupy.RawModule(code=text(), options=OPTIONS, name_expressions=[expression])
+        return module.get_function(expression)
+
+
+def units(number: int) -> tuple[int, ...]:
+    """A grid of one thread each."""
+    return (-(-number // THREADS),)
+
+
+def tiles(rows: int, neurons: int) -> tuple[int, ...]:
+    """A grid of one block of threads for each row and THREADS neurons."""
+    return (rows, -(-neurons // THREADS))

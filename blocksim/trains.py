@@ -1,0 +1,267 @@
+"""Spike trains as times in ms: the form in which recordings hold spikes and metrics compare them.
+
+Owns the `SpikeTrains` type, and the one rule by which a time falls into a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from blocksim.errors import ArgumentError
+from blocksim.validation import choice, finite, found, frozen, real_array, whole
+
+# A time this far below an edge, as a fraction of the step, counts as on it: 0.3 ms at dt = 0.1 ms is step 3.
+EDGE = 1e-6
+COLLISIONS = ("count", "merge", "error")
+
+
+def steps_of(times: np.ndarray, dt: float) -> np.ndarray:
+    """The step, int64, into which each time in ms falls: floor(t / dt), with `EDGE` steps of tolerance."""
+    steps: np.ndarray = np.floor(np.asarray(times, np.float64) / dt + EDGE).astype(np.int64)
+    return steps
+
+
+def milliseconds(argument: str, value: Any, *, zero: bool = False) -> float:
+    """Return `value` as a float if it is a finite time in ms above 0, or with `zero` not below 0."""
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number or not (0 if zero else 5e-324) <= float(value) < math.inf:
+        raise ArgumentError(
+            f"{argument}: expected a time in ms {'of at least' if zero else 'above'} 0; found {found(value)}"
+        )
+    return float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeTrains:
+    """Several spike trains, each the sorted times of its spikes.
+
+    Parameters
+    ----------
+    times : (spikes,) float64 array
+        Times in ms of all trains, one train after the other, ascending within a train.
+    offsets : (trains + 1,) int64 array
+        Train k is times[offsets[k]:offsets[k + 1]].
+
+    Raises
+    ------
+    ArgumentError
+        The two do not fit together, or times are not finite or not ascending.
+
+    Examples
+    --------
+    >>> from blocksim.trains import SpikeTrains
+    >>> trains = SpikeTrains.of([[12.5, 30.0], []])
+    >>> len(trains), trains.counts, trains[0]
+    (2, array([2, 0]), array([12.5, 30. ]))
+    """
+
+    times: np.ndarray
+    offsets: np.ndarray
+
+    def __post_init__(self) -> None:
+        times = np.array(real_array("times", self.times), np.float64)
+        offsets = np.array(real_array("offsets", self.offsets))
+        if times.ndim != 1:
+            raise ArgumentError(f"times: expected a one-dimensional array; found {found(times)}")
+        ends = offsets.ndim == 1 and len(offsets) and offsets.dtype.kind in "iu"
+        if not ends or offsets[0] != 0 or offsets[-1] != len(times) or (np.diff(offsets.astype(np.int64)) < 0).any():
+            raise ArgumentError(
+                f"offsets: expected ascending integers from 0 to {len(times)}, the number of times; "
+                f"found {found(offsets)}"
+            )
+        finite("times", times)
+        offsets = offsets.astype(np.int64)
+        falls = np.flatnonzero(np.diff(times) < 0) + 1
+        within = falls[~np.isin(falls, offsets)]
+        if within.size:
+            train = int(np.searchsorted(offsets, within[0], side="right")) - 1
+            raise ArgumentError(
+                f"times: expected ascending times within a train; found {times[within[0]]} after "
+                f"{times[within[0] - 1]} in train {train}"
+            )
+        object.__setattr__(self, "times", frozen(times))
+        object.__setattr__(self, "offsets", frozen(offsets))
+
+    @classmethod
+    def of(cls, trains: Any) -> Self | SpikeTrains:
+        """Make trains of a sequence of arrays of times in ms, of one such array, or return trains as they are.
+
+        Raises
+        ------
+        ArgumentError
+            Not times, not finite, or not ascending within a train. A bool array is refused: `from_steps` reads it.
+        """
+        if isinstance(trains, SpikeTrains):
+            return trains
+        if isinstance(trains, np.ndarray) and (trains.ndim != 1 or trains.dtype == np.bool_):
+            raise ArgumentError(
+                f"trains: expected times in ms, a sequence of one array a train; found {found(trains)} "
+                "(for spikes of a run, use SpikeTrains.from_steps(spikes, dt))"
+            )
+        try:
+            single = all(np.isscalar(item) or getattr(item, "ndim", 1) == 0 for item in trains) and len(trains) > 0
+            items = [trains] if single or isinstance(trains, np.ndarray) else list(trains)
+        except TypeError:
+            raise ArgumentError(
+                f"trains: expected times in ms, a sequence of one array a train; found {found(trains)}"
+            ) from None
+        arrays = []
+        for index, item in enumerate(items):
+            array = np.asarray(item)
+            if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
+                raise ArgumentError(f"trains: expected a one-dimensional array of times, train {index}; {found(array)}")
+            arrays.append(array.astype(np.float64))
+        return cls._joined(arrays)
+
+    @classmethod
+    def _joined(cls, arrays: Sequence[np.ndarray]) -> Self:
+        offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays], dtype=np.int64)])
+        return cls(np.concatenate([*arrays, np.empty(0)]), offsets.astype(np.int64))
+
+    @classmethod
+    def from_steps(cls, spikes: Any, dt: float) -> Self:
+        """Make trains of spikes on a grid of steps: a spike in step k is at the time k dt, where the step starts.
+
+        Parameters
+        ----------
+        spikes : (T,) or (trains, T) array
+            Bool, or spike counts; of a run of one neuron, ``run.spikes[:, :, 0]``.
+        dt : float
+            Step in ms.
+
+        Raises
+        ------
+        ArgumentError
+            Neither bool nor counts, or of another rank.
+
+        Examples
+        --------
+        >>> from blocksim.trains import SpikeTrains
+        >>> SpikeTrains.from_steps([[0, 1, 0, 2]], dt=0.5).times
+        array([0.5, 1.5, 1.5])
+        """
+        dt = milliseconds("dt", dt)
+        array = real_array("spikes", spikes)
+        if array.ndim not in (1, 2):
+            raise ArgumentError(f"spikes: expected an array (T,) or (trains, T); found {found(array)}")
+        array = np.atleast_2d(array)
+        train, step = np.nonzero(array)
+        counts = array[train, step].astype(np.float64)
+        if (counts < 0).any() or (counts != np.floor(counts)).any():
+            raise ArgumentError("spikes: expected bool or counts, whole numbers of 0 or more; found other numbers")
+        repeats = counts.astype(np.int64)
+        train, step = np.repeat(train, repeats), np.repeat(step, repeats)
+        offsets = np.searchsorted(train, np.arange(len(array) + 1))
+        return cls(step * dt, offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, train: int) -> np.ndarray:
+        """Times of one train, in ms."""
+        if not isinstance(train, (int, np.integer)) or not -len(self) <= train < len(self):
+            raise IndexError(f"trains[...]: expected a number below {len(self)}; found {found(train)}")
+        index = int(train) % len(self)
+        return self.times[self.offsets[index] : self.offsets[index + 1]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[train] for train in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"SpikeTrains({len(self)} trains, {len(self.times)} spikes)"
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of spikes of each train, (trains,) int64."""
+        return np.diff(self.offsets)
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The train that each of `times` belongs to, (spikes,) int64."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    def padded(self) -> np.ndarray:
+        """Times as one array (trains, most spikes of a train), filled up with infinity."""
+        array = np.full((len(self), int(self.counts.max(initial=0))), np.inf)
+        owners = self.owners
+        array[owners, np.arange(len(self.times)) - self.offsets[owners]] = self.times
+        return array
+
+    def take(self, trains: Sequence[int] | np.ndarray) -> SpikeTrains:
+        """Some of the trains, in the order asked for."""
+        return SpikeTrains._joined([self[train] for train in trains])
+
+    def window(self, start: float, stop: float) -> SpikeTrains:
+        """Spikes at start <= t < stop (in ms, with 1e-9 ms of tolerance), on a time axis that begins at `start`."""
+        kept = (self.times >= start - 1e-9) & (self.times < stop - 1e-9)
+        counts = np.bincount(self.owners[kept], minlength=len(self))
+        return SpikeTrains(np.maximum(self.times[kept] - start, 0), np.concatenate([[0], np.cumsum(counts)]))
+
+    def on_grid(self, dt: float) -> SpikeTrains:
+        """Times moved to the start of the step of `dt` ms that they fall into: as a model on that grid can spike."""
+        dt = milliseconds("dt", dt)
+        return SpikeTrains(steps_of(self.times, dt) * dt, self.offsets)
+
+    def collisions(self, dt: float) -> int:
+        """How many spikes share a step of `dt` ms with an earlier one of their train."""
+        steps = steps_of(self.times, milliseconds("dt", dt))
+        return int(((np.diff(steps) == 0) & (np.diff(self.owners) == 0)).sum())
+
+    def to_steps(self, dt: float, steps: int, collisions: str = "count") -> np.ndarray:
+        """Trains on a grid of steps.
+
+        Parameters
+        ----------
+        dt : float
+            Step in ms; a time t falls into step floor(t / dt), with 1e-6 steps of tolerance.
+        steps : int
+            Number of steps T.
+        collisions : "count", "merge" or "error"
+            What becomes of several spikes in one step: "count" returns the number of spikes of each step, "merge"
+            makes them one, "error" raises.
+
+        Returns
+        -------
+        (trains, T) array
+            uint8 for "count", else bool.
+
+        Raises
+        ------
+        ArgumentError
+            A spike lies outside the steps, or shares one where `collisions` is "error".
+
+        Examples
+        --------
+        >>> from blocksim.trains import SpikeTrains
+        >>> SpikeTrains.of([0.2, 0.7, 2.0]).to_steps(dt=1.0, steps=3)
+        array([[2, 0, 1]], dtype=uint8)
+        """
+        dt, steps = milliseconds("dt", dt), whole("steps", steps, 1)
+        collisions = choice("collisions", collisions, COLLISIONS)
+        where = steps_of(self.times, dt)
+        if where.size and not 0 <= where.min() <= where.max() < steps:
+            bad = int(np.argmax((where < 0) | (where >= steps)))
+            raise ArgumentError(
+                f"steps: expected spikes from 0 to below {steps * dt:g} ms ({steps} steps of {dt:g} ms); "
+                f"found one at {self.times[bad]:g} ms"
+            )
+        counts = np.zeros((len(self), steps), np.int64)
+        np.add.at(counts, (self.owners, where), 1)
+        if collisions == "error" and counts.size and counts.max() > 1:
+            train, step = (int(i) for i in np.unravel_index(int(counts.argmax()), counts.shape))
+            raise ArgumentError(
+                f"dt: expected steps of at most one spike; found {self.collisions(dt)} spike(s) that share a step of "
+                f"{dt:g} ms with another, {counts[train, step]} of train {train} in step {step} "
+                "(collisions='count' keeps them all, 'merge' makes them one)"
+            )
+        if collisions == "count":
+            if counts.max(initial=0) > 255:
+                raise ArgumentError(f"dt: expected at most 255 spikes a step; found {counts.max()}")
+            return counts.astype(np.uint8)
+        merged: np.ndarray = counts > 0
+        return merged

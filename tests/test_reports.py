@@ -1,0 +1,136 @@
+"""The report of a device and the estimate on paper, as far as they can be had without a device."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blocksim.backends.cupy_cuda.backend import CupyBackend
+
+import blocksim
+
+from .cuda_emulation import emulated_cupy, nvrtc
+from .helpers import make_case
+
+ROOT = Path(__file__).resolve().parents[1]
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="CPU emulation needs g++, which is not here")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script of asv_bench, which is no package."""
+    monkeypatch.syspath_prepend(str(ROOT / "asv_bench"))
+    return importlib.import_module
+
+
+def test_without_a_device_there_is_no_report(script, tmp_path, capsys):
+    status = blocksim.available_backends()["cupy"]
+    if status == "ready":
+        pytest.skip("there is a GPU here")
+    assert script("gpu_report").main(["-o", str(tmp_path / "report")]) == 2
+    assert f"nothing to report without a GPU. Backend cupy: {status}" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+@needs_compiler
+def test_a_report_of_the_emulation_says_that_it_is_one(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script("gpu_report"), "REPEATS", 1)
+    assert script("gpu_report").main(["--emulate", "-o", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["emulated"]
+    assert report["device"]["name"] == "CPU emulation"
+    assert report["tests"]["passed"] == 1
+    assert not report["tests"]["failed"]
+    assert set(report["timings"]) == set(script("gpu_report").PARTS)
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# CPU emulation: nothing here was measured on a GPU\n")
+    assert text.count("Times in ms in CPU emulation, no GPU's") == 3
+    for rate in ("GB/s", "of a copy's", "H100", "sequential / scan"):
+        assert rate not in text, rate
+    # copies: the paper's layer with all on the device waits for two small arrays only
+    rows = {row["work"]: row["copies a call"] for row in report["timings"]["The paper's layer"]}
+    assert rows["forward and backward, all on the device, blocks"] == 2
+
+
+@needs_compiler
+def test_a_report_of_a_device_shows_times_and_rates(script, monkeypatch):
+    """The same figures, as if they were a device's: what the reader sees then."""
+    gpu_report = script("gpu_report")
+    monkeypatch.setattr(gpu_report, "REPEATS", 1)
+    tests = {"selected by": "x", "passed": 3, "failed": {"a::b": "assert 1 == 2"}, "skipped": {}}
+    report = gpu_report.collect(emulated_cupy, tests, {"output": "asv's table"})
+    text = gpu_report.markdown(report | {"emulated": False})
+    for words in ("# The CuPy backend on a GPU", "Times in ms: median", "GB/s", "sequential / scan, forward",
+                  "3 passed, 1 failed, 0 skipped", "failed: a::b: assert 1 == 2", "asv's table"):  # fmt: skip
+        assert words in text, words
+    for row in report["timings"]["Bandwidth"]:
+        assert row["GB/s"] == pytest.approx(
+            row["bytes a neuron-step"] * 2 * 40 * 130 / row["ms"][0] / 1e6, rel=0.1, abs=0.1
+        )
+
+
+def test_tests_are_counted_by_outcome(script, tmp_path):
+    module = tmp_path / "test_three.py"
+    module.write_text(
+        "import pytest\n"
+        "def test_good_one(): pass\n"
+        "def test_good_two(): assert 1 == 2\n"
+        "def test_good_three(): pytest.skip('no reason')\n"
+        "def test_other(): pass\n"
+    )
+    found = script("gpu_report").suite("good", str(module))
+    assert found["passed"] == 1
+    assert ["assert 1 == 2" in why for why in found["failed"].values()] == [True]
+    assert list(found["skipped"].values()) == ["no reason"]
+    assert "error" in script("gpu_report").suite("good", str(tmp_path / "nowhere.py"))
+
+
+def test_a_device_runs_the_suite_of_its_engines_and_not_the_emulations(script, request):
+    """pytest's -k as the report gives it, on names as they are collected here."""
+    from _pytest.mark.expression import Expression
+
+    chosen = Expression.compile(script("gpu_report").ON_GPU)
+
+    def runs(name):
+        return chosen.evaluate(lambda word: word.lower() in name.lower())
+
+    assert runs("test_golden_case[cupy-standard-3]")
+    assert runs("test_golden_case[cupy-composed-standard-3]")
+    assert runs("test_copies_are_few_and_counted[GPU-bytes-True]")
+    assert not runs("test_golden_case[cupy-emulated-standard-3]")
+    assert not runs("test_golden_case[numba-standard-3]")
+    assert not runs("test_copies_are_few_and_counted[CPU emulation-bytes-True]")
+
+
+def test_the_estimate_in_the_docs_is_up_to_date(script):
+    if nvrtc.library() is None:
+        pytest.skip("nvidia-cuda-nvrtc-cu12 is not installed (it is for x86-64 Linux)")
+    assert script("gpu_estimate").estimate() in (ROOT / "docs" / "performance.md").read_text()
+
+
+@needs_compiler
+@pytest.mark.parametrize("method", ["blocks", "standard"])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_the_estimate_counts_the_launches_that_are_made(script, monkeypatch, method, recurrent):
+    model = script("gpu_model")
+    monkeypatch.setattr(emulated_cupy, "LAUNCHED", Counter())
+    case = make_case(6, steps=50, refractory=3, recurrent=recurrent)
+    run = case.simulate(CupyBackend(emulated_cupy, scan=False), tape=True, method=method)
+    forward = emulated_cupy.LAUNCHED.total()
+    run.backward(np.ones(run.spikes.shape))
+    work = model.Work(batch=2, steps=50, neurons=5, inputs=4, density=0.2, refractory=3, recurrent=recurrent)
+    expected = model.launches(work, method)
+    assert forward == expected["forward"]
+    assert emulated_cupy.LAUNCHED["adjoint<double, 0>"] == expected["adjoint"]
+
+
+def test_more_registers_leave_room_for_fewer_threads(script):
+    """NVIDIA's occupancy tables, for 65,536 registers and blocks of 128 threads."""
+    model = script("gpu_model")
+    found = [model.resident(registers, model.H100) for registers in (16, 32, 33, 64, 65, 128, 255)]
+    assert found == [2048, 2048, 1536, 1024, 896, 512, 256]
