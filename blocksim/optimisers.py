@@ -368,8 +368,8 @@ def clip_by_norm(gradients: Mapping[str, Any], limit: float, *, columns: bool = 
             finite(f"gradients[{name!r}]", array)
         # over the largest, whose square might overflow
         peak = max((float(np.abs(array).max(initial=0)) for array in arrays.values()), default=0.0)
-        scaled = (np.ravel(_wide(array)) / (peak or 1.0) for array in arrays.values())
-        norm = peak * math.sqrt(sum(float(part @ part) for part in scaled))
+        scaled = (_wide(array) / (peak or 1.0) for array in arrays.values())
+        norm = peak * math.sqrt(sum(float(np.square(part).sum()) for part in scaled))
         if norm <= limit:
             return Clipped(arrays, norm)
         return Clipped({name: array * array.dtype.type(limit / norm) for name, array in arrays.items()}, norm)

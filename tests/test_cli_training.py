@@ -187,7 +187,7 @@ def test_ctrl_c_and_resume(run, tmp_path):
     (["train", "--data", "train.npz", "-o", "out", "--hidden", "a,b"], ["--hidden", "numbers of neurons", "a,b"]),
     (["train", "--data", "train.npz", "-o", "out", "--method", "fast"], ["--method", "blocks", "fast"]),
     (["train", "--data", "train.npz", "-o", "out", "--backend", "abacus"], ["backend", "abacus", "numba"]),
-    (["train", "--data", "train.npz", "-o", "out", "--rate", "900", *SMALL], ["rate:", "900 Hz"]),
+    (["train", "--data", "train.npz", "-o", "out", "--rate", "-1", *SMALL], ["rate:", "above 0"]),
     (["evaluate", "train.npz", "--data", "test.npz"], ["train.npz", "blocksim network"]),
     (["evaluate", "plain.npz", "--data", "test.npz"], ["plain.npz", "how its samples were binned"]),
     (["evaluate", "plain.npz", "--data", "test.npz", "-o", "e.txt"], ["e.txt", ".json"]),

@@ -30,6 +30,8 @@ from blocksim.validation import choice, found, number
 OPTIMISERS: dict[str, type[Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
 # samples that the first weights are calibrated on
 CALIBRATION = 64
+# of the highest rate that a refractory period allows, how much a layer begins with at most
+MOST = 0.3
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class NetworkChoices:
         ms.
     decode : str
     rate : float
-        Firing rate in Hz that each layer begins with.
+        Firing rate in Hz that each layer begins with while a sample lasts, or 0.3 of the highest that the refractory
+        period allows, if that is less.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -238,6 +241,10 @@ def first_network(data: EventDataset, experiment: Experiment) -> Network:
     rng = np.random.default_rng([seed, CALIBRATION])
     some = data.batch(np.sort(rng.permutation(len(data))[:CALIBRATION])).x
     input_rate = max(some.density / (data.dt / 1000), 1e-3)
+    rate = min(rate, MOST / ((experiment.network.refractory + data.dt) / 1000))
+    # samples end in silence, as long as they are all of the longest one's duration
+    assert data.steps is not None
+    rate *= min(1.0, data.statistics()["duration_ms"]["mean"] / (data.steps * data.dt))
     network = make_network(
         data.channels, hidden, len(data.class_names), dt=data.dt, rounding="nearest", input_rate=input_rate, rate=rate,
         seed=seed, **choices,
