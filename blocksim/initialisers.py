@@ -23,8 +23,6 @@ from blocksim.validation import found, number, whole
 
 # Gains that `calibrate` tries lie within these factors of the weights it is given.
 GAINS = (1e-3, 1e3)
-# Of the potential's standard deviation, how much comes from a layer's own recurrent spikes at first.
-RECURRENT_SHARE = 0.3
 
 
 def log_uniform(low: float, high: float, size: int, rng: np.random.Generator, dtype: Any = np.float32) -> np.ndarray:
@@ -101,14 +99,15 @@ def make_network(
     *,
     dt: float,
     refractory: float,
-    tau_mem: float | tuple[float, float] = (5.0, 50.0),
+    tau_mem: float | tuple[float, float] = (10.0, 300.0),
     tau_adapt: float | tuple[float, float] = (50.0, 500.0),
     adaptation: float = 0.2,
     recurrent: bool = True,
-    tau_out: float = 40.0,
+    recurrent_share: float = 0.05,
+    tau_out: float = 80.0,
     decode: str = "mean",
     input_rate: float = 10.0,
-    rate: float = 10.0,
+    rate: float = 5.0,
     rounding: str | None = None,
     seed: int = 0,
     dtype: Any = np.float32,
@@ -134,6 +133,9 @@ def make_network(
         Rise of the threshold at each spike; 0 makes LIF neurons.
     recurrent : bool
         Whether layers feed back on themselves.
+    recurrent_share : float
+        Standard deviation of the potential that recurrent spikes make at first, where input makes 1. Small: layers that
+        begin with strong recurrence of their own learn more slowly, and carry less over to speakers never heard.
     tau_out : float
         Time constant of the readout in ms.
     decode : str
@@ -187,7 +189,7 @@ def make_network(
         own = None
         if recurrent:
             own = fluctuating_weights(
-                size, size, rate=rate * per_step, beta=beta, rng=rng, deviation=RECURRENT_SHARE, dtype=dtype
+                size, size, rate=rate * per_step, beta=beta, rng=rng, deviation=recurrent_share, dtype=dtype
             )
         layers.append(Layer(neuron, weights, np.zeros(size, dtype), own))
         before, spikes = size, rate * per_step

@@ -66,6 +66,7 @@ class NetworkChoices:
     refractory : float
         ms; rounded to the nearest whole number of steps.
     recurrent : bool
+    recurrent_share : float
     tau_mem, tau_adapt : float or (float, float)
         ms.
     adaptation : float
@@ -80,12 +81,13 @@ class NetworkChoices:
     hidden: tuple[int, ...] = (256, 256)
     refractory: float = 20.0
     recurrent: bool = True
-    tau_mem: float | tuple[float, float] = (5.0, 50.0)
+    recurrent_share: float = 0.05
+    tau_mem: float | tuple[float, float] = (10.0, 300.0)
     tau_adapt: float | tuple[float, float] = (50.0, 500.0)
     adaptation: float = 0.2
-    tau_out: float = 40.0
+    tau_out: float = 80.0
     decode: str = "mean"
-    rate: float = 10.0
+    rate: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: st
     ----------
     config : dict
         Tables `data`, `network` and `training`, with the fields of `DataChoices`, `NetworkChoices` and `Training`. In
-        `training`, `optimiser` is "adamw", "adam" or "sgd", with `learning_rate`, `weight_decay`, `momentum` beside it;
+        `training`, `optimiser` is "adamw", "adam" or "sgd", with `learning_rate`, `weight_decay`, `decayed`, `momentum` beside it;
         `penalties` is a list of tables with the fields of `RatePenalty`, `augmentation` one with those of
         `blocksim.data.Augmentation`.
     path, folder, backend
@@ -152,7 +154,7 @@ def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: st
     _known("configuration", config, ("data", "network", "training"))
     training = dict(_table("training", config))
     names = [item.name for item in fields(Training) if item.name not in ("transforms", "loss")]
-    of_optimiser = ("learning_rate", "weight_decay", "momentum")
+    of_optimiser = ("learning_rate", "weight_decay", "decayed", "momentum")
     _known("[training]", training, [*names, *of_optimiser, "loss"])
     kind = OPTIMISERS[choice("[training] optimiser", training.pop("optimiser", "adamw"), OPTIMISERS)]
     given = {name: training.pop(name) for name in of_optimiser if name in training}

@@ -29,7 +29,7 @@ TRANSFORMS: dict[str, Transform] = {
     "*.p": Decay(0.5, 1e5),
     "*.theta": Positive(),
 }
-DEFAULT_OPTIMISER = AdamW(2e-3, weight_decay=0.01)
+DEFAULT_OPTIMISER = AdamW(1e-2, weight_decay=0.01)
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ class Training:
     >>> from blocksim.optimisers import AdamW
     >>> from blocksim.training import Training
     >>> Training(epochs=10, optimiser=AdamW(1e-3)).batch_size
-    64
+    32
     """
 
     epochs: int = 60
-    batch_size: int = 64
+    batch_size: int = 32
     optimiser: Optimiser = DEFAULT_OPTIMISER
     schedule: str = "cosine"
     warmup: float = 0.05
