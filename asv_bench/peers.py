@@ -1,9 +1,10 @@
 """blocksim against other tools, on the same work: python asv_bench/peers.py [--rounds 5] [--only NAME] [--json FILE].
 
-Each tool runs in a process of its own, where its threads and its memory trouble no other, and does one step a round,
-one tool after the other; reported are medians over the rounds, quartiles, and ratios within a round. What is not
-installed is left out, and said (extras of this package: peer-torch, peer-snntorch, peer-norse, peer-spikingjelly,
-peer-jax). The tools compute what they can of the work; `lacks` says what each leaves out.
+`--work "network step"` does the training step of a network alone, `--data FILE` on samples of an event file in place of
+made-up ones. Each tool runs in a process of its own, where its threads and its memory trouble no other, and does one
+step a round, one tool after the other; reported are medians over the rounds, quartiles, and ratios within a round. What
+is not installed is left out, and said (extras of this package: peer-torch, peer-snntorch, peer-norse,
+peer-spikingjelly, peer-jax). The tools compute what they can of the work; `lacks` says what each leaves out.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.workloads import OneNeuron, PaperLayer
+import peer_networks
+from benchmarks.workloads import DigitsNetwork, OneNeuron, PaperLayer
 
-WORK = ("training step", "fit step")
+NETWORK = "network step"
+WORK = ("training step", "fit step", NETWORK)
 ENOUGH = 0.1  # seconds: shorter steps are repeated
 Step = Callable[[], int]  # returns the number of spikes
 
@@ -44,7 +47,7 @@ def blocksim_steps() -> dict[str, Step]:
     }
 
 
-def torch_steps() -> dict[str, Step]:
+def torch_alif() -> Callable[..., Any]:
     """The same equations, (1)-(6), step by step under autograd."""
     import torch
 
@@ -75,6 +78,14 @@ def torch_steps() -> dict[str, Step]:
             left = torch.where(s > 0, float(period), (left - 1).clamp(min=0))
             spikes.append(s)
         return torch.stack(spikes, 1)
+
+    return simulate
+
+
+def torch_steps() -> dict[str, Step]:
+    import torch
+
+    simulate = torch_alif()
 
     def parameters(neuron: Any, dtype: Any) -> tuple[Any, ...]:
         return tuple(
@@ -111,7 +122,7 @@ def torch_steps() -> dict[str, Step]:
     return {WORK[0]: paper(), WORK[1]: one()}
 
 
-def jax_steps() -> dict[str, Step]:
+def jax_alif() -> Callable[..., Any]:
     """The same equations as a scan over blocks of a scan over steps: recurrent currents come from the block before."""
     import jax
     import jax.numpy as jnp
@@ -154,6 +165,15 @@ def jax_steps() -> dict[str, Step]:
         start = ((zero, zero, zero, jnp.zeros((batch, neurons), jnp.int32)), jnp.zeros(padded.shape[1:], current.dtype))
         _, spikes = jax.lax.scan(block, start, padded)
         return spikes.transpose(2, 0, 1, 3).reshape(batch, -1, neurons)[:, :steps]
+
+    return simulate
+
+
+def jax_steps() -> dict[str, Step]:
+    import jax
+    import jax.numpy as jnp
+
+    simulate = jax_alif()
 
     def compiled(loss: Any, arguments: tuple[Any, ...]) -> Step:
         both = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -310,14 +330,28 @@ PEERS: dict[str, tuple[Callable[[], dict[str, Step]], tuple[str, ...], str]] = {
     "Norse": (norse_steps, ("norse", "torch"), "refractory period, delay; no fit step"),
     "SpikingJelly": (spikingjelly_steps, ("spikingjelly", "torch"), "adaptation, refractory period, recurrence"),
 }
+# what makes the network's step, and what it leaves out of it
+NETWORKS: dict[str, tuple[Callable[[DigitsNetwork], Step], str]] = {
+    "blocksim": (peer_networks.blocksim_network, ""),
+    "JAX scan": (lambda work: peer_networks.jax_network(work, jax_alif()), ""),
+    "PyTorch loop": (lambda work: peer_networks.torch_network(work, torch_alif()), ""),
+    "snnTorch": (peer_networks.snntorch_network, "adaptation, refractory period, delay; one more bias a layer"),
+    "Norse": (peer_networks.norse_network, "refractory period, delay, biases of the layers"),
+    "SpikingJelly": (
+        peer_networks.spikingjelly_network,
+        "adaptation, refractory period, recurrence, a time constant of its own for each neuron",
+    ),
+}
 
 
-def serve(name: str) -> None:
+def serve(name: str, works: list[str], data: str | None) -> None:
     """A tool's process: does the work named on each line of its input, and answers with seconds and spikes."""
     answers, sys.stdout = sys.stdout, sys.stderr  # tools print
     make, distributions, _ = PEERS[name]
-    steps = make()
-    hello = {"versions": {d: version(d) for d in distributions}, "work": list(steps)}
+    steps = make() if set(works) - {NETWORK} else {}
+    if NETWORK in works:
+        steps[NETWORK] = NETWORKS[name][0](DigitsNetwork(path=data))
+    hello = {"versions": {d: version(d) for d in distributions}, "work": [work for work in works if work in steps]}
     print(json.dumps(hello), file=answers, flush=True)
     for line in sys.stdin:
         step = steps[line.strip()]
@@ -336,8 +370,9 @@ def serve(name: str) -> None:
 class Peer:
     """The other end: a tool's process."""
 
-    def __init__(self, name: str) -> None:
-        command = [sys.executable, "-W", "ignore", __file__, "--serve", name]
+    def __init__(self, name: str, works: list[str], data: Path | None) -> None:
+        command = [sys.executable, "-W", "ignore", __file__, "--serve", name, "--work", *works]
+        command += ["--data", str(data)] if data else []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.hello = self._read()
 
@@ -370,7 +405,8 @@ def table(name: str, times: dict[str, list[float]], spikes: dict[str, int]) -> l
         low, median, high = np.percentile(1e3 * np.array(seconds), [25, 50, 75])
         ratio = float(np.median(np.array(seconds) / ours))
         row = {"tool": peer, "ms": median, "low": low, "high": high, "ratio": ratio, "spikes": spikes[peer]}
-        rows.append(row | {"lacks": PEERS[peer][2]})
+        lacks = NETWORKS[peer][1] if name == NETWORK else PEERS[peer][2]
+        rows.append(row | {"lacks": lacks})
     print(f"\n| {name} | ms | times blocksim | spikes | leaves out |\n|---|---|---|---|---|")
     for row in rows:
         digits = max(0, 2 - math.floor(math.log10(row["ms"])))
@@ -383,16 +419,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
+    parser.add_argument("--data", type=Path, help="event file for the network, in place of made-up samples")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", choices=list(PEERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve)
+        serve(options.serve, options.work, options.data)
         return
     peers = {}
     for name in dict.fromkeys(["blocksim", *options.only]):
         missing = installed(name)
-        peer = None if missing else Peer(name)
+        peer = None if missing else Peer(name, options.work, options.data)
         if peer is None or not peer.hello:
             why = f"{missing} is not installed" if missing else "it failed, as it says above"
             print(f"{name}: left out, for {why}")
@@ -406,7 +444,7 @@ def main() -> None:
         "versions": {name: peer.hello["versions"] for name, peer in peers.items()},
     }
     print(json.dumps(report, indent=2))
-    for work in WORK:
+    for work in options.work:
         times: dict[str, list[float]] = {name: [] for name, peer in peers.items() if work in peer.hello["work"]}
         spikes = {name: peers[name].step(work)["spikes"] for name in times}  # compiles
         for _ in range(options.rounds):

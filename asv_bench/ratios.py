@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from benchmarks.workloads import Currents, Long, OneNeuron, PaperLayer
+from benchmarks.workloads import Currents, DigitsNetwork, Long, OneNeuron, PaperLayer
 
 import blocksim
 from blocksim.cli.info import machine
+from blocksim.optimisers import Adam
+from blocksim.training import Training, fit
 
 REFRACTORY = (10, 20, 40, 60, 80, 100)
 ALL = numba.get_num_threads()
@@ -137,12 +139,41 @@ def lengths(plan: Plan) -> None:
     )
 
 
+def network(plan: Plan) -> None:
+    """A network's training: an epoch of 1200 samples by `fit`, a step of 64 and its parts, blocks against standard."""
+    work = DigitsNetwork(samples=1200)
+    batch = np.random.default_rng(5).permutation(1200)[:64]
+
+    def epoch(method: str) -> Callable[[], object]:
+        choices = Training(epochs=1, validation=0, optimiser=Adam(1e-9), clip=None, method=method)
+        return lambda: fit(work.network, work.data, choices, progress=False)
+
+    for method in ("blocks", "standard"):
+        plan.piece(f"epoch of 1200 samples, {method}", epoch(method))
+    run = work.forward()
+    gradients = work.backward(run)
+    forward = plan.piece("step, forward with tape", work.forward)
+    backward = plan.piece("step, cross-entropy and backward", lambda: work.backward(run))
+    plan.piece("step, Adam", lambda: work.update(gradients))
+    plan.piece("a batch of 64 put together", lambda: work.data.batch(batch))
+    step = plan.piece("step", work.step)
+    plan.piece("step with checkpoints", lambda: work.step(tape="checkpoint"))
+    standard = plan.piece("step, standard", lambda: work.step(method="standard"))
+    plan.ratio("19 steps / epoch", (step,), ("epoch of 1200 samples, blocks",), 19)
+    plan.ratio("backward / forward", (backward,), (forward,))
+    plan.ratio("standard / blocks, step", (standard,), (step,))
+    if ALL > 1:
+        alone = plan.piece("step, one thread", work.step, threads=1)
+        plan.ratio("one thread / all, step", (alone,), (step,))
+
+
 PARTS = {
     "paper": paper_layer,
     "blocks": blocks,
     "dynamics": dynamics,
     "neuron": one_neuron,
     "lengths": lengths,
+    "network": network,
 }
 
 

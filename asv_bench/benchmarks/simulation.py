@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .workloads import Currents, Long, OneNeuron, PaperLayer, require
+import blocksim
+
+from .workloads import Currents, DigitsNetwork, Long, OneNeuron, PaperLayer, require
 
 
 class Layer:
@@ -40,6 +42,31 @@ class Layer:
         self.work.step(backend, method)
 
     def peakmem_forward_and_backward_with_checkpoints(self, backend, method):
+        self.work.step(backend, method, tape="checkpoint")
+
+
+class Network:
+    """One step of training of two recurrent layers of 256: forward, cross-entropy, backward, Adam."""
+
+    params = (["numba", "numpy", "cupy"], ["blocks", "standard"])
+    param_names = ("backend", "method")
+    timeout = 120
+
+    def setup(self, backend, method):
+        require(backend)
+        if not hasattr(blocksim, "Network"):
+            raise NotImplementedError("this commit has no networks")
+        samples = 64 if backend != "numpy" else 2
+        self.work = DigitsNetwork(samples, samples)
+        self.work.step(backend, method)  # compiles
+
+    def time_training_step(self, backend, method):
+        self.work.step(backend, method)
+
+    def peakmem_training_step(self, backend, method):
+        self.work.step(backend, method)
+
+    def peakmem_training_step_with_checkpoints(self, backend, method):
         self.work.step(backend, method, tape="checkpoint")
 
 

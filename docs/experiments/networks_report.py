@@ -1,0 +1,294 @@
+"""The page and the pictures of networks.py, from its JSON files alone: what `networks.py report` writes.
+
+Pictures have a white ground, so that they read the same on light and dark pages; lines differ by marker and dash too.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blocksim.files import written
+from blocksim.plotting import GRID, RATE, SPIKE, confusion, require_matplotlib, save
+
+HERE = Path(__file__).resolve().parent
+TITLES = {"spoken_digits": "Spoken digits", "nmnist": "N-MNIST"}
+THIRD = "#3f7d4e"
+# (method, gradient): name, colour, marker, dash
+STYLES = {
+    ("blocks", "standard"): ("blocks", SPIKE, "o", "-"),
+    ("standard", "standard"): ("standard, step by step", RATE, "s", "--"),
+    ("blocks", "paper"): ("blocks, the paper's gradient", THIRD, "^", ":"),
+}
+Rows = list[dict[str, Any]]
+
+HEAD = """# Networks on spoken digits and N-MNIST
+
+The paper's second experiment (its figure 4): two recurrent layers of adaptive neurons, trained on events, over absolute
+refractory periods (ARP). `blocks` and `standard` are the same model by two ways of working off time; `gradient="paper"`
+is the surrogate gradient of the paper's code, without recurrence and adaptation. Written by
+
+```bash
+python docs/experiments/networks.py choose figure4 times --data FOLDER -o results   # training files only
+python docs/experiments/networks.py final --data FOLDER -o results                  # once, at the end: the test files
+python docs/experiments/networks.py report -o results                               # this page, from results/*.json
+```
+
+FOLDER holds `spoken_digits/train.h5`, `spoken_digits/test.h5` (layout of the Spiking Heidelberg Digits),
+`nmnist/train800.npz` and `nmnist/test100.npz` ([formats](../data.md#formats)); files that lie elsewhere are named by
+`--spoken-digits TRAIN TEST`, `--nmnist TRAIN TEST`. `--quick` tries that all works, in a minute; `--jobs N` trains N
+networks at a time. A run that was stopped goes on where it stood. [spoken_digits.toml](spoken_digits.toml) and
+[nmnist.toml](nmnist.toml) are what is trained; `blocksim train --config` takes them too. Layers begin with the rate
+that stands there, or, over refractory periods, with a quarter of what the period allows where that is less.
+"""
+
+
+def write_report(found: dict[str, dict[str, Any]], page: Path, images: Path) -> None:
+    """Write the page, and the pictures it shows.
+
+    Parameters
+    ----------
+    found : dict
+        The content of each stage's JSON file; empty for a stage that was not run.
+    page : Path
+    images : Path
+        A folder.
+    """
+    require_matplotlib()
+    images.mkdir(parents=True, exist_ok=True)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    parts = [HEAD]
+    if any(stage.get("quick") for stage in found.values()):
+        parts.append("**A smoke run (`--quick`): one epoch of a small network. Nothing below is a result.**\n")
+    rows: dict[str, Rows] = {stage: part.get("rows", []) for stage, part in found.items()}
+    if not any(rows.values()):
+        parts.append("Not run yet: no results are in the folder that this page was written from.\n")
+    link = Path(os.path.relpath(images, page.parent)).as_posix()
+    for name, title in TITLES.items():
+        own = {stage: [row for row in part if row["data"] == name] for stage, part in rows.items()}
+        if not any(own.values()):
+            continue
+        parts.append(f"## {title}\n")
+        if own["figure4"]:
+            picture = f"networks-{name.replace('_', '-')}.png"
+            save(_figure(own["figure4"], own["times"]), images / picture)
+            parts.append(f"![{_alt(title, own['figure4'], own['times'])}]({link}/{picture})\n")
+            parts += _accuracies(own["figure4"])
+        if own["times"]:
+            parts += _times(own["times"])
+        if own["choose"]:
+            parts += _choices(own["choose"], own["final"])
+        if own["final"]:
+            parts += _tests(own["final"])
+            picture = f"networks-{name.replace('_', '-')}-confusion.png"
+            test = [row["test"] for row in own["final"]]
+            matrix = np.sum([each["confusion"] for each in test], axis=0)
+            save(confusion(matrix, test[0]["class_names"]), images / picture)
+            right = f"{int(np.trace(matrix))} of {int(matrix.sum())} right"
+            alt = f"{title}: confusion matrix of {_runs(own['final'])} on the test file, {right}"
+            parts.append(f"![{alt}]({link}/{picture})\n")
+    parts += _origin(found)
+    with written(page) as part:
+        part.write_text("\n".join(parts))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _percent(values: Sequence[float]) -> str:
+    """Mean in per cent, and the sample standard deviation of several."""
+    shares = 100 * np.asarray(values, float)
+    return f"{shares.mean():.1f}" + (f" ± {shares.std(ddof=1):.1f}" if len(shares) > 1 else "")
+
+
+def _runs(rows: Rows) -> str:
+    count = len({row["seed"] for row in rows})
+    return f"{count} seed" + ("s" if count > 1 else "")
+
+
+def _arps(rows: Rows) -> list[float]:
+    return sorted({row["arp_ms"] for row in rows})
+
+
+def _of(rows: Rows, **wanted: Any) -> Rows:
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def _ways(rows: Rows) -> list[tuple[str, str]]:
+    return [way for way in STYLES if _of(rows, method=way[0], gradient=way[1])]
+
+
+def _accuracies(rows: Rows) -> list[str]:
+    ways = _ways(rows)
+    lines = []
+    for arp in _arps(rows):
+        at = [_of(rows, arp_ms=arp, method=method, gradient=gradient) for method, gradient in ways]
+        lines.append([f"{arp:g}", *(_percent([row["validation_accuracy"] for row in each]) if each else "-"
+                                    for each in at)])  # fmt: skip
+    text = [
+        f"Accuracy in per cent on the held-out share of the training file, at the best epoch; mean over {_runs(rows)}, "
+        "± their standard deviation.\n",
+        _table(["ARP (ms)", *(STYLES[way][0] for way in ways)], lines),
+    ]
+    pairs = []
+    for row in _of(rows, method="blocks", gradient="standard"):
+        pairs += [(row, other) for other in _of(rows, method="standard", gradient="standard", arp_ms=row["arp_ms"],
+                                                seed=row["seed"])]  # fmt: skip
+    if pairs:
+        first = max(abs(one["history"]["loss"][0] / other["history"]["loss"][0] - 1) for one, other in pairs)
+        gaps = [100 * (one["validation_accuracy"] - other["validation_accuracy"]) for one, other in pairs]
+        text.append(
+            f"Blocks against standard, same ARP and seed, {len(pairs)} pairs: the loss of the first epoch differs by "
+            f"at most {first:.1e} of itself. Rounding then grows, for a spike more or less changes all that follows: "
+            f"at the best epoch accuracies differ by {np.mean(gaps):+.2f} points on average, from {min(gaps):+.1f} to "
+            f"{max(gaps):+.1f}.\n"
+        )
+    return text
+
+
+def _times(rows: Rows) -> list[str]:
+    lines = []
+    for arp in _arps(rows):
+        blocks, standard = (_of(rows, arp_ms=arp, method=method) for method in ("blocks", "standard"))
+        if not blocks or not standard:
+            continue
+        ratio = np.median(np.divide(standard[0]["seconds"], blocks[0]["seconds"]))
+        same = blocks[0]["agreement"]
+        lines.append([
+            f"{arp:g}", f"{np.median(blocks[0]['seconds']):.2f}", f"{np.median(standard[0]['seconds']):.2f}",
+            f"{ratio:.2f}", f"{same['counts']:g}", f"{same['outputs']:.1e}", f"{same['gradients']:.1e}",
+        ])  # fmt: skip
+    header = ["ARP (ms)", "blocks, s an epoch", "standard, s an epoch", "standard / blocks", "spike counts differ by",
+              "outputs by", "gradients by"]  # fmt: skip
+    first = rows[0]
+    return [
+        f"An epoch of all {first['samples']} training samples, from the first weights on, augmentation included; "
+        f"medians of {len(first['seconds'])} rounds, ratios within a round. Agreement is that of the first batch: "
+        "the largest difference of a neuron's spike count and of an output, and the gradients' difference by norm.\n",
+        _table(header, lines),
+    ]
+
+
+def _choices(rows: Rows, tested: Rows) -> list[str]:
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    scores = {label: [row["validation_accuracy"] for row in _of(rows, label=label)] for label in labels}
+    losses = {label: [row["validation_loss"] for row in _of(rows, label=label)] for label in labels}
+    order = sorted(labels, key=lambda label: -float(np.mean(scores[label])))
+    lines = [[label, _percent(scores[label]), f"{np.mean(losses[label]):.3f}"] for label in order]
+    after = "" if tested else " The test file was not read for it."
+    return [
+        f"Variations of the configuration, each of one choice, on the held-out share; mean over {_runs(rows)}."
+        f"{after}\n",
+        _table(["variation", "held-out accuracy (%)", "held-out loss"], lines),
+    ]
+
+
+def _tests(rows: Rows) -> list[str]:
+    lines = []
+    for row in rows:
+        test = row["test"]
+        seen, unseen = _by_known(test)
+        lines.append([
+            str(row["seed"]), "-" if row["validation_accuracy"] is None else _percent([row["validation_accuracy"]]),
+            _percent([test["accuracy"]]), seen, unseen, ", ".join(f"{rate:.1f}" for rate in test["rates_hz"]),
+        ])  # fmt: skip
+    accuracies = [row["test"]["accuracy"] for row in rows]
+    return [
+        f"**Test file: {_percent(accuracies)} %**, mean of {_runs(rows)}, {rows[0]['test']['samples']} samples, used "
+        "once.\n",
+        _table(["seed", "held-out (%)", "test (%)", *(f"groups {word} training (%)" for word in ("in", "not in")),
+                "rates (Hz)"], lines),
+    ]  # fmt: skip
+
+
+def _by_known(test: dict[str, Any]) -> tuple[str, str]:
+    """Mean accuracy over the groups (speakers) that are in the training file, and over those that are not."""
+    seen = set(test.get("seen_groups", ()))
+    parts = [
+        [share for group, share in test["by_group"].items() if (group in seen) is known] for known in (True, False)
+    ]
+    return tuple(_percent([float(np.mean(part))]) if part and seen else "-" for part in parts)  # type: ignore[return-value]
+
+
+def _origin(found: dict[str, dict[str, Any]]) -> list[str]:
+    stages = {stage: part for stage, part in found.items() if part.get("rows")}
+    if not stages:
+        return []
+    lines = []
+    for stage, part in stages.items():
+        machine = part["machine"]
+        said = ", ".join(f"{key} {value}" for key, value in machine.items() if isinstance(value, (str, int, float)))
+        lines.append([stage, part["date"], str(part["jobs"]), part["backend"], said])
+    now = {name: _configuration(HERE / f"{name}.toml") for name in TITLES}
+    changed = sorted({
+        f"{stage} ({TITLES[name]})" for stage, part in stages.items() if not part.get("quick")
+        for name, config in part["configurations"].items() if now.get(name) not in (None, config)
+    })  # fmt: skip
+    text = ["## Where and when\n", _table(["stage", "date", "jobs", "backend", "machine"], lines)]
+    if changed:
+        text.append(f"Run with other values than those now in the TOML files: {', '.join(changed)}.\n")
+    return text
+
+
+def _configuration(path: Path) -> dict[str, Any] | None:
+    return tomllib.loads(path.read_text()) if path.exists() else None
+
+
+def _alt(title: str, rows: Rows, times: Rows) -> str:
+    arps = _arps(rows)
+    said = []
+    for method, gradient in _ways(rows):
+        at = [_of(rows, arp_ms=arp, method=method, gradient=gradient) for arp in arps]
+        means = [np.mean([row["validation_accuracy"] for row in each]) for each in at if each]
+        said.append(f"{STYLES[method, gradient][0]} from {100 * min(means):.0f} to {100 * max(means):.0f} %")
+    text = f"{title}, refractory periods of {arps[0]:g} to {arps[-1]:g} ms. Left: held-out accuracy, {'; '.join(said)}."
+    seconds = {
+        method: [np.median(row["seconds"]) for row in _of(times, method=method)] for method in ("blocks", "standard")
+    }
+    spans = [f"{method} {min(each):.2g} to {max(each):.2g}" for method, each in seconds.items() if each]
+    return text + (f" Right: seconds an epoch, {'; '.join(spans)}." if spans else "")
+
+
+def _figure(rows: Rows, times: Rows) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), dpi=130, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    arps = sorted({*_arps(rows), *_arps(times)})
+    places = {arp: float(place) for place, arp in enumerate(arps)}
+    ways = _ways(rows)
+    for number, (method, gradient) in enumerate(ways):
+        name, colour, marker, dash = STYLES[method, gradient]
+        own = _of(rows, method=method, gradient=gradient)
+        # side by side: equal accuracies would hide one another
+        aside = 0.08 * (number - (len(ways) - 1) / 2)
+        scores = [100 * np.array([row["validation_accuracy"] for row in _of(own, arp_ms=arp)]) for arp in _arps(own)]
+        means = np.array([each.mean() for each in scores])
+        spread = np.abs([[each.min() for each in scores], [each.max() for each in scores]] - means)
+        left.errorbar([places[arp] + aside for arp in _arps(own)], means, spread, color=colour, marker=marker,
+                      linestyle=dash, capsize=3, label=name)  # fmt: skip
+    for method in ("blocks", "standard"):
+        name, colour, marker, dash = STYLES[method, "standard"]
+        own = _of(times, method=method)
+        if own:
+            right.plot([places[row["arp_ms"]] for row in own], [np.median(row["seconds"]) for row in own], color=colour,
+                       marker=marker, linestyle=dash, label=name)  # fmt: skip
+    left.set_ylabel("held-out accuracy (%)")
+    right.set_ylabel("time of an epoch (s)")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.set_xticks(range(len(arps)), [f"{arp:g}" for arp in arps])
+        axes.set_xlabel("absolute refractory period (ms)")
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize="small")
+    return figure
