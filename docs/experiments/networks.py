@@ -1,6 +1,6 @@
 """The paper's experiment with networks, on spoken digits and N-MNIST; see networks.md, which it writes.
 
-    python docs/experiments/networks.py STAGE ... --data FOLDER -o FOLDER [--quick] [--jobs N]
+    python docs/experiments/networks.py STAGE ... --data FOLDER -o FOLDER [--quick] [--jobs N] [--epochs N]
 
 Stages, each with a JSON file of its results in the output folder; what is finished is not done again:
 
@@ -80,6 +80,7 @@ class Options:
     jobs: int
     seeds: int
     backend: str
+    epochs: int | None  # of choose and figure4, where not those of the configurations
 
     def config(self, name: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
         """The configuration of a data set, with changes, and those of a smoke run last."""
@@ -88,6 +89,10 @@ class Options:
             for table, values in part.items():
                 config[table] = config.get(table, {}) | values
         return config
+
+    def shorter(self) -> dict[str, Any]:
+        """What choose and figure4 change in every configuration."""
+        return {} if self.epochs is None else {"training": {"epochs": self.epochs}}
 
     def experiment(self, name: str, changes: dict[str, Any] | None = None) -> Experiment:
         path = str(self.files[name][0].absolute())
@@ -112,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--configurations", type=Path, default=HERE, help="folder of the TOML files")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread if several")
+    parser.add_argument("--epochs", type=int, help="of choose and figure4, in place of the configurations'")
     parser.add_argument("--backend", default="numba")
     parser.add_argument("--quick", action="store_true", help="one epoch of a small network: no result")
     parser.add_argument("--page", type=Path, default=HERE / "networks.md", help="what report writes")
@@ -128,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     options = Options(
         files, given.output, given.configurations, given.quick, given.jobs, 1 if given.quick else given.seeds,
-        given.backend,
+        given.backend, given.epochs,
     )  # fmt: skip
     for stage in stages:
         if _read(given.output / f"{stage}.json").get("quick", given.quick) is not given.quick:
@@ -150,7 +156,8 @@ def choose(options: Options) -> None:
     work = []
     for name in options.files:
         for label, changes in [(AS_CONFIGURED, {}), *variations.get(name, {}).items()]:
-            common = options.experiment(name, changes)
+            training = changes.get("training", {}) | options.shorter().get("training", {})
+            common = options.experiment(name, changes | ({"training": training} if training else {}))
             work += [(name, label, each) for each in grid_of(common, options.seeds)]
     _train("choose", options, work)
 
@@ -158,7 +165,7 @@ def choose(options: Options) -> None:
 def figure4(options: Options) -> None:
     work = []
     for name in options.files:
-        common = options.experiment(name)
+        common = options.experiment(name, options.shorter())
         for method, gradient in WAYS:
             axes = {"refractory": _arps(options), "method": [method], "gradient": [gradient]}
             work += [(name, AS_CONFIGURED, each) for each in _over_arps(common, options.seeds, axes)]
@@ -176,7 +183,9 @@ def final(options: Options) -> None:
             )
     work = []
     for name in options.files:
-        work += [(name, AS_CONFIGURED, each) for each in grid_of(options.experiment(name), options.seeds)]
+        # every choice is made: all training samples train, and the last epoch is what is tested
+        whole = options.experiment(name, {"training": {"validation": 0.0}})
+        work += [(name, AS_CONFIGURED, each) for each in grid_of(whole, options.seeds)]
 
     def tested(name: str, row: dict[str, Any], folder: Path) -> dict[str, Any]:
         return row | {"test": _test(options, name, folder, row["held_out"])}
