@@ -257,7 +257,10 @@ def test_the_same_seed_gives_the_same_fit_alone_or_among_others():
         assert alone.cell == result.cell
         np.testing.assert_array_equal(alone.history["fit"], result.history["fit"])
     assert fit(cells[0], replace(QUICK, seed=1)).cell != together[0].cell
-    assert fit(cells[0], replace(QUICK, method="standard")).cell == together[0].cell
+    # spikes do not depend on the method; gradients do in their rounding, so the descent is left out
+    blocks, standard = (fit(cells[0], replace(QUICK, epochs=0, method=method)) for method in ("blocks", "standard"))
+    assert blocks.cell == standard.cell
+    assert blocks.loss == standard.loss
 
 
 def test_descent_lowers_the_loss_and_stops_by_validation():

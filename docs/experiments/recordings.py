@@ -235,8 +235,13 @@ def periods(folder: Path) -> list[dict[str, Any]]:
             row = scores(predict(result.cell, held, training.dt, before), held)
             rows.append({"cell": name, "ARP": arp, **row, "seconds": found["blocks"][1]})
             if "standard" in found:
-                same = result.cell == found["standard"][0].cell
-                rows[-1] |= {"standard, s": found["standard"][1], "same parameters": same}
+                other = found["standard"][0]
+                theirs = scores(predict(other.cell, held, training.dt, before), held)
+                rows[-1] |= {
+                    "standard, s": found["standard"][1], "standard, ETV": theirs["ETV 10 ms"],
+                    "standard, Md*": theirs["Md*"], "loss": result.loss["training"],
+                    "standard, loss": other.loss["training"],
+                }  # fmt: skip
             print(rows[-1], flush=True)
     return rows
 
@@ -308,7 +313,7 @@ LAYOUT: dict[str, dict[str, str]] = {
     "test": {"cell": "cell", "part": "part", **SCORES},
     "steps": {"cell": "cell", "dt": "dt, ms", "ARP": "ARP found, ms", **SCORES, "seconds": "s"},
     "periods": {"cell": "cell", "ARP": "ARP, ms", **SCORES, "seconds": "blocks, s", "standard, s": "step by step, s",
-                "same parameters": "same fit"},
+                "standard, ETV": "its ETV"},
     "speed": {"work": "work", "seconds": "s", "processor": "s of processor time"},
 }  # fmt: skip
 
