@@ -2,9 +2,10 @@
 
 `--work "network step"` does the training step of a network alone, `--data FILE` on samples of an event file in place of
 made-up ones. Each tool runs in a process of its own, where its threads and its memory trouble no other, and does one
-step a round, one tool after the other; reported are medians over the rounds, quartiles, and ratios within a round. What
-is not installed is left out, and said (extras of this package: peer-torch, peer-snntorch, peer-norse,
-peer-spikingjelly, peer-jax). The tools compute what they can of the work; `lacks` says what each leaves out.
+step a round, one tool after the other; reported are medians over the rounds, quartiles, and ratios within a round: of
+the clock, and of the processors' time, which says more where others use the machine as well. What is not installed is
+left out, and said (extras of this package: peer-torch, peer-snntorch, peer-norse, peer-spikingjelly, peer-jax). The
+tools compute what they can of the work; `lacks` says what each leaves out.
 """
 
 from __future__ import annotations
@@ -355,16 +356,16 @@ def serve(name: str, works: list[str], data: str | None) -> None:
     print(json.dumps(hello), file=answers, flush=True)
     for line in sys.stdin:
         step = steps[line.strip()]
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         spikes = step()
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, time.process_time() - spent
         if seconds < ENOUGH:  # as in a training: not the first step after a pause
             times = math.ceil(ENOUGH / seconds)
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             for _ in range(times):
                 step()
-            seconds = (time.perf_counter() - began) / times
-        print(json.dumps({"seconds": seconds, "spikes": spikes}), file=answers, flush=True)
+            seconds, cpu = (time.perf_counter() - began) / times, (time.process_time() - spent) / times
+        print(json.dumps({"seconds": seconds, "cpu": cpu, "spikes": spikes}), file=answers, flush=True)
 
 
 class Peer:
@@ -397,21 +398,24 @@ def installed(name: str) -> str | None:
     return None
 
 
-def table(name: str, times: dict[str, list[float]], spikes: dict[str, int]) -> list[dict[str, Any]]:
-    """One row a tool: milliseconds, spikes, and how many times as long as blocksim."""
-    ours = np.array(times["blocksim"])
+def table(name: str, times: dict[str, list[float]], cpu: dict[str, list[float]], spikes: dict[str, int]) -> list[Any]:
+    """One row a tool: milliseconds, how many times as long as blocksim, time of all processors likewise, spikes."""
+    ours = {"blocksim": np.array(times["blocksim"]), "cpu": np.array(cpu["blocksim"])}
     rows = []
     for peer, seconds in times.items():
         low, median, high = np.percentile(1e3 * np.array(seconds), [25, 50, 75])
-        ratio = float(np.median(np.array(seconds) / ours))
+        ratio = float(np.median(np.array(seconds) / ours["blocksim"]))
+        of_cpu = float(np.median(np.array(cpu[peer]) / ours["cpu"]))
         row = {"tool": peer, "ms": median, "low": low, "high": high, "ratio": ratio, "spikes": spikes[peer]}
-        lacks = NETWORKS[peer][1] if name == NETWORK else PEERS[peer][2]
-        rows.append(row | {"lacks": lacks})
-    print(f"\n| {name} | ms | times blocksim | spikes | leaves out |\n|---|---|---|---|---|")
+        row |= {"cpu_ms": 1e3 * float(np.median(cpu[peer])), "cpu_ratio": of_cpu}
+        rows.append(row | {"lacks": NETWORKS[peer][1] if name == NETWORK else PEERS[peer][2]})
+    header = [name, "ms", "times blocksim", "CPU ms", "times blocksim", "spikes", "leaves out"]
+    print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for row in rows:
         digits = max(0, 2 - math.floor(math.log10(row["ms"])))
-        ms, low, high = (f"{row[key]:.{digits}f}" for key in ("ms", "low", "high"))
-        print(f"| {row['tool']} | {ms} ({low} to {high}) | {row['ratio']:.3g} | {row['spikes']} | {row['lacks']} |")
+        ms, low, high, spent = (f"{row[key]:.{digits}f}" for key in ("ms", "low", "high", "cpu_ms"))
+        cells = [row["tool"], f"{ms} ({low} to {high})", f"{row['ratio']:.3g}", spent, f"{row['cpu_ratio']:.3g}"]
+        print("| " + " | ".join([*cells, str(row["spikes"]), row["lacks"]]) + " |")
     return rows
 
 
@@ -447,11 +451,15 @@ def main() -> None:
     for work in options.work:
         times: dict[str, list[float]] = {name: [] for name, peer in peers.items() if work in peer.hello["work"]}
         spikes = {name: peers[name].step(work)["spikes"] for name in times}  # compiles
+        cpu: dict[str, list[float]] = {name: [] for name in times}
         for _ in range(options.rounds):
-            for name, seconds in times.items():
+            for name in times:
                 time.sleep(0.2)
-                seconds.append(peers[name].step(work)["seconds"])
-        report[work] = table(work, times, spikes)
+                answer = peers[name].step(work)
+                times[name].append(answer["seconds"])
+                cpu[name].append(answer["cpu"])
+                print(f"{work}, {name}: {answer['seconds']:.3f} s, CPU {answer['cpu']:.3f} s", file=sys.stderr)
+        report[work] = table(work, times, cpu, spikes)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 

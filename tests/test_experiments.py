@@ -63,6 +63,7 @@ def data(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_smoke_run_of_all_stages(script, data, tmp_path, monkeypatch, capsys):
     output, page = tmp_path / "results", tmp_path / "page" / "networks.md"
     common = ["--data", str(data), "-o", str(output), "--quick"]
