@@ -21,7 +21,16 @@ from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.executors import open_executor, run_tasks
 from blocksim.files import check_folder, written
 from blocksim.passes import GRADIENTS, METHODS
-from blocksim.training.experiment import Experiment, experiment_of, grid_of, read_config, run_experiment
+from blocksim.training.experiment import (
+    DataChoices,
+    Experiment,
+    NetworkChoices,
+    experiment_of,
+    grid_of,
+    read_config,
+    run_experiment,
+)
+from blocksim.training.settings import Training
 
 
 class _List(click.ParamType[Any, Any]):
@@ -47,6 +56,14 @@ PLACES = {
     "epochs": "training", "batch_size": "training", "learning_rate": "training", "validation": "training",
     "validation_by": "training", "patience": "training", "shares": "training", "seed": "training",
 }  # fmt: skip
+DEFAULTS = {"data": DataChoices(), "network": NetworkChoices(), "training": Training()}
+
+
+def _default(name: str) -> str:
+    """What a flag's help says of its default: that of the configuration, stated there."""
+    owner: Any = DEFAULTS[PLACES[name]]
+    value = owner.optimiser.learning_rate if name == "learning_rate" else getattr(owner, name)
+    return f"  [default: {','.join(map(str, value)) if isinstance(value, tuple) else format(value, 'g')}]"
 
 
 @click.command()
@@ -54,25 +71,29 @@ PLACES = {
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of choices; flags win over it.")
 @backend_option(default="numba", help="What computes.")
-@click.option("--dt", type=float, help="Step in ms.  [default: 2]")
+@click.option("--dt", type=float, help="Step in ms." + _default("dt"))
 @click.option("--duration", type=float, help="Duration of every sample in ms.  [default: that of the longest]")
-@click.option("--pool", type=int, help="Neighbouring channels that become one.  [default: 1]")
-@click.option("--hidden", type=_List(int, "numbers of neurons"), help="Neurons of each layer.  [default: 256,256]")
-@click.option("--rate", type=float, help="Firing rate in Hz that layers begin with.  [default: 10]")
-@click.option("--adaptation", type=float, help="Rise of the threshold at a spike; 0: LIF neurons.  [default: 0.2]")
+@click.option("--pool", type=int, help="Neighbouring channels that become one." + _default("pool"))
+@click.option("--hidden", type=_List(int, "numbers of neurons"), help="Neurons of each layer." + _default("hidden"))
+@click.option("--rate", type=float, help="Firing rate in Hz that layers begin with." + _default("rate"))
+@click.option(
+    "--adaptation", type=float, help="Rise of the threshold at a spike; 0: LIF neurons." + _default("adaptation")
+)
 @click.option("--arp", type=_List(float, "periods in ms"), help="Refractory periods in ms, a grid.  [default: 20]")
 @click.option("--method", type=_List(str, "methods", METHODS), help="blocks, standard, or both.  [default: blocks]")
 @click.option(
     "--gradient", type=_List(str, "gradients", GRADIENTS), help="standard, paper, or both.  [default: standard]"
 )
-@click.option("--epochs", type=int, help="Passes through the samples, at most.  [default: 60]")
-@click.option("--batch-size", type=int, help="Samples a step.  [default: 64]")
-@click.option("--learning-rate", type=float, help="Highest learning rate.  [default: 0.002]")
-@click.option("--validation", type=float, help="Share of the samples held out to choose the epoch.  [default: 0.1]")
+@click.option("--epochs", type=int, help="Passes through the samples, at most." + _default("epochs"))
+@click.option("--batch-size", type=int, help="Samples a step." + _default("batch_size"))
+@click.option("--learning-rate", type=float, help="Highest learning rate." + _default("learning_rate"))
+@click.option(
+    "--validation", type=float, help="Share of the samples held out to choose the epoch." + _default("validation")
+)
 @click.option("--validation-by", type=click.Choice(["sample", "group"]), help="What is held out.  [default: sample]")
 @click.option("--patience", type=int, help="Epochs without a better one, then stop.  [default: never]")
-@click.option("--shares", type=int, help="Parts of a batch, worked off apart.  [default: 1]")
-@click.option("--seed", type=int, help="Of everything random.  [default: 0]")
+@click.option("--shares", type=int, help="Parts of a batch, worked off apart." + _default("shares"))
+@click.option("--seed", type=int, help="Of everything random." + _default("seed"))
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="Trainings a combination, by following seeds.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trainings of a grid at a time, a process each.")
 @click.option("--dask", metavar="ADDRESS", help="Dask scheduler: for the trainings of a grid, or the shares of one.")

@@ -133,9 +133,9 @@ def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: st
     ----------
     config : dict
         Tables `data`, `network` and `training`, with the fields of `DataChoices`, `NetworkChoices` and `Training`. In
-        `training`, `optimiser` is "adamw", "adam" or "sgd", with `learning_rate`, `weight_decay`, `decayed`, `momentum` beside it;
-        `penalties` is a list of tables with the fields of `RatePenalty`, `augmentation` one with those of
-        `blocksim.data.Augmentation`.
+        `training`, `optimiser` is "adamw", "adam" or "sgd", with `learning_rate`, `weight_decay`, `decayed` and
+        `momentum` beside it; `penalties` is a list of tables with the fields of `RatePenalty`, `augmentation` one with
+        those of `blocksim.data.Augmentation`.
     path, folder, backend
         As in `Experiment`.
 
