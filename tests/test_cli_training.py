@@ -205,4 +205,4 @@ def test_what_is_refused(run, tmp_path, arguments, words):
     assert done.exit_code == 2, done.output
     for word in words:
         assert word in done.output, done.output
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()

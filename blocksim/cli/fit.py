@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 from collections.abc import Mapping
@@ -73,18 +74,25 @@ def fit(
     """
     settings, recording = _settings(config, options, backend)
     sweeps = [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in test_sweeps]
-    output.mkdir(parents=True, exist_ok=True)
-    check_folder(output)
     if not no_report:
         require_matplotlib()
     folders = _folders(sources, output)
+    made = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    check_folder(output)
     tasks = [
         Task(str(source), str(folder), settings, recording, test_from, sweeps or None, not no_report, overwrite)
         for source, folder in zip(sources, folders, strict=True)
     ]
     console = Console(highlight=False, soft_wrap=True)
     if len(tasks) == 1:
-        _one(tasks[0], console)
+        try:
+            _one(tasks[0], console)
+        except BlocksimError:
+            if made:  # and nothing was written to it
+                with contextlib.suppress(OSError):
+                    output.rmdir()
+            raise
         return
     rows, problems = _many(tasks, jobs, dask, console)
     places = write_table([row for row in rows if row is not None], output)

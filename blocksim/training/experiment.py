@@ -278,7 +278,6 @@ def run_experiment(
         done = read_result(folder)
         if done is not None and done["experiment"] == description:
             return done
-    folder.mkdir(parents=True, exist_ok=True)
     data = open_samples(experiment.path, experiment.data)
     assert data.steps is not None
     info = {
@@ -287,6 +286,7 @@ def run_experiment(
         "experiment": description,
     }
     network = first_network(data, experiment)
+    folder.mkdir(parents=True, exist_ok=True)  # not before: what is wrong leaves none
     trained = fit(
         network, data, experiment.training, backend=experiment.backend, folder=folder, resume=resume, info=info,
         progress=progress, dask=dask,
