@@ -48,7 +48,8 @@ def test_every_layer_fires_at_the_rate_asked_for(rate):
 
 
 def test_a_drawn_network_is_alive_before_it_is_calibrated():
-    network = make_network(60, (64, 64), 5, dt=1, refractory=10, input_rate=20, rate=15, seed=2)
+    common = {"dt": 1, "refractory": 10, "tau_mem": (5, 50), "input_rate": 20, "rate": 15}
+    network = make_network(60, (64, 64), 5, **common, seed=2)
     assert all(3 < rate < 60 for rate in rates(network)), rates(network)
 
 
