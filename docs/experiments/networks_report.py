@@ -110,7 +110,8 @@ def _percent(values: Sequence[float]) -> str:
 
 def _runs(rows: Rows) -> str:
     count = len({row["seed"] for row in rows})
-    return f"{count} seed" + ("s" if count > 1 else "")
+    epochs = " or ".join(str(number) for number in sorted({row["epochs"] for row in rows}))
+    return f"{count} seed" + ("s" if count > 1 else "") + f" of {epochs} epochs"
 
 
 def _arps(rows: Rows) -> list[float]:
@@ -248,7 +249,7 @@ def _alt(title: str, rows: Rows, times: Rows) -> str:
         at = [_of(rows, arp_ms=arp, method=method, gradient=gradient) for arp in arps]
         means = [np.mean([row["validation_accuracy"] for row in each]) for each in at if each]
         said.append(f"{STYLES[method, gradient][0]} from {100 * min(means):.0f} to {100 * max(means):.0f} %")
-    text = f"{title}, refractory periods of {arps[0]:g} to {arps[-1]:g} ms. Left: held-out accuracy, {'; '.join(said)}."
+    text = f"{title}, refractory periods of {arps[0]:g} to {arps[-1]:g} ms. Held-out accuracy: {'; '.join(said)}."
     seconds = {
         method: [np.median(row["seconds"]) for row in _of(times, method=method)] for method in ("blocks", "standard")
     }
@@ -259,8 +260,9 @@ def _alt(title: str, rows: Rows, times: Rows) -> str:
 def _figure(rows: Rows, times: Rows) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), dpi=130, layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2)
+    panels = 2 if times else 1
+    figure = Figure(figsize=(4.5 * panels, 3.4), dpi=130, layout="constrained", facecolor="white")
+    left, *rest = figure.subplots(1, panels, squeeze=False)[0]
     arps = sorted({*_arps(rows), *_arps(times)})
     places = {arp: float(place) for place, arp in enumerate(arps)}
     ways = _ways(rows)
@@ -277,13 +279,14 @@ def _figure(rows: Rows, times: Rows) -> Any:
     for method in ("blocks", "standard"):
         name, colour, marker, dash = STYLES[method, "standard"]
         own = _of(times, method=method)
-        if own:
+        for right in rest if own else ():
             right.plot([places[row["arp_ms"]] for row in own], [np.median(row["seconds"]) for row in own], color=colour,
                        marker=marker, linestyle=dash, label=name)  # fmt: skip
     left.set_ylabel("held-out accuracy (%)")
-    right.set_ylabel("time of an epoch (s)")
-    right.set_ylim(bottom=0)
-    for axes in (left, right):
+    for right in rest:
+        right.set_ylabel("time of an epoch (s)")
+        right.set_ylim(bottom=0)
+    for axes in (left, *rest):
         axes.set_xticks(range(len(arps)), [f"{arp:g}" for arp in arps])
         axes.set_xlabel("absolute refractory period (ms)")
         axes.grid(color=GRID, linewidth=0.6)
