@@ -92,6 +92,14 @@ class Backend(ABC):
         Parameters: x IN (B, T, K); grad_current IN (B, T, N). Returns (K, N).
         """
 
+    def input_adjoint(self, grad_current: Array, weights: Array) -> Array:
+        """dLoss/dx, equation (11): grad_current times the transpose of the weights. A backend may replace it.
+
+        Parameters: grad_current IN (B, T, N); weights IN (K, N). Returns a new array (B, T, K).
+        """
+        batch, steps, size = grad_current.shape
+        return (grad_current.reshape(batch * steps, size) @ weights.T).reshape(batch, steps, weights.shape[0])
+
     @abstractmethod
     def block_forward(self, current: Array, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
         """Compute one block, equations (1) and (3)-(6).

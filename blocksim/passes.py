@@ -135,13 +135,7 @@ class Pass:
 
     def to_input(self, grad_current: Array) -> Array:
         """dLoss/dx of a layer with weights, equation (11): (B, T, K)."""
-        return product(grad_current, self.arrays.weights)
-
-
-def product(grad_current: Array, weights: Array) -> Array:
-    """(B, T, N) times the transpose of (K, N), as one matrix product: (B, T, K)."""
-    batch, steps, size = grad_current.shape
-    return (grad_current.reshape(batch * steps, size) @ weights.T).reshape(batch, steps, weights.shape[0])
+        return self.backend.input_adjoint(grad_current, self.arrays.weights)
 
 
 def forward_pass(layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], state: Any, options: Options) -> Pass:

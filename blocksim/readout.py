@@ -14,7 +14,6 @@ from blocksim.arrays import Array, Input
 from blocksim.backend import Backend
 from blocksim.events import Events
 from blocksim.network import LeakyReadout
-from blocksim.passes import product
 from blocksim.validation import finite
 
 
@@ -74,7 +73,7 @@ class ReadoutPass:
             bias=float(by_class.sum()) if one else by_class,
             beta=float(earlier),
         )
-        return product(current, self.weights), found, readout.beta * current[:, 0]
+        return backend.input_adjoint(current, self.weights), found, readout.beta * current[:, 0]
 
 
 def readout_pass(

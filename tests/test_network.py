@@ -365,3 +365,18 @@ def test_summary_shows_sizes_and_time_constants():
     assert "5 -> 3 classes, sum" in lines[3]
     total = sum(value.size for value in make_network().parameters().values())
     assert lines[4] == f"{total} parameters"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_gradient_of_the_input_is_a_product(backend, dtype):
+    """Sizes cross the tiles of the kernels: rows by six and by ninety-six, columns by lanes."""
+    rng = np.random.default_rng(0)
+    for batch, steps, neurons, inputs in ((1, 1, 1, 7), (2, 5, 3, 1), (3, 37, 10, 70), (2, 97, 33, 65)):
+        grad, weights = rng.normal(size=(batch, steps, neurons)), rng.normal(size=(inputs, neurons))
+        grad, weights = grad.astype(dtype), weights.astype(dtype)
+        before = grad.copy(), weights.copy()
+        got = backend.to_numpy(backend.input_adjoint(backend.asarray(grad), backend.asarray(weights)))
+        assert got.dtype == dtype
+        assert relative(got, grad.astype(float) @ weights.astype(float).T) < (1e-6 if dtype == np.float32 else 1e-14)
+        for array, copy in zip((grad, weights), before, strict=True):
+            np.testing.assert_array_equal(array, copy)

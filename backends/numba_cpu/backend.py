@@ -102,6 +102,10 @@ class NumbaBackend(FusedBackend, HostBackend):
         product: np.ndarray = x.reshape(-1, x.shape[2]).T @ grad_current.reshape(-1, size)
         return product
 
+    def input_adjoint(self, grad_current: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Equation (11), without BLAS: its threads would hold the processors that the next kernel needs."""
+        return launch.input_adjoint(grad_current, weights)
+
     def fused_forward(
         self, layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan
     ) -> ForwardResult:

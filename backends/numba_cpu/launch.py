@@ -28,11 +28,13 @@ from blocksim.events import Events
 from blocksim.numerics import tiny
 from blocksim.surrogates import kernel_scales
 
-from . import adjoint, few, filters, forward
+from . import adjoint, few, filters, forward, products
 from .memory import aligned, as_rows, empty, plain
 
 # Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
 FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
+# Bytes of a vector in a product, of which six are in registers: two of the narrowest processors' registers each.
+PRODUCT_BYTES = 64
 # Neurons of up to so many bytes are few: lanes then are neurons of all samples.
 FEW_BYTES = 64
 
@@ -312,6 +314,15 @@ def leaky_filter(x: np.ndarray, decay: float, reverse: bool) -> np.ndarray:
     else:
         filters.filter_rows(plain(as_rows(x)), as_rows(y), steps, *numbers, width_of(ADJOINT_BYTES, x))
     return y
+
+
+def input_adjoint(grad_current: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """dLoss/dI (B, T, N) times the transpose of weights (K, N), (11): (B, T, K)."""
+    batch, steps, _ = grad_current.shape
+    out = empty((batch, steps, weights.shape[0]), grad_current.dtype)
+    rows, transposed = plain(as_rows(grad_current)), aligned(weights.T)
+    products.input_adjoint(rows, plain(transposed), as_rows(out), width_of(PRODUCT_BYTES, out))
+    return out
 
 
 def train_distance(
