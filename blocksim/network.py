@@ -246,9 +246,9 @@ class Network:
         >>> from blocksim import ALIF, Layer, Network
         >>> neuron = ALIF.from_ms(tau_mem=20, tau_adapt=200, adaptation=0.1, refractory=4, dt=1)
         >>> print(Network([Layer(neuron, np.zeros((30, 8)), recurrent=np.zeros((8, 8)))]).summary(dt=1))
-        layer  neurons           tau_mem (ms)  tau_adapt (ms)  refractory (ms)  block (steps)  parameters
-        0      30 -> 8 ALIF, recurrent  20  200  4  5  308
-        counts 8 classes
+        layer   neurons                  tau_mem (ms)  tau_adapt (ms)  refractory (ms)  block (steps)  parameters
+        0       30 -> 8 ALIF, recurrent  20            200             4                5              308
+        counts  8 classes                -             -               -                -              0
         308 parameters
         """
         unit, step = ("steps", 1.0) if dt is None else ("ms", float(dt))

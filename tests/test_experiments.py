@@ -103,7 +103,7 @@ def test_a_smoke_run_of_all_stages(script, data, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     script.main(["report", "-o", str(output), "--page", str(page), "--images", str(tmp_path / "images")])
     text = page.read_text()
-    for words in ("## Spoken digits", "## N-MNIST", "A smoke run", "**Test file: ", "half the learning rate",
+    for words in ("## Spoken digits", "## N-MNIST", "A smoke run", "**Test file: ", "no augmentation",
                   "standard / blocks", "4 pairs" if len(script.QUICK_ARPS) == 4 else "2 pairs"):  # fmt: skip
         assert words in text, words
     assert "nan" not in text.replace("adaptation", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from datetime import UTC, datetime
 
@@ -129,8 +130,23 @@ def test_table_without_time(tmp_path):
 # -------------------------------------------------------------------------------------------------------- Axon, Igor
 
 
+def pyabf(module="pyabf"):
+    with np.printoptions():  # which it changes when it is imported
+        return pytest.importorskip(module)
+
+
+def test_a_library_changes_nothing_of_the_caller_s():
+    pyabf()
+    code = (
+        "import numpy as np; before = np.get_printoptions()\n"
+        "from blocksim.ephys.readers.base import library; library('pyabf', 'abf', 'x.abf')\n"
+        "assert np.get_printoptions() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_abf_with_swapped_names(shared_data):
-    pytest.importorskip("pyabf")
+    pyabf()
     path = shared_data / "formats" / "DRN157_5ht_aec.abf"
     recording = open_recording(path)
     kept = open_recording(shared_data / "recordings" / "DRN157_5HT.npz", part="aec")
@@ -150,7 +166,7 @@ def test_abf_with_swapped_names(shared_data):
 
 
 def test_abf_sweeps(tmp_path):
-    writer = pytest.importorskip("pyabf.abfWriter")
+    writer = pyabf("pyabf.abfWriter")
     writer.writeABF1(VOLTAGE, str(tmp_path / "cell.abf"), RATE, units="mV")
     with pytest.raises(FileError, match=r"one channel with a current; found none among 0 '.*' in mV.*current_channel"):
         open_recording(tmp_path / "cell.abf")

@@ -76,7 +76,10 @@ def test_the_wheel_holds_every_subpackage(tmp_path):
         archive.extractall(site)
     expected = {path.relative_to(ROOT).as_posix() for path in CORE}
     backends = [*BACKENDS, *(ROOT / "backends").rglob("*.cu*")]
-    expected |= {"blocksim/" + path.relative_to(ROOT).as_posix() for path in backends} | {"blocksim/py.typed"}
+    expected |= {"blocksim/" + path.relative_to(ROOT).as_posix() for path in backends} | {
+        "blocksim/py.typed",
+        "blocksim/ephys/report.html",
+    }
     found = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert {name for name in found if ".dist-info" not in name} == expected
     modules = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in sorted(expected)

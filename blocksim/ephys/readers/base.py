@@ -92,8 +92,8 @@ def unit(text: Any) -> str | None:
 def library(name: str, extra: str, what: str) -> Any:
     """A module, imported; else `MissingLibraryError` naming the extra that installs it."""
     try:
-        with warnings.catch_warnings():
-            # other people's deprecations are not our caller's
+        # other people's deprecations are not our caller's; and pyabf, imported, changes how NumPy prints
+        with warnings.catch_warnings(), np.printoptions():
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except ImportError as error:
