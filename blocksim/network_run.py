@@ -186,7 +186,7 @@ def network_run(network: Network, x: Any, state: Any, batch_size: int | None, op
     engine = options.backend
     for layer in network.layers:
         block_length_of(layer, options.method, options.block_length)
-    view_device = engine.owns(x)
+    on_device = engine.owns(x)
     first = network.layers[0]
     x, batched = read_input(x, first, batch_size, engine)
     dtype = computing_dtype(x, network.floating_dtypes)
@@ -199,7 +199,7 @@ def network_run(network: Network, x: Any, state: Any, batch_size: int | None, op
         passes.append(done)
         handed = _handed(engine, done.result.spikes)
         spikes.append(handed)
-    view = View(batched, view_device)
+    view = View(batched, on_device)
     closing = None
     if isinstance(network.readout, LeakyReadout):
         start = None if of_readout is None else engine.asarray(of_readout, dtype)
@@ -211,7 +211,9 @@ def network_run(network: Network, x: Any, state: Any, batch_size: int | None, op
         readout=view.of(engine, recorded),
         state=NetworkState(
             tuple(state_of(done, view) for done in passes),
-            None if closing is None else View(True, view_device).of(engine, closing.potential[:, -1].copy()),
+            None
+            if closing is None
+            else View(batched=True, on_device=on_device).of(engine, closing.potential[:, -1].copy()),
         ),
         backend=engine.name,
         method=options.method,
