@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
+    "sphinx_click",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "links",
@@ -25,8 +26,6 @@ extensions = [
 # docs/tutorials holds the scripts; docs/gallery is what sphinx-gallery makes of them
 exclude_patterns = ["_build", "tutorials", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5", "gallery/*.zip"]
 nitpicky = True
-# pages that are being written
-suppress_warnings = ["toc.empty_glob"]
 
 # ---------------------------------------------------------------------------------------------------------- Markdown
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -34,13 +33,10 @@ myst_heading_anchors = 4  # links to headings, as on GitHub
 
 # --------------------------------------------------------------------------------------------------------- reference
 autodoc_default_options = {"members": True, "member-order": "bysource"}
-autodoc_typehints_format = "short"
+autodoc_typehints = "none"  # docstrings say types, with shapes and units
 autosummary_generate = False
 napoleon_numpy_docstring = True
 napoleon_google_docstring = False
-# types are said in words, with shapes and units: they are text, no names of classes
-napoleon_use_param = False
-napoleon_use_rtype = False
 napoleon_use_ivar = True
 default_role = "py:obj"
 maximum_signature_line_length = 88
