@@ -28,7 +28,7 @@ from blocksim.files import check_folder, write_npz, written
 DONE, PREDICTIONS, REPORT = "fit.json", "predictions.npz", "report.html"
 # columns of the table of cells: name and kind
 COLUMNS: dict[str, type] = {
-    "cell": str, "file": str, "tau_m_ms": float, "tau_a_ms": float, "adaptation": float, "gain_per_pa": float,
+    "cell": str, "file": str, "tau_mem_ms": float, "tau_adapt_ms": float, "adaptation": float, "gain_per_pa": float,
     "bias": float, "refractory_ms": float, "rheobase_pa": float, "adaptation_pa": float, "reset_mv": float,
     "scale_mv": float, "dt_ms": float, "training_loss": float, "training_spikes": int, "test_spikes": int,
     **{f"{part}_{name}": float for part in ("training", "test") for name in (
@@ -195,8 +195,8 @@ def _row(
 ) -> dict[str, Any]:
     cell = result.cell
     row: dict[str, Any] = {
-        "cell": parts.training.name or Path(task.path).stem, "file": Path(task.path).name, "tau_m_ms": cell.tau_m,
-        "tau_a_ms": cell.tau_a, "adaptation": cell.adaptation, "gain_per_pa": cell.gain, "bias": cell.bias,
+        "cell": parts.training.name or Path(task.path).stem, "file": Path(task.path).name, "tau_mem_ms": cell.tau_mem,
+        "tau_adapt_ms": cell.tau_adapt, "adaptation": cell.adaptation, "gain_per_pa": cell.gain, "bias": cell.bias,
         "refractory_ms": cell.refractory, "rheobase_pa": cell.rheobase, "adaptation_pa": cell.adaptation_pa,
         "reset_mv": cell.reset_mv, "scale_mv": cell.scale_mv, "dt_ms": result.dt,
         "training_loss": result.loss["training"], "training_spikes": len(parts.training.spikes.times),
