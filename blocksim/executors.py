@@ -10,12 +10,14 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import Any
 
 from blocksim.errors import ArgumentError, MissingLibraryError
@@ -86,7 +88,8 @@ def open_executor(jobs: int = 1, dask: Any = None) -> Iterator[Executor]:
     -----
     Functions and tasks travel by pickle: functions must be importable by their name. A script that asks for more than
     one process starts its work under ``if __name__ == "__main__":``, for each new process imports it. If the block ends
-    by an exception, Ctrl-C among them, tasks that wait are cancelled and processes that run are stopped.
+    by an exception, Ctrl-C among them, tasks that wait are cancelled and processes that run are stopped; they stop too
+    when the process that opened the block is killed.
 
     Examples
     --------
@@ -205,6 +208,15 @@ def _begin_worker() -> None:
     numba = sys.modules.get("numba")
     if numba is not None:
         numba.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent is gone, killed say: nobody would take the outcome of its task."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextlib.contextmanager
