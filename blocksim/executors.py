@@ -20,7 +20,8 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import Any
 
-from blocksim.errors import ArgumentError, MissingLibraryError
+from blocksim.errors import ArgumentError
+from blocksim.libraries import library
 from blocksim.validation import found, whole
 
 # what the linear-algebra libraries under NumPy read when a process starts
@@ -222,19 +223,14 @@ def _end_with_parent() -> None:
 @contextlib.contextmanager
 def dask_client(dask: Any) -> Iterator[Any]:
     """A `dask.distributed.Client` of the scheduler at an address, closed at the end; a client given is left open."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise MissingLibraryError(
-            "dask: needs dask.distributed, which is not installed: python -m pip install 'blocksim[dask]'"
-        ) from error
-    if isinstance(dask, Client):
+    distributed = library("distributed", "dask", "dask")
+    if isinstance(dask, distributed.Client):
         yield dask
         return
     if not isinstance(dask, str):
         raise ArgumentError(f"dask: expected the address of a scheduler, or a Client; found {found(dask)}")
     try:
-        client: Any = Client(dask, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
+        client = distributed.Client(dask, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ArgumentError(
             f"dask: expected the address of a Dask scheduler that answers, such as tcp://host:8786; found {dask!r} "

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from blocksim import plotting
 from blocksim.cli.options import backend_option
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.executors import open_executor, run_tasks
-from blocksim.files import check_folder, written
+from blocksim.files import check_folder, write_csv, write_json
 from blocksim.passes import GRADIENTS, METHODS
 from blocksim.training.experiment import (
     DataChoices,
@@ -217,12 +215,6 @@ def _print(results: list[dict[str, Any]]) -> None:
 
 
 def _write(folder: Path, results: list[dict[str, Any]]) -> None:
-    with written(folder / "results.json") as part:
-        part.write_text(json.dumps(results, indent=2) + "\n")
-    text = io.StringIO(newline="")
+    write_json(folder / "results.json", results)
     rows = _rows(results)
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    with written(folder / "results.csv") as part:
-        part.write_text(text.getvalue())
+    write_csv(folder / "results.csv", rows, rows[0])

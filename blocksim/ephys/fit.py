@@ -26,11 +26,12 @@ from blocksim.ephys.objective import PARAMETERS, FitData, Objective
 from blocksim.ephys.recording import Recording
 from blocksim.ephys.search import Space, refine
 from blocksim.errors import ArgumentError
+from blocksim.files import plain
 from blocksim.optimisers import Adam
 from blocksim.passes import DETACH, METHODS
 from blocksim.schedules import Cosine
 from blocksim.surrogates import Surrogate, get_surrogate
-from blocksim.validation import choice, choices, found, number, whole
+from blocksim.validation import choice, choices, found, milliseconds, number, whole
 
 VALIDATION_BY = ("time", "windows")
 Progress = Callable[[str, int, int], None]
@@ -120,15 +121,15 @@ class FitConfig:
         if isinstance(self.dt, (tuple, list)) and len(self.dt) != 1:
             if not self.dt:
                 raise ArgumentError("dt: expected at least one time step; found none")
-            set_field(self, "dt", tuple(number("dt", step, above=0) for step in self.dt))
+            set_field(self, "dt", tuple(milliseconds("dt", step) for step in self.dt))
         elif self.dt is not None:
             alone: Any = self.dt[0] if isinstance(self.dt, (tuple, list)) else self.dt
-            set_field(self, "dt", number("dt", alone, above=0))
-        for name, limits in (
-            ("tau", {"above": 0}), ("learning_rate", {"above": 0}), ("voltage_weight", {"least": 0}),
-            ("warm_up", {"least": 0}), ("validation", {"least": 0, "below": 1}),
-        ):  # fmt: skip
-            set_field(self, name, number(name, getattr(self, name), **limits))
+            set_field(self, "dt", milliseconds("dt", alone))
+        set_field(self, "tau", milliseconds("tau", self.tau))
+        set_field(self, "learning_rate", number("learning_rate", self.learning_rate, above=0))
+        set_field(self, "voltage_weight", number("voltage_weight", self.voltage_weight, least=0))
+        set_field(self, "warm_up", milliseconds("warm_up", self.warm_up, zero=True))
+        set_field(self, "validation", number("validation", self.validation, least=0, below=1))
         for name, least in (
             ("candidates", 1), ("restarts", 1), ("epochs", 0), ("patience", 1), ("generations", 0), ("population", 16),
             ("seed", 0),
@@ -142,8 +143,9 @@ class FitConfig:
         choice("validation_by", self.validation_by, VALIDATION_BY)
         set_field(self, "detach", choices("detach", self.detach, DETACH))
         periods: Any = (self.refractory,) if np.isscalar(self.refractory) else self.refractory
-        set_field(self, "refractory", tuple(number("refractory", period, least=0) for period in periods))
-        set_field(self, "spike_window", tuple(number("spike_window", value, least=0) for value in self.spike_window))
+        set_field(self, "refractory", tuple(milliseconds("refractory", period, zero=True) for period in periods))
+        window = tuple(milliseconds("spike_window", value, zero=True) for value in self.spike_window)
+        set_field(self, "spike_window", window)
         set_field(self, "bounds", {name: tuple(pair) for name, pair in dict(self.bounds).items()})
         choices("bounds", tuple(self.bounds), PARAMETERS)
         get_surrogate(self.surrogate)
@@ -201,7 +203,7 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON: NaN as null."""
-        everything: dict[str, Any] = _plain({
+        everything: dict[str, Any] = plain({
             "cell": self.cell.to_dict(), "derived": {
                 "rheobase": self.cell.rheobase, "adaptation_pa": self.cell.adaptation_pa,
                 "millivolts": self.cell.millivolts,
@@ -486,16 +488,3 @@ def _scaled(cell: Cell, data: FitData, config: FitConfig) -> Cell:
     if not slope > 0:
         return cell
     return replace(cell, reset_mv=float(y_mean - slope * x_mean), scale_mv=slope)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: lists for arrays, null for NaN."""
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (np.floating, np.integer)):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

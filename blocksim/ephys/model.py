@@ -11,7 +11,7 @@ beta = exp(-dt / tau_mem), and I = (1 - beta) (gain i + bias).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -22,9 +22,7 @@ from blocksim.errors import ArgumentError
 from blocksim.layer import Layer
 from blocksim.neurons import ALIF
 from blocksim.simulation import simulate
-from blocksim.validation import choice, finite, found, number, real_array
-
-DTYPES = ("float32", "float64")
+from blocksim.validation import finite, found, milliseconds, number, precision, real_array
 
 
 class Prediction(NamedTuple):
@@ -92,12 +90,14 @@ class Cell:
     scale_mv: float | None = None
 
     def __post_init__(self) -> None:
-        limits = {"tau_mem": {"above": 0}, "tau_adapt": {"above": 0}, "gain": {"above": 0}, "refractory": {"least": 0}}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.name in ("reset_mv", "scale_mv"):
-                continue
-            object.__setattr__(self, field.name, number(field.name, value, **limits.get(field.name, {})))
+        set_field = object.__setattr__
+        for name in ("tau_mem", "tau_adapt", "refractory"):
+            set_field(self, name, milliseconds(name, getattr(self, name), zero=name == "refractory"))
+        set_field(self, "gain", number("gain", self.gain, above=0))
+        for name in ("adaptation", "bias", "reset_mv", "scale_mv"):
+            value = getattr(self, name)
+            if value is not None or name in ("adaptation", "bias"):
+                set_field(self, name, number(name, value))
 
     @cached_property
     def rheobase(self) -> float:
@@ -137,7 +137,7 @@ class Cell:
         rounding : {None, "nearest", "down", "up"}
             As in `ALIF.from_ms`, for a refractory period that is no whole number of steps.
         """
-        kind = np.dtype(choice("dtype", str(np.dtype(dtype)), DTYPES))
+        kind = precision("dtype", dtype)
         values = {name: np.array([getattr(self, name)]) for name in ("tau_mem", "tau_adapt", "adaptation")}
         neuron = ALIF.from_ms(
             tau_mem=values["tau_mem"], tau_adapt=values["tau_adapt"], adaptation=values["adaptation"].astype(kind),

@@ -26,7 +26,7 @@ from blocksim.neurons import ALIF
 from blocksim.run import Run
 from blocksim.simulation import simulate
 from blocksim.surrogates import Surrogate
-from blocksim.validation import finite, found, frozen, number, real_array, whole
+from blocksim.validation import finite, found, frozen, milliseconds, number, real_array, whole
 
 # what a gradient belongs to; the refractory period is chosen, not descended
 PARAMETERS = ("tau_mem", "tau_adapt", "gain", "rheobase", "adaptation_pa")
@@ -97,7 +97,7 @@ class FitData:
             finite(f"{label}{name}", array)
             kind = np.bool_ if name == "near_spike" else np.float32
             object.__setattr__(self, name, frozen(np.array(array, kind, order="C")))
-        object.__setattr__(self, "dt", number("dt", self.dt, above=0))
+        object.__setattr__(self, "dt", milliseconds("dt", self.dt))
         warm_up = whole("warm_up", self.warm_up, 0)
         if warm_up >= current.shape[1]:
             raise ArgumentError(
@@ -168,7 +168,7 @@ def repeats_of(current: np.ndarray) -> list[list[int]]:
 
 def near_spikes(counts: np.ndarray, window: tuple[float, float], dt: float) -> np.ndarray:
     """Steps within `window` (ms before, ms after) of a spike."""
-    before, after = (round(number("spike_window", value, least=0) / dt) for value in window)
+    before, after = (round(milliseconds("spike_window", value, zero=True) / dt) for value in window)
     steps = counts.shape[1]
     edges = np.zeros((len(counts), steps + 1), np.int64)
     for sweep, step in zip(*np.nonzero(counts), strict=True):
