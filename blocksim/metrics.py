@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import SpikeTrains, milliseconds
-from blocksim.validation import choice, found
+from blocksim.trains import SpikeTrains
+from blocksim.validation import choice, found, milliseconds
 
 TOLERANCE = 1e-9  # ms
 MODEL_PAIRS = ("all", "different")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.errors import MissingLibraryError
 from blocksim.files import written
+from blocksim.libraries import library
 
 SUFFIXES = (".png", ".pdf", ".svg")
 SPIKE, RATE, GRID = "#1b3a5c", "#c8553d", "#d9d9d9"
@@ -17,13 +17,7 @@ SPIKE, RATE, GRID = "#1b3a5c", "#c8553d", "#d9d9d9"
 
 def require_matplotlib() -> None:
     """Raise `MissingLibraryError` unless matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingLibraryError(
-            "plot: expected the library matplotlib, which is not installed; "
-            "install it with: python -m pip install 'blocksim[plot]'"
-        ) from error
+    library("matplotlib", "plot", "plot")
 
 
 def raster(times: np.ndarray, rows: np.ndarray, count: int, duration: float, *, label: str = "neuron") -> Any:

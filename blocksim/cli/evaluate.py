@@ -13,7 +13,7 @@ from rich.table import Table
 from blocksim import plotting
 from blocksim.cli.options import backend_option
 from blocksim.errors import FileError
-from blocksim.files import check_output, written
+from blocksim.files import check_output, write_json
 from blocksim.models import Model, load_model
 from blocksim.passes import METHODS
 from blocksim.training.evaluation import evaluate as evaluated
@@ -38,7 +38,7 @@ def evaluate(
     if output is not None:
         check_output(output, (".json",), overwrite)
     if plot is not None:
-        check_output(plot, (".png", ".pdf", ".svg"), overwrite)
+        check_output(plot, plotting.SUFFIXES, overwrite)
         plotting.require_matplotlib()
     loaded = load_model(model)
     data = open_samples(path, _binning(model, loaded))
@@ -50,8 +50,7 @@ def evaluate(
         "confusion": found.confusion.tolist(),
     }  # fmt: skip
     if output is not None:
-        with written(output) as part:
-            part.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(output, result)
     if plot is not None:
         plotting.save(plotting.confusion(found.confusion, names), plot)
     if as_json:

@@ -19,7 +19,7 @@ from blocksim.data.randomness import AUGMENT, SHUFFLE, Streams
 from blocksim.data.sources import ArraySource, Source, join_lists
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
-from blocksim.validation import found, frozen, real_array, whole
+from blocksim.validation import found, frozen, milliseconds, real_array, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +110,12 @@ class EventDataset:
         clip: bool = False,
         cache_bytes: int = 2**30,
     ) -> None:
-        if isinstance(dt, bool) or not isinstance(dt, (int, float, np.number)) or not 0 < float(dt) < np.inf:
-            raise ArgumentError(f"dt: expected a step in ms above 0; found {found(dt)}")
+        dt = milliseconds("dt", dt)
         if not isinstance(clip, bool):
             raise ArgumentError(f"clip: expected True or False; found {found(clip)}")
         self.steps = None if steps is None else whole("steps", steps, 1)
         pool = whole("pool", pool, 1)
-        space = pooled_space(source, float(dt), pool, clip)
+        space = pooled_space(source, dt, pool, clip)
         self._store = _Store(source, space, pool, whole("cache_bytes", cache_bytes, 0))
         self._select(np.arange(len(source)))
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import SpikeTrains, milliseconds
-from blocksim.validation import choice, finite, found, real_array
+from blocksim.trains import SpikeTrains
+from blocksim.validation import choice, finite, found, milliseconds, number, real_array
 
 METHODS = ("threshold", "dvdt")
 # between two onsets the potential comes down by this much, in mV
@@ -59,13 +59,10 @@ class Detection:
     def __post_init__(self) -> None:
         choice("method", self.method, METHODS)
         level = (0.0 if self.method == "threshold" else -20.0) if self.threshold is None else self.threshold
-        if not isinstance(level, (int, float, np.number)) or not np.isfinite(level):
-            raise ArgumentError(f"threshold: expected a finite potential in mV; found {found(self.threshold)}")
-        if not isinstance(self.dvdt, (int, float, np.number)) or not 0 < self.dvdt < np.inf:
-            raise ArgumentError(f"dvdt: expected a rate in mV/ms above 0; found {found(self.dvdt)}")
+        object.__setattr__(self, "threshold", number("threshold", level, what="a finite potential in mV"))
+        number("dvdt", self.dvdt, above=0, what="a rate in mV/ms")
         milliseconds("dead_time", self.dead_time, zero=True)
         milliseconds("rise", self.rise)
-        object.__setattr__(self, "threshold", float(level))
 
 
 def detect_spikes(voltage: Any, dt: float, detection: Detection | None = None) -> SpikeTrains:

@@ -19,13 +19,13 @@ import numpy as np
 
 from blocksim.data import Augmentation, EventDataset, open_dataset
 from blocksim.errors import ArgumentError, FileError
-from blocksim.files import written
+from blocksim.files import plain, write_json
 from blocksim.initialisers import calibrate, make_network
 from blocksim.network import Network
 from blocksim.optimisers import SGD, Adam, AdamW, Optimiser
 from blocksim.training.settings import RatePenalty, Training, described
 from blocksim.training.trainer import fit
-from blocksim.validation import choice, found, number
+from blocksim.validation import choice, found, milliseconds
 
 OPTIMISERS: dict[str, type[Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
 # samples that the first weights are calibrated on
@@ -226,12 +226,12 @@ def grid_of(experiment: Experiment, seeds: int = 1, **axes: Sequence[Any]) -> li
 
 def open_samples(path: str | Path, choices: DataChoices) -> EventDataset:
     """Open samples as an experiment bins them, every one of the same duration."""
-    dt = number("dt", choices.dt, above=0)
+    dt = milliseconds("dt", choices.dt)
     data = open_dataset(path, dt, pool=choices.pool, clip=choices.clip)
     duration = choices.duration
     if duration is None:
         duration = data.statistics()["duration_ms"]["max"]
-    steps = max(1, math.floor(number("duration", duration, above=0) / dt + 1e-6))
+    steps = max(1, math.floor(milliseconds("duration", duration) / dt + 1e-6))
     return open_dataset(path, dt, steps, pool=choices.pool, clip=choices.clip)
 
 
@@ -298,12 +298,11 @@ def run_experiment(
         "stopped": trained.stopped,
         "epochs": len(history["epoch"]),
         "best_epoch": trained.best_epoch,
-        **{name: _or_none(float(column[at])) for name, column in history.items() if name != "epoch"},
+        **{name: plain(float(column[at])) for name, column in history.items() if name != "epoch"},
         "seconds_an_epoch": float(np.median(history["seconds"])),
         "seconds": float(history["seconds"].sum()),
     }
-    with written(folder / "result.json") as part:
-        part.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(folder / "result.json", result)
     return result
 
 
@@ -341,7 +340,3 @@ def _made(where: str, kind: Any, given: Any) -> Any:
         raise ArgumentError(f"{where} {error}") from error
     except TypeError as error:
         raise ArgumentError(f"{where}: expected a value for each of its names; found {error}") from error
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None

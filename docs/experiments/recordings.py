@@ -116,13 +116,13 @@ def recovery(folder: Path, seeds: Sequence[int] = range(20)) -> list[dict[str, A
         spikes = np.zeros(1, bool)
         while spikes.sum() < RECOVERY_SPIKES:
             true = Cell(
-                tau_m=rng.uniform(8, 25), tau_a=rng.uniform(60, 250), adaptation=rng.uniform(0.2, 1.2),
+                tau_mem=rng.uniform(8, 25), tau_adapt=rng.uniform(60, 250), adaptation=rng.uniform(0.2, 1.2),
                 gain=rng.uniform(0.008, 0.03), bias=rng.uniform(-2, -0.2), refractory=float(rng.choice([2, 3, 4, 5])),
             )  # fmt: skip
             spikes = true.predict(current, dt, dtype=np.float32).spikes
         began = time.perf_counter()
         result = fit(FitData(current[None], spikes, dt), FitConfig(seed=seed, epochs=40))
-        names = ("tau_m", "tau_a", "adaptation", "gain", "bias", "refractory")
+        names = ("tau_mem", "tau_adapt", "adaptation", "gain", "bias", "refractory")
         errors = {name: 100 * (getattr(result.cell, name) / getattr(true, name) - 1) for name in names}
         rows.append({
             "seed": seed, "spikes": int(spikes.sum()), **errors, "loss": result.loss["training"],
@@ -307,8 +307,9 @@ SCORES = {
 }  # fmt: skip
 LAYOUT: dict[str, dict[str, str]] = {
     "recovery": {
-        "seed": "seed", "spikes": "spikes", "tau_m": "tau_m, %", "tau_a": "tau_a, %", "adaptation": "adaptation, %",
-        "gain": "gain, %", "bias": "bias, %", "refractory": "refractory, %", "loss": "loss", "recovered": "within 5 %",
+        "seed": "seed", "spikes": "spikes", "tau_mem": "tau_mem, %", "tau_adapt": "tau_adapt, %",
+        "adaptation": "adaptation, %", "gain": "gain, %", "bias": "bias, %", "refractory": "refractory, %",
+        "loss": "loss", "recovered": "within 5 %",
     },
     "choices": {"settings": "settings", **SCORES, "seconds": "s a fit"},
     "test": {"cell": "cell", "part": "part", **SCORES},
