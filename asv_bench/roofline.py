@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 from benchmarks.workloads import DigitsNetwork
+from blocksim.backends.numba_cpu import backend, launch
 
 import blocksim
-from blocksim.backends.numba_cpu import backend, launch
 from blocksim.cli.info import machine
 from blocksim.losses import cross_entropy
 

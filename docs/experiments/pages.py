@@ -69,6 +69,16 @@ def where(found: Mapping[str, Any]) -> str:
     return f"{found['date']}, {found['machine']['cpu']}; {versions}"
 
 
+def origins(found: Mapping[str, Mapping[str, Any]], *more: str) -> str:
+    """A table of where parts were measured, one line for those that agree; `more` names other entries to show."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for name, part in found.items():
+        lines.setdefault((*(str(part[key]) for key in more), where(part)), []).append(name)
+    return table(
+        ["parts", *more, "date, machine, versions"], [[", ".join(names), *line] for line, names in lines.items()]
+    )
+
+
 def spread(median: float, low: float, high: float) -> str:
     """A median and its quartiles, to three digits of the median."""
     digits = decimals(median)

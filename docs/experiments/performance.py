@@ -25,10 +25,10 @@ COMMANDS = {
 }
 # name in ratios.json: what it is called, the bar it is held to, the aim
 RATIOS = {
-    "forward and backward / its two matrix products": ("forward and backward, events given, of the two products",
-                                                       "0.40", "0.25"),
-    "the same from a dense uint8 array / the products": ("the same from a dense uint8 array, conversion included",
-                                                         "0.50", "0.35"),
+    "forward and backward / its two matrix products":
+        ("forward and backward, events given, of the two products", "0.40", "0.25"),
+    "the same from a dense uint8 array / the products":
+        ("the same from a dense uint8 array, conversion included", "0.50", "0.35"),
     "forward / its matrix product": ("forward, events given, of its product", "0.35", "0.20"),
     "dynamics / copy": ("dynamics alone, of a copy of the currents", "2.5", "1.5"),
     "one neuron, forward / lfilter": ("one neuron, forward, one thread, of scipy's one-pole filter", "1.0", "0.5"),
@@ -36,17 +36,18 @@ RATIOS = {
         ("one neuron, forward, van Rossum loss and backward, likewise", "5", "2.5"),
     "checkpoints / tape": ("checkpoints, of a tape", "1.6", ""),
     "one thread / two threads": ("one thread, of two", "at least 1.7", ""),
-    "silent / active, one neuron with gradients": ("a silent step, of an active one (one neuron, gradients)", "1.2",
-                                                   "1.1"),
-    "a step of 100000 / a step of 1000, 16 samples": ("a step of 100 000, of a step of 1000 (16 samples)", "1.2", "1.1"),
-    "a step of 1000000 / a step of 10000, 1 sample": ("a step of 1 000 000, of a step of 10 000 (1 sample)", "1.2",
-                                                      "1.1"),
+    "silent / active, one neuron with gradients":
+        ("a silent step, of an active one (one neuron, gradients)", "1.2", "1.1"),
+    "a step of 100000 / a step of 1000, 16 samples":
+        ("a step of 100 000, of a step of 1000 (16 samples)", "1.2", "1.1"),
+    "a step of 1000000 / a step of 10000, 1 sample":
+        ("a step of 1 000 000, of a step of 10 000 (1 sample)", "1.2", "1.1"),
 }  # fmt: skip
 TIMES = (
-    "matrix product x W", "matrix product x^T g", "forward", "forward and backward", "the same from a dense uint8 array",
-    "the same with checkpoints", "forward and backward, one thread", "dynamics, potentials recorded",
-    "copy of the currents", "scipy.signal.lfilter, one pole, 3 x 10000", "one neuron, 3 x 10000 steps, forward",
-    "one neuron, 3 x 10000 steps, forward and backward",
+    "matrix product x W", "matrix product x^T g", "forward", "forward and backward",
+    "the same from a dense uint8 array", "the same with checkpoints", "forward and backward, one thread",
+    "dynamics, potentials recorded", "copy of the currents", "scipy.signal.lfilter, one pole, 3 x 10000",
+    "one neuron, 3 x 10000 steps, forward", "one neuron, 3 x 10000 steps, forward and backward",
     "one neuron, 3 x 10000 steps, forward, van Rossum loss, backward", "one neuron, a million steps, active, both",
     "one neuron, a million steps, silent, both", "1 sample, 128 neurons, 1000000 steps",
 )  # fmt: skip
@@ -61,6 +62,11 @@ NETWORK = {
     "step with checkpoints": "with checkpoints",
     "step, standard": "step by step",
     "step, one thread": "one Numba thread",
+}
+OF_STEP = {
+    "standard / blocks, step": "step by step, of blocks",
+    "one thread / all, step": "one thread, of two",
+    "backward / forward": "cross-entropy and backward, of forward",
 }
 WORK = {"training step": "training-step", "fit step": "fit-step", "network step": "network-step"}
 
@@ -104,10 +110,8 @@ def tables(found: dict[str, dict[str, Any]]) -> dict[str, str]:
         made["network"] = table(["work", "ms"], lines)
         made["network-ratios"] = table(
             ["ratio", ""],
-            [[words, "{:.2f} ({:.2f} to {:.2f})".format(*ratios[name])] for name, words in (
-                ("standard / blocks, step", "step by step, of blocks"), ("one thread / all, step", "one thread, of two"),
-                ("backward / forward", "cross-entropy and backward, of forward"))],
-        )  # fmt: skip
+            [[words, "{:.2f} ({:.2f} to {:.2f})".format(*ratios[name])] for name, words in OF_STEP.items()],
+        )
     if "peers" in found:
         made |= {mark: of_peers(name, found["peers"][name]) for name, mark in WORK.items() if name in found["peers"]}
     if "roofline" in found:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from pages import result, table, where, write, write_json  # beside this script
+from pages import origins, result, table, write, write_json  # beside this script
 
 from blocksim import metrics
 from blocksim.ephys import Cell, FitConfig, FitData, Recording, evaluation, fit, fit_cells, open_parts, open_recording
@@ -364,14 +364,9 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
         made["periods"] = pivot(rows["periods"], "ARP", "ETV 10 ms")
         made["methods"] = of_methods(rows["periods"])
     if "speed" in rows:
-        made["speed"] = pick(
-            rows["speed"], {"work": "work", "seconds": "s", "processor": "s of processor time"}
-        )
+        made["speed"] = pick(rows["speed"], {"work": "work", "seconds": "s", "processor": "s of processor time"})
     if found:
-        made["where"] = table(
-            ["part", "threads", "date, machine, versions"],
-            [[name, str(part["threads"]), where(part)] for name, part in found.items()],
-        )
+        made["where"] = origins(found, "threads")
     return made
 
 

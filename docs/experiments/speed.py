@@ -1,10 +1,10 @@
 """The first experiment of Taylor et al. (2023), blocks against step by step: every number and picture of speed.md.
 
-    python docs/experiments/speed.py [-o FOLDER] [--part NAME ...] [--rounds 3] [--quick] [--page docs/experiments/speed.md]
+    python docs/experiments/speed.py [-o FOLDER] [--part NAME ...] [--rounds 3] [--quick] [--page PAGE]
 
 The grid is that of the paper's code: one recurrent layer of 128 ALIF neurons on 1000 Poisson inputs over refractory
-period, length and batch (`grid`), two to five layers of 128 to 512 neurons (`layers`), forward and backward. `library` is
-the forward pass that its authors timed in other libraries too. Each part writes NAME.json when it is done; --page puts
+period, length and batch (`grid`), two to five layers of 128 to 512 neurons (`layers`), forward and backward. `library`
+is the forward pass that its authors timed in other libraries too. Each part writes NAME.json when it is done; --page puts
 the tables into a page and draws its pictures, from what is there (`--part` with no names runs nothing).
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pages import decimals, result, table, where, write, write_json  # beside this script
+from pages import decimals, origins, result, table, write, write_json  # beside this script
 
 import blocksim
 from blocksim.cli.demo import experiment
@@ -204,10 +204,7 @@ def tables(found: dict[str, dict[str, Any]]) -> dict[str, str]:
         lines += [[name, "the authors' GPU", milliseconds([value])] for name, value in NOTEBOOK.items()]
         made["library"] = table(["forward pass", "on", "ms"], lines)
     if found:
-        made["where"] = table(
-            ["part", "rounds", "date, machine, versions"],
-            [[name, str(part["rounds"]), where(part)] for name, part in found.items()],
-        )
+        made["where"] = origins(found, "rounds")
     return made
 
 
@@ -240,7 +237,7 @@ def draw_grid(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def draw_layers(grid_rows: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Left: times over the refractory period. Right: speed-up over layers and their size, the paper's figure 3, right."""
+    """Left: times over the refractory period. Right: speed-up over layers and sizes, the paper's figure 3, right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.3), dpi=130, layout="constrained", facecolor="white")
