@@ -60,7 +60,7 @@ def van_rossum(models: Any, trials: Any, *, tau: float) -> np.ndarray:
     -----
     Source: van Rossum, "A novel spike distance", Neural Computation 13 (2001), 751-763, equations (2.1)-(2.3), for
     which it is the square D². In sums over pairs of spikes (Houghton and Kreuz, Network 23 (2012), 48-58), D² =
-    1/2 [sum_ij e(t_i - t_j) + sum_ij e(s_i - s_j) - 2 sum_ij e(t_i - s_j)], e(d) = exp(-|d| / tau). Their recursion
+    1/2 [sum_ij e(t_i - t_j) + sum_ij e(s_i - s_j) - 2 sum_ij e(t_i - s_j)], e(d) = exp(-abs(d) / tau). Their recursion
     makes it linear in the number of spikes.
 
     Examples
@@ -570,7 +570,7 @@ class TrainStatistics:
     cv : (trains,) float64 array
         Coefficient of variation of the intervals, with the population's standard deviation; of three spikes or more.
     cv2, lv : (trains,) float64 arrays
-        Mean of 2 |I_k+1 - I_k| / (I_k+1 + I_k), and of 3 (I_k+1 - I_k)^2 / (I_k+1 + I_k)^2, over neighbouring
+        Mean of 2 abs(I_k+1 - I_k) / (I_k+1 + I_k), and of 3 (I_k+1 - I_k)^2 / (I_k+1 + I_k)^2, over neighbouring
         intervals: variation, cleared of slow changes of the rate; of three spikes or more.
     """
 

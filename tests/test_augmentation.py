@@ -18,7 +18,7 @@ from blocksim.data.randomness import AUGMENT, SHUFFLE, SPLIT, Streams
 SAMPLES, CHANNELS = 6, 40
 ALL = {
     "blend": 0.5, "stretch": 0.3, "time_shift": 9.0, "time_jitter": 2.0, "channel_shift": 7, "channel_jitter": 3.0,
-    "mask_time": 8.0, "mask_channels": 9, "drop": 0.2,
+    "mask_time": 8.0, "mask_channels": 9, "drop": 0.2, "channel_stretch": 0.2, "equalise": 0.5,
 }  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def test_no_change_is_no_change():
             "blend": st.floats(0, 1), "stretch": st.floats(0, 0.999), "time_shift": st.floats(0, 200),
             "time_jitter": st.floats(0, 100), "channel_shift": st.integers(0, 60), "channel_jitter": st.floats(0, 50),
             "mask_time": st.floats(0, 100), "mask_channels": st.integers(0, 60), "drop": st.floats(0, 1),
+            "channel_stretch": st.floats(0, 0.999), "equalise": st.floats(0, 10),
         },
     ),
     st.sampled_from([None, 1, 30, 100]),
@@ -359,6 +360,53 @@ def test_blend_chooses_among_all_others_of_the_class_in_this_part():
     assert partners(data.subset([0, 1, 4, 5]), 1) == {1, 2, 5}
 
 
+def test_channels_stretch_from_the_lowest_and_pixels_about_the_middle(pixels):
+    rng = np.random.default_rng(2)
+    units = np.repeat([200, 400], 4000)
+    data = from_lists([rng.uniform(0, 50, 8000)], [units], [0], channels=1000, steps=50)
+    factors = []
+    for epoch in range(40):
+        channels = varied(data, 0, epoch, channel_stretch=0.25)[1]
+        low, high = channels[channels < 275], channels[channels >= 275]
+        assert len(low) == len(high) == 4000
+        factor = (high.mean() + 0.5) / 400.5
+        # a channel is a place, and an event lies anywhere within it
+        assert abs(low.mean() - (200.5 * factor - 0.5)) < 0.2
+        assert low.max() - low.min() <= np.ceil(factor)
+        factors.append(factor)
+    assert 0.75 <= min(factors) < 0.8
+    assert 1.2 < max(factors) <= 1.25
+    # of a camera, the middle stays where it is; nothing else of the picture does
+    file = pixels(steps=45)
+    height, width = 20, 26
+    for epoch in range(10):
+        rows, columns = np.divmod(varied(file, 2, epoch, channel_stretch=0.3)[1] % (height * width), width)
+        before = np.divmod(varied(file, 2)[1] % (height * width), width)
+        spread = [np.std(after) / np.std(old) for after, old in zip((rows, columns), before, strict=True)]
+        assert abs(spread[0] - spread[1]) < 0.1
+        for after, old, size, ratio in zip((rows, columns), before, (height, width), spread, strict=True):
+            assert abs((after.mean() - (size - 1) / 2) - ratio * (old.mean() - (size - 1) / 2)) < 0.5
+
+
+def test_equalise_keeps_events_by_a_smooth_spectrum():
+    channels, events_each = 64, 400
+    rng = np.random.default_rng(3)
+    units = np.repeat(np.arange(channels), events_each)
+    data = from_lists([rng.uniform(0, 50, len(units))], [units], [0], channels=channels, steps=50)
+    spectra = []
+    for epoch in range(60):
+        kept = np.bincount(varied(data, 0, epoch, equalise=0.7)[1], minlength=channels) / events_each
+        assert (kept == 1).sum() >= channels // 4
+        spectra.append(kept)
+    spectra = np.array(spectra)
+    assert spectra.min() < 0.2
+    # every channel is weakened at times, and kept at others
+    assert (spectra.min(axis=0) < 0.7).all()
+    assert (spectra.max(axis=0) > 0.95).all()
+    lag = np.corrcoef(spectra[:, :-1].ravel(), spectra[:, 1:].ravel())[0, 1]
+    assert lag > 0.95
+
+
 WRONG = {
     "blend": (1.1, "a probability, 0 to 1"),
     "drop": (-0.1, "a probability, 0 to 1"),
@@ -369,6 +417,8 @@ WRONG = {
     "channel_jitter": ("1", "0 to 1e+06 channels"),
     "mask_time": (np.inf, "a time of 0 to"),
     "mask_channels": (-1, "a whole number"),
+    "channel_stretch": (1.0, "a fraction from 0 to below 1"),
+    "equalise": (11, "a standard deviation of 0 to 10"),
 }
 
 

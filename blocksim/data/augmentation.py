@@ -17,6 +17,10 @@ from blocksim.validation import found, whole
 
 # more than any sample lasts, or has of channels
 MOST = 1e6
+# e to the power of more is no gain that a float holds
+WIDEST = 10.0
+# of the random spectrum of `equalise`
+COSINES = np.arange(1, 5)
 # the numbers in [0, 1) drawn for a whole sample, in this order
 DRAWS = (
     "blend", "partner", "stretch", "time_shift", "channel_shift 0", "channel_shift 1", "mask_time", "mask_time at",
@@ -56,6 +60,15 @@ class Augmentation:
         camera, in a square of that side, of both polarities.
     drop : float
         Probability, for each event, that it is dropped.
+    channel_stretch : float
+        Channels are multiplied by a factor drawn uniformly from 1 - channel_stretch to 1 + channel_stretch, as a
+        longer or shorter vocal tract does to a voice (Jaitly and Hinton 2013); for a camera, pixels by one about the
+        middle. An event's place within its channel is drawn too. Below 1.
+    equalise : float
+        Each event is kept with a probability that is a smooth random function of its channel, as another voice or
+        microphone has another spectrum: g / q or 1, whichever is less, with ln g = equalise times a sum of four
+        cosines over the channels, of normal amplitudes, and q the upper quartile of g; for a camera, of two such
+        sums, over x and over y.
 
     Raises
     ------
@@ -80,6 +93,8 @@ class Augmentation:
     mask_time: float = 0.0
     mask_channels: int = 0
     drop: float = 0.0
+    channel_stretch: float = 0.0
+    equalise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("channel_shift", "mask_channels"):
@@ -94,6 +109,8 @@ class Augmentation:
             ("mask_time", MOST, f"a time of 0 to {MOST:g} ms"),
             ("mask_channels", MOST, f"0 to {MOST:g} channels"),
             ("drop", 1.0, "a probability, 0 to 1"),
+            ("channel_stretch", np.nextafter(1.0, 0.0), "a fraction from 0 to below 1"),
+            ("equalise", WIDEST, f"a standard deviation of 0 to {WIDEST:g}"),
         ):
             value = getattr(self, name)
             number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
@@ -167,6 +184,15 @@ class Augmentation:
             keep &= ~masked[channels]
         if self.drop:
             keep &= rng.random(len(steps), dtype=np.float32) >= self.drop
+        # the numbers of what came last to this class are drawn last: those above stay what they were
+        if self.channel_stretch and keep.any():
+            factor = 1 + self.channel_stretch * (2 * rng.random() - 1)
+            channels = _stretched(channels, factor, space, rng)
+            keep &= channels >= 0
+            ordered = False
+        if self.equalise and keep.any():
+            kept = _spectrum(self.equalise, space, rng)
+            keep &= rng.random(len(steps)) < kept[channels]
         places = np.flatnonzero(keep)
         if len(places) < len(steps):
             steps, channels = steps[places], channels[places]
@@ -185,6 +211,27 @@ def _band(width: float, place: float, widest: float, size: int) -> tuple[int, in
     taken = min(int(width * (int(widest + 1e-6) + 1)), max(size, 0))
     start = int(place * (size - taken + 1))
     return start, start + taken
+
+
+def _stretched(channels: np.ndarray, factor: float, space: Space, rng: np.random.Generator) -> np.ndarray:
+    """Channels times a factor, those of a camera about the middle of each axis; -1 where that leads off them."""
+    by = []
+    for at, size in zip(space.axes(channels), space.extent, strict=True):
+        middle = 0.0 if space.grid is None else size / 2
+        to = np.floor((at + rng.random(len(at)) - middle) * factor + middle)
+        by.append(to.astype(np.int64) - at)
+    return np.where(channels < 0, -1, space.moved(channels, tuple(by)))
+
+
+def _spectrum(deviation: float, space: Space, rng: np.random.Generator) -> np.ndarray:
+    """The probability by which each channel keeps an event: smooth over the channels, 1 in a quarter of them."""
+    log_gain = np.zeros(space.channels)
+    for at, size in zip(space.axes(np.arange(space.channels)), space.extent, strict=True):
+        amplitudes = rng.normal(size=len(COSINES)) / np.sqrt(COSINES)
+        waves = np.cos(np.pi * COSINES[:, None] * (np.arange(size) / size + rng.random()))
+        log_gain += (deviation * amplitudes @ waves)[at]
+    kept: np.ndarray = np.minimum(np.exp(log_gain - np.quantile(log_gain, 0.75)), 1)
+    return kept
 
 
 def _blended(sample: Sample, other: Sample, space: Space, rng: np.random.Generator) -> Sample:

@@ -1,0 +1,174 @@
+"""Links that Sphinx does not make by itself: numbers of equations, names in docstrings, tutorials.
+
+Pages and docstrings are written to be read as they are, on GitHub and in a terminal. Here (7) becomes a link to the
+equation of that number, `Run.backward` one to its entry in the reference, and `tutorials/long_recordings.py` one to the
+page that is made of it.
+"""
+
+import pydoc
+import re
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.transforms import SphinxTransform
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.inspect import signature as typed_signature
+from sphinx.util.inspect import stringify_signature
+
+MODEL = "model"  # the page on which every equation stands
+TAG = re.compile(r"\\tag\{(\d+)\}")
+CITED = re.compile(r"(?<![\w)\]\d])\((\d{1,2})\)(?![\w(])")
+
+ABSTRACT = ("blocksim.Backend", "blocksim.backend.HostBackend", "blocksim.backend.FusedBackend")
+
+
+def in_reading_order(name):
+    """Key by which sphinx-gallery sorts the tutorials."""
+    from conf import TUTORIALS
+
+    return TUTORIALS.index(name) if name in TUTORIALS else len(TUTORIALS)
+
+
+def anchor(number):
+    """Name of an equation's place in its page."""
+    return f"equation-{number}"
+
+
+class Equations(SphinxTransform):
+    """Give each numbered equation an anchor, and MathJax equations of several lines as they are written."""
+
+    default_priority = 500
+
+    def apply(self, **kwargs):
+        """Change the page's displayed equations in place."""
+        for node in self.document.findall(nodes.math_block):
+            text = node.astext()
+            for number in TAG.findall(text):
+                node["ids"].append(anchor(number))
+            if r"\\" in text and not node.get("nowrap"):
+                # Sphinx would wrap it in an environment of its own, which forbids \tag
+                node["nowrap"] = node["no-wrap"] = True
+                node.children = [nodes.Text(rf"\[{text}\]")]
+
+
+class ExactNames(SphinxPostTransform):
+    """Keep Sphinx from guessing: an argument `steps` is not the property of that name of some class."""
+
+    default_priority = 5
+
+    def run(self, **kwargs):
+        """Ask for names as they are written; `known_name` finds the rest."""
+        for node in self.document.findall(addnodes.pending_xref):
+            if node.get("refdomain") == "py":
+                node.attributes.pop("refspecific", None)
+
+
+class Citations(SphinxPostTransform):
+    """Make (7) a link to equation 7."""
+
+    default_priority = 5
+    formats = ("html",)
+
+    def run(self, **kwargs):
+        """Replace numbers in running text; those in code, formulas, headings and links stay."""
+        if MODEL not in self.env.found_docs:
+            return
+        tags = {int(number) for number in TAG.findall(self.env.doc2path(MODEL).read_text())}
+        for text in list(self.document.findall(nodes.Text)):
+            parent = text.parent
+            if isinstance(parent, (nodes.literal, nodes.math, nodes.math_block, nodes.literal_block, nodes.title)):
+                continue
+            if isinstance(parent, nodes.reference) or not CITED.search(text):
+                continue
+            parts, end = [], 0
+            for match in CITED.finditer(text):
+                number = int(match[1])
+                if number not in tags:
+                    continue
+                uri = self.app.builder.get_relative_uri(self.env.docname, MODEL) + "#" + anchor(number)
+                parts += [
+                    nodes.Text(text[end : match.start()]),
+                    nodes.reference("", match[0], refuri=uri, internal=True),
+                ]
+                end = match.end()
+            if parts:
+                parent.replace(text, [*parts, nodes.Text(text[end:])])
+
+
+def entry(domain, target):
+    """Full name of the reference's one entry for a name as docstrings have it: `Layer`, `Run.backward`; or None."""
+    entries = domain.objects
+    for name in (target, f"blocksim.{target}"):
+        if name in entries:
+            return name
+    # a single word may be an argument too, so it is not taken for a method or property of some class
+    kinds = None if "." in target else ("class", "exception", "function")
+    found = [name for name, what in entries.items() if name.endswith(f".{target}") and (not kinds or what[2] in kinds)]
+    return found[0] if len(found) == 1 else None
+
+
+def known_name(app, env, node, contnode):
+    """Resolve a name in single backticks, or in the type of an argument.
+
+    Names of blocksim must be there, and Sphinx warns where they are not; all others are words, arguments and other
+    libraries' names, and stay text.
+    """
+    if node.get("refdomain") != "py" or node.get("reftype") == "mod":
+        return None
+    domain = env.get_domain("py")
+    target = node["reftarget"].partition("(")[0]
+    name = entry(domain, target)
+    if name is None and "." in target:
+        # an attribute is described where its class is
+        owner, _, attribute = target.rpartition(".")
+        name = entry(domain, owner)
+        if name is not None and attribute not in attributes(name):
+            return None
+    if name is not None:
+        return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", name, addnodes.pending_xref(), contnode)
+    return None if target.startswith("blocksim.") else contnode
+
+
+def attributes(name):
+    """Names of a documented class's attributes, fields of dataclasses among them; of a module, all of its names."""
+    try:
+        thing = pydoc.locate(name)
+    except pydoc.ErrorDuringImport:
+        return set()
+    return {*dir(thing), *getattr(thing, "__annotations__", ())}
+
+
+def signature_of(app, what, name, obj, options, signature, returned):
+    """Leave out constructors that nobody calls, and say the types where docstrings leave them to the signature."""
+    if what == "class":
+        text = obj.__doc__ or ""
+        result = "Attributes\n    ----------" in text and "Parameters\n    ----------" not in text
+        return ("", None) if result or name in ABSTRACT else None
+    if what == "method" and name.startswith(("blocksim.Backend.", "blocksim.backend.")):
+        return stringify_signature(typed_signature(obj, bound_method=True), unqualified_typehints=True), None
+    return None
+
+
+def link_tutorials(app, docname, source):
+    """Lead links to a tutorial's script to its page."""
+    source[0] = re.sub(r"\]\((?:\.\./)*tutorials/(\w+)\.py\)", r"](/gallery/\1.rst)", source[0])
+
+
+def leave_out_unwritten(app, docname, source):
+    """Drop pages that are still being written from the front page's lists."""
+    if docname == "index":
+        there = lambda line: not line or line[0] in "`:" or line in app.env.found_docs  # noqa: E731
+        block = lambda match: "\n".join(filter(there, match[0].split("\n")))  # noqa: E731
+        source[0] = re.sub(r"```\{toctree\}\n(?:.|\n)*?```", block, source[0])
+
+
+def setup(app):
+    """Register with Sphinx."""
+    app.add_transform(Equations)
+    app.add_post_transform(ExactNames)
+    app.add_post_transform(Citations)
+    app.connect("missing-reference", known_name)
+    app.connect("autodoc-process-signature", signature_of)
+    app.connect("source-read", link_tutorials)
+    app.connect("source-read", leave_out_unwritten)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,78 @@
+"""The documentation site: `sphinx-build -W --keep-going docs docs/_build/html` makes it of the pages in this folder."""
+
+import sys
+from pathlib import Path
+
+import blocksim
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+
+project = "blocksim"
+author = "The blocksim developers"
+copyright = "2026, The blocksim developers"
+version = release = blocksim.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_click",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+    "links",
+]
+# docs/tutorials holds the scripts; docs/gallery is what sphinx-gallery makes of them
+exclude_patterns = ["_build", "tutorials", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5", "gallery/*.zip"]
+nitpicky = True
+
+# ---------------------------------------------------------------------------------------------------------- Markdown
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4  # links to headings, as on GitHub
+
+# --------------------------------------------------------------------------------------------------------- reference
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "none"  # docstrings say types, with shapes and units
+autosummary_generate = False
+napoleon_numpy_docstring = True
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+default_role = "py:obj"
+maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+
+# --------------------------------------------------------------------------------------------------------- tutorials
+TUTORIALS = (
+    "simulate_and_plot.py",
+    "gradients_by_hand.py",
+    "train_on_events.py",
+    "fit_a_recording.py",
+    "long_recordings.py",
+    "write_a_backend.py",
+)
+sphinx_gallery_conf = {
+    "examples_dirs": "tutorials",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",  # every script is run
+    "within_subsection_order": "links.in_reading_order",
+    "abort_on_example_error": True,
+    "write_computation_times": False,
+    "download_all_examples": False,
+    "show_memory": False,
+    "min_reported_time": 1e9,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "plot_gallery": "True",
+}
+
+# -------------------------------------------------------------------------------------------------------------- HTML
+html_theme = "furo"
+html_title = f"blocksim {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": True}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
