@@ -114,7 +114,14 @@ plt.show()
 
 training, test = recording.split(at=9000)
 config = FitConfig(
-    dt=0.5, tau=20.0, refractory=(2.0, 3.0, 4.0), voltage_weight=0.3, candidates=256, restarts=8, epochs=60, generations=20
+    dt=0.5,
+    tau=20.0,
+    refractory=(2.0, 3.0, 4.0),
+    voltage_weight=0.3,
+    candidates=256,
+    restarts=8,
+    epochs=60,
+    generations=20,
 )
 result = fit(training, config)
 for name, value in result.loss.items():

@@ -207,9 +207,7 @@ def descend(count=250, **options):
         value, slopes = my_loss(run.spikes, target)
         gradients = run.backward(slopes)
         losses.append(value)
-        parameters, state = optimiser.step(
-            parameters, {name: getattr(gradients, name) for name in parameters}, state
-        )
+        parameters, state = optimiser.step(parameters, {name: getattr(gradients, name) for name in parameters}, state)
         current = replace(layer, **parameters)
     return losses, current
 
