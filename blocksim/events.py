@@ -98,6 +98,11 @@ class Events:
         x : (time, K) or (batch, time, K) array of bool, or of whole numbers >= 0 in any integer or float dtype
             Number of spikes of each input in each step.
 
+        Raises
+        ------
+        ArgumentError
+            Another rank, empty, or values that are no spike counts.
+
         Examples
         --------
         >>> import numpy as np
@@ -200,7 +205,13 @@ class Events:
 
     @classmethod
     def from_csr(cls, matrix: Any, batch: int) -> Self:
-        """Make events from a SciPy CSR array of shape (batch * time, K) that holds spike counts."""
+        """Make events from a SciPy CSR array of shape (batch * time, K) that holds spike counts.
+
+        Raises
+        ------
+        ArgumentError
+            `batch` is no divisor of the rows, or values are no spike counts.
+        """
         batch = whole("batch_size", batch, 1)
         rows, inputs = matrix.shape
         if rows % batch:

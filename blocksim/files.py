@@ -244,6 +244,8 @@ def check_folder(folder: str | Path) -> Path:
 def written(path: str | Path) -> Iterator[Path]:
     """A temporary name to write to, which becomes `path` when the block ends well, and is removed when it does not.
 
+    Raises `FileError` where it cannot be written.
+
     Examples
     --------
     >>> import tempfile

@@ -28,6 +28,8 @@ GAINS = (1e-3, 1e3)
 def log_uniform(low: float, high: float, size: int, rng: np.random.Generator, dtype: Any = np.float32) -> np.ndarray:
     """Time constants of a population, (size,), drawn evenly on a logarithmic scale from `low` to `high`.
 
+    Raises `ArgumentError` unless 0 < low <= high.
+
     Examples
     --------
     >>> import numpy as np
@@ -71,6 +73,11 @@ def fluctuating_weights(
     Returns
     -------
     (K, N) array
+
+    Raises
+    ------
+    ArgumentError
+        The rate is not above 0, or beta no decay factor.
 
     Notes
     -----
@@ -145,7 +152,14 @@ def make_network(
     rounding : str or None
         As in `ALIF.from_ms`.
     seed : int
+        Of all weights and time constants.
     dtype : float32 or float64
+        Of all parameters.
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of range, or the refractory period is no whole number of steps.
 
     Examples
     --------

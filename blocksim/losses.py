@@ -171,6 +171,11 @@ def mean_squared_count(counts: Any, target: Any) -> Loss:
     Loss
         The mean over samples and neurons; the gradient is that with respect to the counts.
 
+    Raises
+    ------
+    ArgumentError
+        Shapes do not fit, or values are not finite.
+
     Examples
     --------
     >>> import numpy as np
@@ -213,6 +218,11 @@ def rate_penalty(
     Loss
         The mean over neurons (and over samples, for over="sample"), without a strength; the gradient is that with
         respect to the counts, so times a strength of the caller's it adds to others.
+
+    Raises
+    ------
+    ArgumentError
+        The duration is not above 0, the bounds are not 0 <= lower <= upper, or counts are not finite.
 
     Notes
     -----

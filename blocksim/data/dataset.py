@@ -404,6 +404,12 @@ def from_lists(
     ------
     ArgumentError
         The arrays do not fit together; times or channels out of range are found when a sample is asked for.
+
+    Examples
+    --------
+    >>> from blocksim.data import from_lists
+    >>> from_lists([[0.5, 2.0], [1.0]], [[0, 1], [2]], labels=[0, 1], channels=3)
+    EventDataset('from_lists', 2 samples, 2 classes, 3 channels, dt=1 ms, steps of each sample)
     """
     when, which, offsets = join_lists(times, units)
     source = ArraySource(

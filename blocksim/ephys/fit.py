@@ -91,6 +91,12 @@ class FitConfig:
     ------
     ArgumentError
         A setting is out of range, or unknown.
+
+    Examples
+    --------
+    >>> from blocksim.ephys import FitConfig
+    >>> FitConfig(dt=0.5, refractory=3).refractory
+    (3.0,)
     """
 
     dt: float | tuple[float, ...] | None = None
@@ -152,7 +158,10 @@ class FitConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any], source: str = "config") -> Self:
-        """Settings by name, as a configuration file holds them; the others keep their defaults."""
+        """Settings by name, as a configuration file holds them; the others keep their defaults.
+
+        Raises `ArgumentError`, naming `source`, where a name is unknown.
+        """
         names = [item.name for item in fields(cls)]
         for name in settings:
             if name not in names:

@@ -204,6 +204,11 @@ class Cell:
             Its time step in ms.
         backend, dtype, rounding
             As for `simulate` and `layer`.
+
+        Raises
+        ------
+        ArgumentError
+            The current is of another rank, empty or not finite, or the step is not above 0.
         """
         array = real_array("current", current)
         if array.ndim not in (1, 2) or 0 in array.shape:

@@ -69,6 +69,13 @@ class FitData:
     -----
     The distance of one train from each of K repeats, summed, is K times the distance from their mean train, plus a
     number that no parameter changes. So repeats of one current ("frozen noise") are simulated once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.ephys import FitData
+    >>> FitData(np.zeros((1, 4)), np.array([[0, 0, 1, 0]]), dt=0.5).repeats
+    array([1])
     """
 
     current: np.ndarray

@@ -223,6 +223,11 @@ class Recording:
         Current is averaged over each new step, its charge conserved; where the last step is longer than what is left
         of the sweep, the current continues with 0 pA. The potential is averaged too. Spikes keep their times, all of
         them: `spike_counts` bins them by the new step.
+
+        Raises
+        ------
+        ArgumentError
+            The step is not above 0, or makes too many steps.
         """
         dt = milliseconds("dt", dt)
         if abs(dt - self.dt) <= 1e-12 * self.dt:

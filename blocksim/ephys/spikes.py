@@ -48,6 +48,12 @@ class Detection:
     Small spikes, as of dendrites or bad seals, do not reach 0 mV. The threshold is not lowered behind the caller's
     back: `missed` counts what may have been left out. Source of 20 mV/ms and of the height: the Allen Institute's
     feature extraction, whose height is -30 mV.
+
+    Examples
+    --------
+    >>> from blocksim.ephys import Detection
+    >>> Detection().threshold, Detection("dvdt").threshold
+    (0.0, -20.0)
     """
 
     method: str = "threshold"
@@ -112,6 +118,24 @@ def missed(voltage: Any, dt: float, spikes: SpikeTrains, *, dvdt: float = 20.0, 
     """How many fast rises, of at least `dvdt` mV/ms and to above `height` mV, are none of `spikes`.
 
     Not 0 where the threshold may be too high for some spikes: see `Detection`.
+
+    Parameters
+    ----------
+    voltage, dt
+        As for `detect_spikes`.
+    spikes : SpikeTrains
+        One train a sweep.
+    dvdt, height : float
+        In mV/ms and mV.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.ephys import detect_spikes, missed
+    >>> voltage = np.full(1000, -70.0)
+    >>> voltage[500:510] = -5  # a small spike
+    >>> missed(voltage, 0.1, detect_spikes(voltage, 0.1))
+    1
     """
     onsets = detect_spikes(voltage, dt, Detection("dvdt", height, dvdt, dead_time=2.0))
     count = 0
