@@ -28,11 +28,11 @@ folder = Path(temporary.name)
 # A recording, and its file
 # -------------------------
 #
-# Four trials of one fluctuating current ("frozen noise"), 12 s at 5 kHz. The hidden neuron has physical units: ms, pA and
+# Four trials of one fluctuating current ("frozen noise"), 9 s at 5 kHz. The hidden neuron has physical units: ms, pA and
 # mV. In each trial it gets a noise of its own, so that its spikes differ from trial to trial, as a cell's do; a spike gets
 # a shape; and the amplifier adds 0.3 mV.
 
-RATE, SECONDS, TRIALS = 5000, 12, 4
+RATE, SECONDS, TRIALS = 5000, 9, 4
 DT = 1000 / RATE  # ms
 SHAPE = np.array([5, 40, 20, -5, -10, -8, -6, -4, -2, -1])  # mV that a spike adds to the potential, 2 ms of it
 
@@ -45,10 +45,10 @@ def fluctuating(rng, rows, seconds, tau):
     return np.stack(made) * np.sqrt(1 - np.exp(-2 * DT / tau))
 
 
-def record(cell, current, seed):
-    """Trials of a cell: potentials in mV."""
+def record(cell, current, seed, noise):
+    """Trials of a cell with so much noise in pA: potentials in mV."""
     rng = np.random.default_rng(seed)
-    made = cell.predict(current + 35 * fluctuating(rng, len(current), current.shape[1] / RATE, 3.0), DT)
+    made = cell.predict(current + noise * fluctuating(rng, len(current), current.shape[1] / RATE, 3.0), DT)
     voltage = made.voltage.copy()
     for trial, spikes in enumerate(made.spikes):
         voltage[trial] += np.convolve(spikes, SHAPE)[: len(spikes)]
@@ -57,7 +57,7 @@ def record(cell, current, seed):
 
 hidden = Cell(tau_m=14, tau_a=90, adaptation=0.5, gain=0.011, bias=-0.8, refractory=3, reset_mv=-58, scale_mv=11)
 current = 170 + 110 * fluctuating(np.random.default_rng(0), 1, SECONDS, 5.0).repeat(TRIALS, axis=0)
-voltage = record(hidden, current, seed=1)
+voltage = record(hidden, current, seed=1, noise=25)
 
 np.savez(folder / "cell.npz", current_pA=current, voltage_mV=voltage, sampling_rate=RATE)
 
@@ -108,11 +108,11 @@ plt.show()
 # Fit
 # ---
 #
-# The last three seconds are for the test. ``tau`` is the time constant of the distance between spike trains: at 20 ms a
+# The last three of nine seconds are for the test. ``tau`` is the time constant of the distance between spike trains: at 20 ms a
 # spike that is a few milliseconds off is nearly right. The refractory period is chosen from a list. The settings here are
 # small, for a page that is built often; the defaults search much longer.
 
-training, test = recording.split(at=9000)
+training, test = recording.split(at=6000)
 config = FitConfig(
     dt=0.5,
     tau=20.0,
@@ -208,31 +208,31 @@ print(f"report.html: {len(html) / 1e6:.1f} MB")
 #
 # .. code-block:: bash
 #
-#    blocksim fit cell.npz -o cell --detection-threshold -25 --test-from 9000 --dt 0.5 --tau 20
+#    blocksim fit cell.npz -o cell --detection-threshold -25 --test-from 6000 --dt 0.5 --tau 20
 #
 # Several cells at once
 # ---------------------
 #
 # Cells whose data have one shape are fitted in one run, side by side. (``blocksim fit cells/*.npz -o fitted`` takes files
-# of any shapes, a folder for each, and makes a table of them.) Six cells that differ in everything, six seconds each, one
-# trial:
+# of any shapes, a folder for each, and makes a table of them.) Four cells that differ in everything, with less noise, one
+# trial of six seconds each:
 
 rng = np.random.default_rng(5)
 many = [
     Cell(tau_m=rng.uniform(8, 25), tau_a=rng.uniform(50, 200), adaptation=rng.uniform(0.2, 0.8), gain=0.011,
          bias=rng.uniform(-1, -0.4), refractory=3, reset_mv=-58, scale_mv=11)
-    for _ in range(6)
+    for _ in range(4)
 ]  # fmt: skip
 drive = 190 + 110 * fluctuating(rng, 1, 6, 5.0)
 recordings = [
-    Recording(drive, record(cell, drive, seed), RATE, Detection(threshold=-25)) for seed, cell in enumerate(many)
+    Recording(drive, record(cell, drive, seed, noise=8), RATE, Detection(threshold=-25)) for seed, cell in enumerate(many)
 ]
-small = FitConfig(dt=0.5, tau=20.0, refractory=3.0, candidates=256, restarts=4, epochs=40, generations=15, seed=1)
+small = FitConfig(dt=0.5, tau=20.0, refractory=3.0, candidates=256, restarts=8, epochs=80, generations=20)
 fits = fit_cells(recordings, small)
 
 figure, axes = plt.subplots(
     1, 3, figsize=(7.5, 3),
-    num="Fitted over hidden parameters of six cells: membrane time constant, adaptation time constant and rheobase. "
+    num="Fitted over hidden parameters of four cells: membrane time constant, adaptation time constant and rheobase. "
     "Points lie near the diagonal, closest for the rheobase.",
 )  # fmt: skip
 for ax, (name, words) in zip(
