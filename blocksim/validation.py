@@ -5,6 +5,7 @@ Owns the wording of these messages. Kernels check nothing; whatever reaches them
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -53,9 +54,18 @@ def whole(argument: str, value: Any, minimum: int) -> int:
 
 
 def number(
-    argument: str, value: Any, *, above: float | None = None, least: float | None = None, below: float | None = None
+    argument: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    what: str = "a finite number",
 ) -> float:
-    """Return `value` as a float if it is one finite number: above `above`, at least `least`, below `below`."""
+    """Return `value` as a float if it is one finite number: above `above`, at least `least`, below `below`.
+
+    `what` words what the number is for the message.
+    """
     good = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if good:
         good = bool(
@@ -67,8 +77,22 @@ def number(
     if not good:
         words = [f"{word} {bound:g}" for word, bound in (("above", above), ("of at least", least), ("below", below))
                  if bound is not None]  # fmt: skip
-        raise ArgumentError(f"{argument}: expected {' '.join(['a finite number', *words])}; found {found(value)}")
+        raise ArgumentError(f"{argument}: expected {' '.join([what, *words])}; found {found(value)}")
     return float(value)
+
+
+def milliseconds(argument: str, value: Any, *, zero: bool = False) -> float:
+    """Return `value` as a float if it is a finite time in ms above 0, or with `zero` of at least 0."""
+    return number(argument, value, **({"least": 0} if zero else {"above": 0}), what="a time in ms")
+
+
+def precision(argument: str, value: Any) -> np.dtype[Any]:
+    """Return `value` as a NumPy dtype if it is float32 or float64."""
+    with contextlib.suppress(TypeError):
+        dtype: np.dtype[Any] = np.dtype(value)
+        if dtype in (np.float32, np.float64):
+            return dtype
+    raise ArgumentError(f"{argument}: expected float32 or float64; found {found(value)}")
 
 
 def real_array(argument: str, value: Any) -> np.ndarray:

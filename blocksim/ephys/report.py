@@ -106,7 +106,7 @@ def _summary(result: Fit, predicted: Mapping[str, Predicted]) -> str:
 def _parameter_table(result: Fit) -> str:
     cell = result.cell
     rows = [
-        ("membrane time constant", f"{cell.tau_m:.4g} ms"), ("adaptation time constant", f"{cell.tau_a:.4g} ms"),
+        ("membrane time constant", f"{cell.tau_mem:.4g} ms"), ("adaptation time constant", f"{cell.tau_adapt:.4g} ms"),
         ("rheobase", f"{cell.rheobase:.4g} pA"), ("threshold rise at a spike", f"{cell.adaptation_pa:.4g} pA"),
         ("gain", f"{cell.gain:.4g} /pA"), ("bias", f"{cell.bias:.4g}"), ("adaptation", f"{cell.adaptation:.4g}"),
         ("absolute refractory period", f"{cell.refractory:.4g} ms"),
@@ -253,7 +253,7 @@ def _losses(result: Fit) -> Any:
 
 def _parameters(result: Fit) -> Any:
     shown = {
-        "tau_m": "tau_m (ms)", "tau_a": "tau_a (ms)", "rheobase": "rheobase (pA)", "gain": "gain (1/pA)",
+        "tau_mem": "tau_mem (ms)", "tau_adapt": "tau_adapt (ms)", "rheobase": "rheobase (pA)", "gain": "gain (1/pA)",
         "adaptation_pa": "adaptation (pA)", "refractory": "refractory (ms)",
     }  # fmt: skip
     figure, axes = _new(3.0, 1, len(shown))

@@ -117,13 +117,13 @@ def recovery(folder: Path, seeds: Sequence[int] = range(20)) -> list[dict[str, A
         spikes = np.zeros(1, bool)
         while spikes.sum() < RECOVERY_SPIKES:
             true = Cell(
-                tau_m=rng.uniform(8, 25), tau_a=rng.uniform(60, 250), adaptation=rng.uniform(0.2, 1.2),
+                tau_mem=rng.uniform(8, 25), tau_adapt=rng.uniform(60, 250), adaptation=rng.uniform(0.2, 1.2),
                 gain=rng.uniform(0.008, 0.03), bias=rng.uniform(-2, -0.2), refractory=float(rng.choice([2, 3, 4, 5])),
             )  # fmt: skip
             spikes = true.predict(current, dt, dtype=np.float32).spikes
         began = time.perf_counter()
         result = fit(FitData(current[None], spikes, dt), FitConfig(seed=seed, epochs=40))
-        names = ("tau_m", "tau_a", "adaptation", "gain", "bias", "refractory")
+        names = ("tau_mem", "tau_adapt", "adaptation", "gain", "bias", "refractory")
         errors = {name: 100 * (getattr(result.cell, name) / getattr(true, name) - 1) for name in names}
         rows.append({
             "seed": seed, "spikes": int(spikes.sum()), **errors, "loss": result.loss["training"],
@@ -291,7 +291,7 @@ SCORES = {
     "Md*": "Md*", "intrinsic reliability": "intrinsic reliability",
 }  # fmt: skip
 MODEL_ONLY = ("spikes", "ETV 10 ms", "ETV 4 ms", "ETV 20 ms", "Gamma", "Md*")
-ERRORS = ("tau_m", "tau_a", "adaptation", "gain", "bias", "refractory")
+ERRORS = ("tau_mem", "tau_adapt", "adaptation", "gain", "bias", "refractory")
 METHODS = {"ETV": ("ETV 10 ms", "standard, ETV"), "Md*": ("Md*", "standard, Md*"), "loss": ("loss", "standard, loss")}
 Rows = list[dict[str, Any]]
 
@@ -325,11 +325,11 @@ def of_parameters(rows: Rows) -> str:
         found, derived = row["parameters"], row["derived"]
         volts = derived["millivolts"]
         lines.append([
-            row["cell"], f"{found['tau_m']:.3g}", f"{found['tau_a']:.3g}", f"{derived['rheobase']:.4g}",
+            row["cell"], f"{found['tau_mem']:.3g}", f"{found['tau_adapt']:.3g}", f"{derived['rheobase']:.4g}",
             f"{derived['adaptation_pa']:.3g}", f"{found['gain']:.3g}", f"{found['refractory']:g}",
             f"{volts['rest']:.1f}", f"{volts['threshold']:.1f}", f"{volts['input resistance (MOhm)']:.3g}",
         ])  # fmt: skip
-    return table(["cell", "tau_m, ms", "tau_a, ms", "rheobase, pA", "adaptation, pA", "gain, 1/pA", "ARP, ms",
+    return table(["cell", "tau_mem, ms", "tau_adapt, ms", "rheobase, pA", "adaptation, pA", "gain, 1/pA", "ARP, ms",
                   "rest, mV", "threshold, mV", "resistance, MOhm"], lines)  # fmt: skip
 
 
