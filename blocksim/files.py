@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.errors import FileError
+from blocksim.errors import ArgumentError, FileError
 from blocksim.events import Events, is_count
 from blocksim.validation import finite
 
@@ -194,9 +194,9 @@ def _survey(path: Path, data: np.ndarray) -> bool:
         for start in range(0, steps, at_once):
             part = np.asarray(data[sample, start : start + at_once])
             try:
-                finite("x", part)
-            except ValueError as error:
-                raise FileError(f"{path}, sample {sample}, from step {start} on: {error}") from error
+                finite(f"{path}, sample {sample}, from step {start} on", part)
+            except ArgumentError as error:
+                raise FileError(str(error)) from error
             counts = counts and bool(is_count(part).all())
             if not counts and data.dtype.kind == "i":
                 return False

@@ -19,7 +19,7 @@ from blocksim.network import OF_LAYER, LeakyReadout, Network
 from blocksim.network_run import NetworkRun
 from blocksim.neurons import ALIF, LIF, Neuron
 from blocksim.simulation import simulate
-from blocksim.validation import found, milliseconds, number, precision, whole
+from blocksim.validation import found, items, milliseconds, number, precision, whole
 
 # Gains that `calibrate` tries lie within these factors of the weights it is given.
 GAINS = (1e-3, 1e3)
@@ -170,9 +170,7 @@ def make_network(
     """
     dtype = precision("dtype", dtype)
     inputs, classes = whole("inputs", inputs, 1), whole("classes", classes, 1)
-    sizes = [whole("hidden", size, 1) for size in hidden]
-    if not sizes:
-        raise ArgumentError("hidden: expected the number of neurons of at least one layer; found none")
+    sizes = [whole("hidden", size, 1) for size in items("hidden", hidden, "the number of neurons of each layer")]
     dt = milliseconds("dt", dt)
     per_step = dt / 1000  # spikes in a step, from Hz
     input_rate = number("input_rate", input_rate, above=0, what="a rate in Hz")

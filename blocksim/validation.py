@@ -18,7 +18,7 @@ def found(value: Any) -> str:
     """Short description of a value for an error message: shape and dtype of an array, else its repr, cut short."""
     if isinstance(value, np.ndarray) and value.ndim:
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    text = repr(value)
+    text = " ".join(repr(value).split())  # one line
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -40,10 +40,17 @@ def choices(argument: str, value: Any, allowed: Iterable[str]) -> tuple[str, ...
         items = (given,)
     for item in items:
         if item not in names:
-            raise ArgumentError(
-                f"{argument}: expected a tuple of names out of {', '.join(map(repr, names))}; found {value!r}"
-            )
+            raise ArgumentError(f"{argument}: expected names out of {', '.join(map(repr, names))}; found {value!r}")
     return tuple(name for name in names if name in items)
+
+
+def items(argument: str, value: Any, what: str, number: int | None = None) -> tuple[Any, ...]:
+    """Return `value` as a tuple if it is a sequence of `number` items, or of at least one; `what` says of what."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        values = tuple(value)
+        if len(values) == number or (number is None and values):
+            return values
+    raise ArgumentError(f"{argument}: expected {what}; found {found(value)}")
 
 
 def whole(argument: str, value: Any, minimum: int) -> int:

@@ -31,7 +31,7 @@ from blocksim.optimisers import Adam
 from blocksim.passes import DETACH, METHODS
 from blocksim.schedules import Cosine
 from blocksim.surrogates import Surrogate, get_surrogate
-from blocksim.validation import choice, choices, found, milliseconds, number, whole
+from blocksim.validation import choice, choices, found, items, milliseconds, number, whole
 
 VALIDATION_BY = ("time", "windows")
 Progress = Callable[[str, int, int], None]
@@ -149,10 +149,12 @@ class FitConfig:
         choice("validation_by", self.validation_by, VALIDATION_BY)
         set_field(self, "detach", choices("detach", self.detach, DETACH))
         periods: Any = (self.refractory,) if np.isscalar(self.refractory) else self.refractory
+        periods = items("refractory", periods, "periods in ms")
         set_field(self, "refractory", tuple(milliseconds("refractory", period, zero=True) for period in periods))
-        window = tuple(milliseconds("spike_window", value, zero=True) for value in self.spike_window)
-        set_field(self, "spike_window", window)
-        set_field(self, "bounds", {name: tuple(pair) for name, pair in dict(self.bounds).items()})
+        window = items("spike_window", self.spike_window, "two times in ms, before a spike and after it", 2)
+        set_field(self, "spike_window", tuple(milliseconds("spike_window", value, zero=True) for value in window))
+        bounds = {name: items(f"bounds: {name}", pair, "(low, high)", 2) for name, pair in dict(self.bounds).items()}
+        set_field(self, "bounds", bounds)
         choices("bounds", tuple(self.bounds), PARAMETERS)
         get_surrogate(self.surrogate)
 
