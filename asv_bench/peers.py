@@ -11,6 +11,7 @@ tools compute what they can of the work; `lacks` says what each leaves out.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
 import os
@@ -443,6 +444,7 @@ def main() -> None:
     from blocksim.cli.info import machine
 
     report: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
         "machine": machine() | {"cores": os.cpu_count()},
         "rounds": options.rounds,
         "versions": {name: peer.hello["versions"] for name, peer in peers.items()},

@@ -7,11 +7,13 @@ the same noise; reported are medians over rounds, with quartiles, of the times a
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -22,7 +24,6 @@ from blocksim.cli.info import machine
 from blocksim.optimisers import Adam
 from blocksim.training import Training, fit
 
-REFRACTORY = (10, 20, 40, 60, 80, 100)
 ALL = numba.get_num_threads()
 
 
@@ -73,17 +74,6 @@ def paper_layer(plan: Plan) -> None:
         alone = plan.piece("forward and backward, one thread", lambda: paper.step(), threads=1)
         two = plan.piece("forward and backward, two threads", lambda: paper.step(), threads=2)
         plan.ratio("one thread / two threads", (alone,), (two,))
-
-
-def blocks(plan: Plan) -> None:
-    """Blocks against step by step, over the refractory period."""
-    for steps in REFRACTORY:
-        paper = PaperLayer(refractory=steps)
-        plan.ratio(
-            f"standard / blocks, refractory {steps}",
-            (plan.piece(f"standard, refractory {steps}", lambda paper=paper: paper.step(method="standard")),),
-            (plan.piece(f"blocks, refractory {steps}", lambda paper=paper: paper.step()),),
-        )
 
 
 def dynamics(plan: Plan) -> None:
@@ -169,7 +159,6 @@ def network(plan: Plan) -> None:
 
 PARTS = {
     "paper": paper_layer,
-    "blocks": blocks,
     "dynamics": dynamics,
     "neuron": one_neuron,
     "lengths": lengths,
@@ -199,7 +188,9 @@ def main() -> None:
     parser.add_argument("--only", choices=list(PARTS), action="append", help="a part; as often as wanted")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    report: dict[str, dict[str, object]] = {
+    report: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "rounds": options.rounds,
         "machine": machine() | {"numba threads": ALL},
         "times_ms": {},
         "ratios": {},

@@ -7,7 +7,6 @@ mean is for others to say: `blocksim.models`.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import FileError
-from blocksim.files import check_folder, write_npz
+from blocksim.files import DAMAGED, check_folder, npz_archive, write_npz
 
 # the array that holds the JSON text; no name of ours begins so
 META = "meta"
@@ -63,16 +62,15 @@ def read_container(path: str | Path, kind: str, version: int) -> tuple[dict[str,
     try:
         with path.open("rb") as opened:
             magic = opened.read(4)
-            if magic != b"PK\x03\x04":
-                raise FileError(f"{expected}; found {f'one that begins with {magic!r}' if magic else 'an empty one'}")
-            opened.seek(0)
-            with np.load(opened, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+        if magic != b"PK\x03\x04":
+            raise FileError(f"{expected}; found {f'one that begins with {magic!r}' if magic else 'an empty one'}")
+        with npz_archive(path) as archive:
+            arrays = {name: archive[name] for name in archive.files}
     except FileError:
         raise
     except OSError as error:
         raise FileError(f"{path}: expected a file that can be read; found: {error.strerror or error}") from error
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+    except DAMAGED as error:
         raise FileError(f"{expected}; found one that is truncated or damaged ({error})") from error
     text = arrays.pop(META, None)
     try:

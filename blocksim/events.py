@@ -12,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.validation import found, frozen, real_array, whole
+from blocksim.trains import steps_of
+from blocksim.validation import found, frozen, milliseconds, real_array, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,11 @@ class Events:
         x : (time, K) or (batch, time, K) array of bool, or of whole numbers >= 0 in any integer or float dtype
             Number of spikes of each input in each step.
 
+        Raises
+        ------
+        ArgumentError
+            Another rank, empty, or values that are no spike counts.
+
         Examples
         --------
         >>> import numpy as np
@@ -161,9 +167,7 @@ class Events:
         Events(3 events, shape=(2, 3, 2), density=0.25)
         """
         channels = whole("channels", channels, 1)
-        if not isinstance(dt, (int, float, np.number)) or not 0 < float(dt) < np.inf:
-            raise ArgumentError(f"dt: expected a step in ms above 0; found {found(dt)}")
-        dt = float(dt)
+        dt = milliseconds("dt", dt)
         if len(times) != len(units) or not len(times):
             raise ArgumentError(
                 f"times, units: expected one array of each for every sample; found {len(times)} and {len(units)}"
@@ -201,7 +205,13 @@ class Events:
 
     @classmethod
     def from_csr(cls, matrix: Any, batch: int) -> Self:
-        """Make events from a SciPy CSR array of shape (batch * time, K) that holds spike counts."""
+        """Make events from a SciPy CSR array of shape (batch * time, K) that holds spike counts.
+
+        Raises
+        ------
+        ArgumentError
+            `batch` is no divisor of the rows, or values are no spike counts.
+        """
         batch = whole("batch_size", batch, 1)
         rows, inputs = matrix.shape
         if rows % batch:
@@ -260,12 +270,6 @@ class Events:
             raise ArgumentError(f"events.samples: expected 0 <= start < stop <= {batch}; found {start}, {stop}")
         indptr = self.indptr[start * time : stop * time + 1]
         return Events.trusted(indptr - indptr[0], self.indices[indptr[0] : indptr[-1]], (stop - start, time, inputs))
-
-
-def steps_of(times: np.ndarray, dt: float) -> np.ndarray:
-    """The step of each time, int64: floor(t / dt), where a time within 1e-6 steps below an edge counts as on it."""
-    steps: np.ndarray = np.floor(times / dt + 1e-6).astype(np.int64)
-    return steps
 
 
 def is_count(values: np.ndarray) -> np.ndarray:

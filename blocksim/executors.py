@@ -10,15 +10,18 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import Any
 
-from blocksim.errors import ArgumentError, MissingLibraryError
+from blocksim.errors import ArgumentError
+from blocksim.libraries import library
 from blocksim.validation import found, whole
 
 # what the linear-algebra libraries under NumPy read when a process starts
@@ -86,7 +89,8 @@ def open_executor(jobs: int = 1, dask: Any = None) -> Iterator[Executor]:
     -----
     Functions and tasks travel by pickle: functions must be importable by their name. A script that asks for more than
     one process starts its work under ``if __name__ == "__main__":``, for each new process imports it. If the block ends
-    by an exception, Ctrl-C among them, tasks that wait are cancelled and processes that run are stopped.
+    by an exception, Ctrl-C among them, tasks that wait are cancelled and processes that run are stopped; they stop too
+    when the process that opened the block is killed.
 
     Examples
     --------
@@ -205,24 +209,28 @@ def _begin_worker() -> None:
     numba = sys.modules.get("numba")
     if numba is not None:
         numba.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent is gone, killed say: nobody would take the outcome of its task."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextlib.contextmanager
 def dask_client(dask: Any) -> Iterator[Any]:
     """A `dask.distributed.Client` of the scheduler at an address, closed at the end; a client given is left open."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise MissingLibraryError(
-            "dask: needs dask.distributed, which is not installed: python -m pip install 'blocksim[dask]'"
-        ) from error
-    if isinstance(dask, Client):
+    distributed = library("distributed", "dask", "dask")
+    if isinstance(dask, distributed.Client):
         yield dask
         return
     if not isinstance(dask, str):
         raise ArgumentError(f"dask: expected the address of a scheduler, or a Client; found {found(dask)}")
     try:
-        client: Any = Client(dask, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
+        client = distributed.Client(dask, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ArgumentError(
             f"dask: expected the address of a Dask scheduler that answers, such as tcp://host:8786; found {dask!r} "

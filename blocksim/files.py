@@ -8,18 +8,21 @@ they belong to, and renamed when they are complete.
 from __future__ import annotations
 
 import contextlib
+import csv
+import json
+import math
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blocksim.errors import FileError
+from blocksim.errors import ArgumentError, FileError
 from blocksim.events import Events, is_count
 from blocksim.validation import finite
 
@@ -130,9 +133,16 @@ def open_input(path: str | Path, key: str | None = None, sweeps: bool = False) -
     return InputFile(path, (batch, steps, inputs), dimensions, data.dtype, _survey(path, whole), whole)
 
 
-def _from_npz(path: Path, key: str | None) -> np.ndarray | Events:
+@contextlib.contextmanager
+def npz_archive(path: Path) -> Iterator[Any]:
+    """The arrays of a `.npz` file as `numpy.load` gives them; raises `DAMAGED` or `OSError` where it is none."""
     # opened here, so that it is closed when NumPy finds it damaged
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        yield archive
+
+
+def _from_npz(path: Path, key: str | None) -> np.ndarray | Events:
+    with npz_archive(path) as archive:
         keys = list(archive.files)
         if key is None and set(keys) >= EVENT_KEYS:
             shape = tuple(int(n) for n in archive["shape"])
@@ -148,11 +158,17 @@ def _from_npz(path: Path, key: str | None) -> np.ndarray | Events:
 
 
 def mapped_member(path: Path, key: str) -> np.ndarray | None:
-    """An array of a .npz file, memory-mapped where it lies; None if it is compressed."""
+    """An array of a .npz file, memory-mapped where it lies; None if it is compressed.
+
+    Its checksum is verified, in one pass over the array; raises `zipfile.BadZipFile` where it is wrong.
+    """
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{key}.npy")
-        if info.compress_type != zipfile.ZIP_STORED or archive.testzip() is not None:
+        if info.compress_type != zipfile.ZIP_STORED:
             return None
+        with archive.open(info) as member:
+            while member.read(PASS_BYTES):
+                pass
     with path.open("rb") as file:
         # the local header: 30 bytes, the lengths of name and extra field in its last four
         file.seek(info.header_offset)
@@ -178,9 +194,9 @@ def _survey(path: Path, data: np.ndarray) -> bool:
         for start in range(0, steps, at_once):
             part = np.asarray(data[sample, start : start + at_once])
             try:
-                finite("x", part)
-            except ValueError as error:
-                raise FileError(f"{path}, sample {sample}, from step {start} on: {error}") from error
+                finite(f"{path}, sample {sample}, from step {start} on", part)
+            except ArgumentError as error:
+                raise FileError(str(error)) from error
             counts = counts and bool(is_count(part).all())
             if not counts and data.dtype.kind == "i":
                 return False
@@ -204,7 +220,7 @@ def check_output(path: str | Path, suffixes: tuple[str, ...], overwrite: bool) -
     if path.is_dir():
         raise FileError(f"{path}: expected the name of a file to write; found a folder")
     if path.exists() and not overwrite:
-        raise FileError(f"{path}: expected a new file; found one that exists (pass --overwrite to replace it)")
+        raise FileError(f"{path}: expected a new file; found one that exists (to be replaced with --overwrite)")
     check_folder(path.parent)
     return path
 
@@ -227,6 +243,8 @@ def check_folder(folder: str | Path) -> Path:
 @contextlib.contextmanager
 def written(path: str | Path) -> Iterator[Path]:
     """A temporary name to write to, which becomes `path` when the block ends well, and is removed when it does not.
+
+    Raises `FileError` where it cannot be written.
 
     Examples
     --------
@@ -255,6 +273,33 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.ascontiguousarray(array) if array.ndim else array, version=(1, 0))
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: lists for arrays and tuples, null for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as a JSON file, whole or not at all; `plain` says what becomes of arrays and NaN."""
+    with written(path) as part:
+        part.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> None:
+    """Write rows as a CSV file with a line of column names, whole or not at all; an empty field for None."""
+    with written(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _describe(magic: bytes) -> str:

@@ -19,7 +19,7 @@ from blocksim.network import OF_LAYER, LeakyReadout, Network
 from blocksim.network_run import NetworkRun
 from blocksim.neurons import ALIF, LIF, Neuron
 from blocksim.simulation import simulate
-from blocksim.validation import found, number, whole
+from blocksim.validation import found, items, milliseconds, number, precision, whole
 
 # Gains that `calibrate` tries lie within these factors of the weights it is given.
 GAINS = (1e-3, 1e3)
@@ -27,6 +27,8 @@ GAINS = (1e-3, 1e3)
 
 def log_uniform(low: float, high: float, size: int, rng: np.random.Generator, dtype: Any = np.float32) -> np.ndarray:
     """Time constants of a population, (size,), drawn evenly on a logarithmic scale from `low` to `high`.
+
+    Raises `ArgumentError` unless 0 < low <= high.
 
     Examples
     --------
@@ -71,6 +73,11 @@ def fluctuating_weights(
     Returns
     -------
     (K, N) array
+
+    Raises
+    ------
+    ArgumentError
+        The rate is not above 0, or beta no decay factor.
 
     Notes
     -----
@@ -145,7 +152,14 @@ def make_network(
     rounding : str or None
         As in `ALIF.from_ms`.
     seed : int
+        Of all weights and time constants.
     dtype : float32 or float64
+        Of all parameters.
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of range, or the refractory period is no whole number of steps.
 
     Examples
     --------
@@ -154,21 +168,18 @@ def make_network(
     >>> print(network.summary(dt=2))  # doctest: +ELLIPSIS
     layer  neurons ...
     """
-    dtype = np.dtype(dtype)
-    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ArgumentError(f"dtype: expected float32 or float64; found {dtype}")
+    dtype = precision("dtype", dtype)
     inputs, classes = whole("inputs", inputs, 1), whole("classes", classes, 1)
-    sizes = [whole("hidden", size, 1) for size in hidden]
-    if not sizes:
-        raise ArgumentError("hidden: expected the number of neurons of at least one layer; found none")
-    dt = number("dt", dt, above=0)
+    sizes = [whole("hidden", size, 1) for size in items("hidden", hidden, "the number of neurons of each layer")]
+    dt = milliseconds("dt", dt)
     per_step = dt / 1000  # spikes in a step, from Hz
-    input_rate, rate = number("input_rate", input_rate, above=0), number("rate", rate, above=0)
+    input_rate = number("input_rate", input_rate, above=0, what="a rate in Hz")
+    rate = number("rate", rate, above=0, what="a rate in Hz")
     rng = np.random.default_rng(seed)
 
     def constants(name: str, value: Any, size: int) -> np.ndarray:
         low, high = value if isinstance(value, (tuple, list)) else (value, value)
-        return log_uniform(number(name, low, above=0), number(name, high, above=0), size, rng, dtype)
+        return log_uniform(milliseconds(name, low), milliseconds(name, high), size, rng, dtype)
 
     layers = []
     before, spikes = inputs, input_rate * per_step
@@ -194,7 +205,7 @@ def make_network(
         layers.append(Layer(neuron, weights, np.zeros(size, dtype), own))
         before, spikes = size, rate * per_step
     weights = rng.normal(0.0, 1 / math.sqrt(before), (before, classes)).astype(dtype)
-    beta_out = math.exp(-dt / number("tau_out", tau_out, above=0))
+    beta_out = math.exp(-dt / milliseconds("tau_out", tau_out))
     return Network(tuple(layers), LeakyReadout(weights, np.zeros(classes, dtype), beta=beta_out, decode=decode))
 
 
@@ -237,7 +248,7 @@ def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any 
     >>> [round(float(counts.mean()) / 0.5) for counts in simulate(network, x).counts]
     [10, 10]
     """
-    rate, dt = number("rate", rate, above=0), number("dt", dt, above=0)
+    rate, dt = number("rate", rate, above=0, what="a rate in Hz"), milliseconds("dt", dt)
     for place, layer in enumerate(network.layers):
         if layer.weights is None:
             raise ArgumentError(f"layers[{place}]: expected a layer with weights to scale; found one without")

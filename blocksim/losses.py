@@ -13,7 +13,7 @@ import numpy as np
 from blocksim.backend import Backend, get_backend
 from blocksim.classification import class_labels, class_scores
 from blocksim.errors import ArgumentError
-from blocksim.validation import choice, finite, found, number, real_array
+from blocksim.validation import choice, finite, found, milliseconds, number, precision, real_array
 
 
 class Loss(NamedTuple):
@@ -89,20 +89,15 @@ def van_rossum(
         fits = False
     if not fits:
         raise ArgumentError(f"target: expected an array that broadcasts to {spikes.shape}; found {found(target)}")
-    for name, value in (("tau", tau), ("dt", dt)):
-        if not isinstance(value, (int, float, np.number)) or not 0 < float(value) < math.inf:
-            raise ArgumentError(f"{name}: expected a time in ms above 0; found {found(value)}")
-    dtype = np.dtype(dtype)
-    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ArgumentError(f"dtype: expected float32 or float64; found {dtype}")
+    tau, dt, dtype = milliseconds("tau", tau), milliseconds("dt", dt), precision("dtype", dtype)
     finite("spikes", spikes)
     finite("target", target)
     engine = get_backend(backend)
-    decay = math.exp(-float(dt) / float(tau))
+    decay = math.exp(-dt / tau)
     difference = np.subtract(spikes, target, dtype=dtype)
     batched = difference if spikes.ndim == 3 else difference[None]
     filtered = engine.leaky_filter(engine.asarray(batched, dtype), decay)
-    scale = float(dt) / float(tau)
+    scale = dt / tau
     value = scale * float((filtered * filtered).sum(dtype=np.float64))
     gradient = engine.to_numpy(engine.leaky_filter(filtered, decay, reverse=True))
     gradient *= 2 * scale
@@ -176,6 +171,11 @@ def mean_squared_count(counts: Any, target: Any) -> Loss:
     Loss
         The mean over samples and neurons; the gradient is that with respect to the counts.
 
+    Raises
+    ------
+    ArgumentError
+        Shapes do not fit, or values are not finite.
+
     Examples
     --------
     >>> import numpy as np
@@ -218,6 +218,11 @@ def rate_penalty(
     Loss
         The mean over neurons (and over samples, for over="sample"), without a strength; the gradient is that with
         respect to the counts, so times a strength of the caller's it adds to others.
+
+    Raises
+    ------
+    ArgumentError
+        The duration is not above 0, the bounds are not 0 <= lower <= upper, or counts are not finite.
 
     Notes
     -----

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import SpikeTrains, milliseconds
-from blocksim.validation import choice, found
+from blocksim.trains import SpikeTrains
+from blocksim.validation import choice, found, milliseconds
 
 TOLERANCE = 1e-9  # ms
 MODEL_PAIRS = ("all", "different")
@@ -144,6 +144,13 @@ def explained_variance(models: Any, trials: Any, *, sigma: float, duration: floa
     -----
     Source: Teeter et al., "Generalized leaky integrate-and-fire models classify multiple neuron types", Nature
     Communications 9 (2018), 709, Methods. Here the integrals over time are exact: a product of two Gaussians is one.
+
+    Examples
+    --------
+    >>> from blocksim.metrics import explained_variance
+    >>> explained_variance([[100.0, 300.0], []], [100.0, 300.0], sigma=10, duration=500).round(2)
+    array([[1.],
+           [0.]])
     """
     models, trials = _within(models, trials, duration)
     sigma, spans = milliseconds("sigma", sigma), _spans(windows, duration)
@@ -170,6 +177,12 @@ def reliability(trials: Any, *, sigma: float, duration: float, windows: Any = No
     -----
     Source: Teeter et al. (2018), as `explained_variance`. The mean holds the trial it is compared with, so this is
     above 1/K even where trials have nothing in common.
+
+    Examples
+    --------
+    >>> from blocksim.metrics import reliability
+    >>> reliability([[100.0], [100.0]], sigma=10, duration=500)
+    1.0
     """
     trains, _ = _within(trials, trials, duration)
     covariance = _covariances(trains, trains, milliseconds("sigma", sigma), _spans(windows, duration))
@@ -239,6 +252,13 @@ def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0
     -------
     (ceil(duration / dt),) float64 array
         At the middle of each step.
+
+    Examples
+    --------
+    >>> from blocksim.metrics import smoothed_rate
+    >>> rate = smoothed_rate([[50.0, 150.0]], sigma=10, duration=200)
+    >>> rate.shape, round(float(rate.mean()), 3)  # Hz: two spikes in 200 ms
+    ((200,), 10.0)
     """
     trains, _ = _within(trains, trains, duration)
     sigma, dt = milliseconds("sigma", sigma), milliseconds("dt", dt)
@@ -531,6 +551,17 @@ def intrinsic_reliability(trials: Any, *, window: float = 4.0) -> float:
     -------
     float
         1 where each spike recurs in each trial, 0 where none does, or there is none.
+
+    Raises
+    ------
+    ArgumentError
+        There are fewer than two trials.
+
+    Examples
+    --------
+    >>> from blocksim.metrics import intrinsic_reliability
+    >>> intrinsic_reliability([[10.0, 50.0], [12.0, 80.0]], window=4)
+    0.5
 
     Notes
     -----

@@ -97,6 +97,10 @@ class NetworkRun:
         The readout's potential U, equation (23); None unless recorded.
     state : NetworkState
         State after the last step; pass it to the next `simulate`.
+    layers : tuple of Run
+        The run of each layer: spikes, and what was recorded.
+    counts : tuple of (B, N) arrays
+        Spikes of each neuron over the run, of each layer.
     backend, method : str
         What ran.
     """
@@ -211,9 +215,7 @@ def network_run(network: Network, x: Any, state: Any, batch_size: int | None, op
         readout=view.of(engine, recorded),
         state=NetworkState(
             tuple(state_of(done, view) for done in passes),
-            None
-            if closing is None
-            else View(batched=True, on_device=on_device).of(engine, closing.potential[:, -1].copy()),
+            None if closing is None else view.whole.of(engine, closing.potential[:, -1].copy()),
         ),
         backend=engine.name,
         method=options.method,
@@ -293,9 +295,9 @@ def _backward(
             finite_numbers("grad_state.readout", after, last.backend)
             after = last.backend.asarray(after, last.arrays.beta.dtype)
         grad, of_readout, start = run._readout.adjoint(output, potential, after)
-        whole = View(batched=True, on_device=view.on_device)
-        of_readout = ReadoutGradients(whole.of(last.backend, of_readout.weights), of_readout.bias, of_readout.beta)
-        before_readout = whole.of(last.backend, start)
+        weights = view.whole.of(last.backend, of_readout.weights)
+        of_readout = ReadoutGradients(weights, of_readout.bias, of_readout.beta)
+        before_readout = view.whole.of(last.backend, start)
     else:
         if potential is not None:
             raise ArgumentError(

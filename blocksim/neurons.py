@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.validation import choice, found, frozen, parameter, real_array
+from blocksim.validation import choice, found, frozen, milliseconds, parameter, real_array
 
 Parameter = float | np.ndarray
 ROUNDINGS = ("nearest", "down", "up")
@@ -120,7 +120,7 @@ class LIF(Neuron):
         >>> LIF.from_ms(tau_mem=20, refractory=2, dt=0.1).refractory_steps
         20
         """
-        dt = _positive_step(dt)
+        dt = milliseconds("dt", dt)
         return cls(beta=_decay("tau_mem", tau_mem, dt), theta=theta, refractory_steps=_steps(refractory, dt, rounding))
 
 
@@ -188,7 +188,7 @@ class ALIF(Neuron):
         >>> ALIF.from_ms(tau_mem=20, tau_adapt=200, adaptation=0.2, refractory=4, dt=0.1).block_length
         41
         """
-        dt = _positive_step(dt)
+        dt = milliseconds("dt", dt)
         return cls(
             beta=_decay("tau_mem", tau_mem, dt),
             p=_decay("tau_adapt", tau_adapt, dt),
@@ -196,18 +196,6 @@ class ALIF(Neuron):
             theta=theta,
             refractory_steps=_steps(refractory, dt, rounding),
         )
-
-
-def _positive_step(dt: Any) -> float:
-    """Check a time step in ms."""
-    if (
-        isinstance(dt, bool)
-        or not np.isscalar(dt)
-        or not isinstance(dt, (int, float, np.number))
-        or not 0 < dt < np.inf
-    ):
-        raise ArgumentError(f"dt: expected a time step in ms, a finite number above 0; found {found(dt)}")
-    return float(dt)
 
 
 def _decay(name: str, tau: Any, dt: float) -> Any:

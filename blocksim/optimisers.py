@@ -50,7 +50,10 @@ class OptimiserState:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """The state that `to_arrays` made these arrays of; steps that follow are the same bit for bit."""
+        """The state that `to_arrays` made these arrays of; steps that follow are the same bit for bit.
+
+        Raises `ArgumentError` where they are no state's.
+        """
         if "step" not in arrays:
             raise ArgumentError(f"arrays: expected those of an optimiser's state; found {', '.join(arrays) or 'none'}")
         moments: dict[str, Arrays] = {}

@@ -8,25 +8,46 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.errors import MissingLibraryError
 from blocksim.files import written
+from blocksim.libraries import library
 
 SUFFIXES = (".png", ".pdf", ".svg")
 SPIKE, RATE, GRID = "#1b3a5c", "#c8553d", "#d9d9d9"
+THIRD, FOURTH = "#3d8c7a", "#c9a227"
+# how our pictures look, for pictures of one's own beside them: plt.rcParams.update(STYLE)
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.prop_cycle": f"cycler('color', {[SPIKE, RATE, THIRD, FOURTH]})",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 130,
+    "figure.figsize": (7.5, 3.6),
+    "figure.facecolor": "white",
+    "font.size": 11,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+}
 
 
 def require_matplotlib() -> None:
     """Raise `MissingLibraryError` unless matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingLibraryError(
-            "plot: expected the library matplotlib, which is not installed; "
-            "install it with: python -m pip install 'blocksim[plot]'"
-        ) from error
+    library("matplotlib", "plot", "plot")
 
 
-def raster(times: np.ndarray, rows: np.ndarray, count: int, duration: float, *, label: str = "neuron") -> Any:
+def _drawn_in(figure: Any, width: float, height: float) -> Any:
+    """The caller's figure, or a new one of this size in inches, which pyplot knows nothing of."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=130, layout="constrained") if figure is None else figure
+
+
+def raster(
+    times: np.ndarray, rows: np.ndarray, count: int, duration: float, *, label: str = "neuron", figure: Any = None
+) -> Any:
     """Raster of spikes, with the mean rate of all rows below.
 
     Parameters
@@ -41,6 +62,8 @@ def raster(times: np.ndarray, rows: np.ndarray, count: int, duration: float, *, 
         Length of the time axis in ms.
     label : str
         What a row is.
+    figure : matplotlib.figure.Figure or None
+        An empty one to draw in, `plt.figure()` say, which `plt.show()` shows; None for a new one, to be saved.
 
     Returns
     -------
@@ -59,13 +82,12 @@ def raster(times: np.ndarray, rows: np.ndarray, count: int, duration: float, *, 
     ['neuron', 'rate (Hz)']
     """
     require_matplotlib()
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 5.2), dpi=130, layout="constrained")
+    figure = _drawn_in(figure, 9, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     # a bar as high as its row, so that dense and sparse rasters fill the same area
-    height = 72 * 5.2 * 0.66 / max(count, 1)
+    height = 72 * figure.get_figheight() * 0.66 / max(count, 1)
     many = len(times) > 20_000
     top.plot(
         times,
@@ -96,7 +118,7 @@ def raster(times: np.ndarray, rows: np.ndarray, count: int, duration: float, *, 
     return figure
 
 
-def learning_curve(history: Mapping[str, np.ndarray], best_epoch: int | None = None) -> Any:
+def learning_curve(history: Mapping[str, np.ndarray], best_epoch: int | None = None, *, figure: Any = None) -> Any:
     """Loss, accuracy and firing rates over the epochs of a training.
 
     Parameters
@@ -105,6 +127,8 @@ def learning_curve(history: Mapping[str, np.ndarray], best_epoch: int | None = N
         As `blocksim.training.fit` returns it.
     best_epoch : int or None
         An epoch to mark.
+    figure : matplotlib.figure.Figure or None
+        As for `raster`.
 
     Returns
     -------
@@ -125,10 +149,9 @@ def learning_curve(history: Mapping[str, np.ndarray], best_epoch: int | None = N
     ['loss', 'accuracy (%)', 'rate (Hz)']
     """
     require_matplotlib()
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 3.2), dpi=130, layout="constrained")
+    figure = _drawn_in(figure, 9, 3.2)
     loss, accuracy, rate = figure.subplots(1, 3)
     epochs = history["epoch"]
     # a line of one point shows nothing
@@ -156,7 +179,7 @@ def learning_curve(history: Mapping[str, np.ndarray], best_epoch: int | None = N
     return figure
 
 
-def confusion(matrix: np.ndarray, names: Sequence[str]) -> Any:
+def confusion(matrix: np.ndarray, names: Sequence[str], *, figure: Any = None) -> Any:
     """A confusion matrix: rows are true classes, columns predicted ones; shades are shares of the row.
 
     Parameters
@@ -165,6 +188,8 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Any:
         As `blocksim.classification.confusion_matrix` returns it.
     names : sequence of C str
         Names of the classes.
+    figure : matplotlib.figure.Figure or None
+        As for `raster`.
 
     Returns
     -------
@@ -183,11 +208,10 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Any:
     ('predicted', ['8', '2', '10'])
     """
     require_matplotlib()
-    from matplotlib.figure import Figure
-
     classes = len(matrix)
-    figure = Figure(figsize=(2.2 + 0.36 * classes, 1.6 + 0.36 * classes), dpi=130, layout="constrained")
+    figure = _drawn_in(figure, 2.2 + 0.36 * classes, 1.6 + 0.36 * classes)
     axes = figure.subplots()
+    axes.grid(False)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     # numbers as long as they are legible

@@ -163,6 +163,11 @@ class View:
     batched: bool  # x had a batch axis, and so has what is returned
     on_device: bool  # x lies on the device, and so does what is returned
 
+    @property
+    def whole(self) -> View:
+        """The same for arrays without a sample to single out: weights, and states, whose batch axis always stays."""
+        return View(True, self.on_device)
+
     def of(self, backend: Backend, array: Array | None) -> Any:
         """An array (B, ...) for the caller."""
         if array is None:
@@ -202,7 +207,6 @@ def state_of(done: Pass, view: View) -> State:
 def gradients_of(done: Pass, result: AdjointResult, view: View) -> Gradients:
     """An adjoint's result as the caller's, each gradient of its parameter's shape."""
     backend, layer, dtype = done.backend, done.layer, done.arrays.beta.dtype
-    whole = View(batched=True, on_device=view.on_device)
     totals = [getattr(result.sums, name).sum(axis=0) for name in NUMBERS]
     into = [result.carry.voltage, result.carry.adaptation, result.history]
     fetched = backend.fetch(totals if view.on_device else totals + into)
@@ -217,9 +221,9 @@ def gradients_of(done: Pass, result: AdjointResult, view: View) -> Gradients:
 
     adaptive = isinstance(layer.neuron, ALIF)
     return Gradients(
-        weights=whole.of(backend, result.weights),
+        weights=view.whole.of(backend, result.weights),
         bias=shaped("bias"),
-        recurrent=whole.of(backend, result.recurrent),
+        recurrent=view.whole.of(backend, result.recurrent),
         beta=shaped("beta"),
         p=shaped("p") if adaptive else None,
         b=shaped("b") if adaptive else None,
@@ -239,7 +243,7 @@ def cotangent(name: str, array: Any, shape: tuple[int, ...], done: Pass, view: V
     owned = backend.owns(array)
     array = numbers(name, array, backend)
     if array.shape != shape:
-        raise ArgumentError(f"{name}: expected shape {shape}, that of the run's spikes; found {array.shape}")
+        raise ArgumentError(f"{name}: expected shape {shape}, that of what it is the gradient for; found {array.shape}")
     finite_numbers(name, array, backend)
     converted: Any = array if owned else np.asarray(array, dtype=dtype)
     return backend.asarray(converted if view.batched else converted[None], dtype)

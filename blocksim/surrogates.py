@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from blocksim.errors import ArgumentError
+from blocksim.validation import number
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,9 @@ class Surrogate:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            name = f"{type(self).__name__}.{field.name}"
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-                raise ArgumentError(f"{name}: expected a finite number; found {value!r}")
-            if field.name not in self.heights and value <= 0:
-                raise ArgumentError(f"{name}: expected a number above 0; found {value!r}")
-            object.__setattr__(self, field.name, float(value))
+            least = None if field.name in self.heights else 0
+            checked = number(f"{type(self).__name__}.{field.name}", value, above=least)
+            object.__setattr__(self, field.name, checked)
 
     @property
     def scales(self) -> tuple[float, float, float]:

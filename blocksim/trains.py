@@ -5,7 +5,6 @@ Owns the `SpikeTrains` type, and the one rule by which a time falls into a step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.validation import choice, finite, found, frozen, real_array, whole
+from blocksim.validation import choice, finite, found, frozen, milliseconds, real_array, whole
 
 # A time this far below an edge, as a fraction of the step, counts as on it: 0.3 ms at dt = 0.1 ms is step 3.
 EDGE = 1e-6
@@ -24,16 +23,6 @@ def steps_of(times: np.ndarray, dt: float) -> np.ndarray:
     """The step, int64, into which each time in ms falls: floor(t / dt), with `EDGE` steps of tolerance."""
     steps: np.ndarray = np.floor(np.asarray(times, np.float64) / dt + EDGE).astype(np.int64)
     return steps
-
-
-def milliseconds(argument: str, value: Any, *, zero: bool = False) -> float:
-    """Return `value` as a float if it is a finite time in ms above 0, or with `zero` not below 0."""
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not (0 if zero else 5e-324) <= float(value) < math.inf:
-        raise ArgumentError(
-            f"{argument}: expected a time in ms {'of at least' if zero else 'above'} 0; found {found(value)}"
-        )
-    return float(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +103,9 @@ class SpikeTrains:
         for index, item in enumerate(items):
             array = np.asarray(item)
             if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
-                raise ArgumentError(f"trains: expected a one-dimensional array of times, train {index}; {found(array)}")
+                raise ArgumentError(
+                    f"trains: expected times in ms, one array a train; found {found(array)} as train {index}"
+                )
             arrays.append(array.astype(np.float64))
         return cls._joined(arrays)
 

@@ -194,7 +194,7 @@ class Decay(Transform):
         return _as(array, Bounded(self.low, self.high, "log").to_free(tau))
 
     def from_free(self, free: Any) -> np.ndarray:
-        """The decay factors."""
+        """The decay factors; raises `ArgumentError` where one rounds to 1 in the numbers' dtype."""
         array, z = _wide("free", free)
         factor = _as(array, np.exp(-1 / Bounded(self.low, self.high, "log")._value(z)))
         if (factor >= 1).any():

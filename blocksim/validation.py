@@ -5,6 +5,7 @@ Owns the wording of these messages. Kernels check nothing; whatever reaches them
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ def found(value: Any) -> str:
     """Short description of a value for an error message: shape and dtype of an array, else its repr, cut short."""
     if isinstance(value, np.ndarray) and value.ndim:
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    text = repr(value)
+    text = " ".join(repr(value).split())  # one line
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -39,10 +40,17 @@ def choices(argument: str, value: Any, allowed: Iterable[str]) -> tuple[str, ...
         items = (given,)
     for item in items:
         if item not in names:
-            raise ArgumentError(
-                f"{argument}: expected a tuple of names out of {', '.join(map(repr, names))}; found {value!r}"
-            )
+            raise ArgumentError(f"{argument}: expected names out of {', '.join(map(repr, names))}; found {value!r}")
     return tuple(name for name in names if name in items)
+
+
+def items(argument: str, value: Any, what: str, number: int | None = None) -> tuple[Any, ...]:
+    """Return `value` as a tuple if it is a sequence of `number` items, or of at least one; `what` says of what."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        values = tuple(value)
+        if len(values) == number or (number is None and values):
+            return values
+    raise ArgumentError(f"{argument}: expected {what}; found {found(value)}")
 
 
 def whole(argument: str, value: Any, minimum: int) -> int:
@@ -53,9 +61,18 @@ def whole(argument: str, value: Any, minimum: int) -> int:
 
 
 def number(
-    argument: str, value: Any, *, above: float | None = None, least: float | None = None, below: float | None = None
+    argument: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    what: str = "a finite number",
 ) -> float:
-    """Return `value` as a float if it is one finite number: above `above`, at least `least`, below `below`."""
+    """Return `value` as a float if it is one finite number: above `above`, at least `least`, below `below`.
+
+    `what` words what the number is for the message.
+    """
     good = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if good:
         good = bool(
@@ -67,8 +84,22 @@ def number(
     if not good:
         words = [f"{word} {bound:g}" for word, bound in (("above", above), ("of at least", least), ("below", below))
                  if bound is not None]  # fmt: skip
-        raise ArgumentError(f"{argument}: expected {' '.join(['a finite number', *words])}; found {found(value)}")
+        raise ArgumentError(f"{argument}: expected {' '.join([what, *words])}; found {found(value)}")
     return float(value)
+
+
+def milliseconds(argument: str, value: Any, *, zero: bool = False) -> float:
+    """Return `value` as a float if it is a finite time in ms above 0, or with `zero` of at least 0."""
+    return number(argument, value, **({"least": 0} if zero else {"above": 0}), what="a time in ms")
+
+
+def precision(argument: str, value: Any) -> np.dtype[Any]:
+    """Return `value` as a NumPy dtype if it is float32 or float64."""
+    with contextlib.suppress(TypeError):
+        dtype: np.dtype[Any] = np.dtype(value)
+        if dtype in (np.float32, np.float64):
+            return dtype
+    raise ArgumentError(f"{argument}: expected float32 or float64; found {found(value)}")
 
 
 def real_array(argument: str, value: Any) -> np.ndarray:

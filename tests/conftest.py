@@ -20,10 +20,11 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # A fixed set of examples in CI, so that a red build stays red; new ones on every run elsewhere. No deadlines: the
-# first call of a kernel compiles it. Sessions share one compiled engine, hence the suppressed fixture check.
-hypothesis.settings.register_profile("default", deadline=None, max_examples=30)
-hypothesis.settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True, print_blob=True)
-hypothesis.settings.register_profile("slow", deadline=None, max_examples=400)
+# first call of a kernel compiles it; and no check of how long examples take to draw: a busy machine is no fault.
+SETTINGS = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("default", max_examples=30, **SETTINGS)
+hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, print_blob=True, **SETTINGS)
+hypothesis.settings.register_profile("slow", max_examples=400, **SETTINGS)
 
 
 def pytest_addoption(parser):

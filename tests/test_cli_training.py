@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from blocksim.cli import main
-from blocksim.data import open_dataset, write_events
+from blocksim.data import Augmentation, open_dataset, write_events
 from blocksim.models import load_model
-from blocksim.training import evaluate
+from blocksim.training import Variations, evaluate
 
 from .training_tasks import STEPS, task
 
-SMALL = ["--hidden", "8", "--epochs", "2", "--batch-size", "16", "--arp", "4", "--backend", "numpy", "--dt", "1"]
+SMALL = ["--hidden", "8", "--epochs", "2", "--batch-size", "16", "--refractory", "4", "--backend", "numpy", "--dt", "1"]
 
 
 def events(path, samples, seed):
@@ -101,13 +101,17 @@ strength = 1e-3
 lower = 1.0
 [training.augmentation]
 time_shift = 4.0
+[variations]
+rounds = 3
+[variations.augmentation]
+stretch = 0.2
 """
 
 
 def test_a_configuration_and_flags_that_win_over_it(run, tmp_path):
     (tmp_path / "c.toml").write_text(CONFIG)
     done = run("train", "--data", "train.npz", "-o", "out", "--config", "c.toml", "--backend", "numpy", "--seed", "3",
-               "--batch-size", "48", "--arp", "6")  # fmt: skip
+               "--batch-size", "48", "--refractory", "6")  # fmt: skip
     assert done.exit_code == 0, done.output
     experiment = json.loads((tmp_path / "out" / "result.json").read_text())["experiment"]
     training = experiment["training"]
@@ -118,6 +122,14 @@ def test_a_configuration_and_flags_that_win_over_it(run, tmp_path):
     assert training["augmentation"]["time_shift"] == 4.0
     assert experiment["network"]["hidden"] == [8, 6]
     model = load_model("out/last.npz")
+    # what is asked for at the test goes with the model, unless a flag says otherwise
+    data = open_dataset("test.npz", 2.0, 15)
+    for flag, rounds in ((), 3), (("--variations", "1"), 1), (("--variations", "0"), 0):
+        done = run("evaluate", "out/last.npz", "--data", "test.npz", "--json", "--backend", "numpy", *flag)
+        found = json.loads(done.output)
+        varied = Variations(rounds, Augmentation(stretch=0.2))
+        assert found["variations"] == rounds
+        assert found["loss"] == evaluate(model.network, data, variations=varied, backend="numpy").loss
     assert [layer.size for layer in model.network.layers] == [8, 6]
     assert model.info["data"]["duration"] == 30.0
     assert model.network.layers[0].neuron.refractory_steps == 3
@@ -125,8 +137,8 @@ def test_a_configuration_and_flags_that_win_over_it(run, tmp_path):
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_grid(run, tmp_path, jobs):
-    arguments = ["train", "--data", "train.npz", "-o", "grid", *SMALL, "--arp", "2,4", "--seeds", "2", "--jobs", jobs,
-                 "--epochs", "1"]  # fmt: skip
+    arguments = ["train", "--data", "train.npz", "-o", "grid", *SMALL, "--refractory", "2,4", "--seeds", "2", "--jobs",
+                 jobs, "--epochs", "1"]  # fmt: skip
     done = run(*arguments)
     assert done.exit_code == 0, done.output
     names = [f"refractory{arp}-seed{seed}" for arp in (2, 4) for seed in (0, 1)]
@@ -135,7 +147,8 @@ def test_a_grid(run, tmp_path, jobs):
     assert [os.path.basename(each["experiment"]["folder"]) for each in results] == names
     with open("grid/results.csv") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["arp_ms"], row["seed"]) for row in rows] == [("2.0", "0"), ("2.0", "1"), ("4.0", "0"), ("4.0", "1")]
+    runs = [(float(row["refractory_ms"]), int(row["seed"])) for row in rows]
+    assert runs == [(2, 0), (2, 1), (4, 0), (4, 1)]
     assert [float(row["loss"]) for row in rows] == [each["loss"] for each in results]
     # a second start does nothing again
     before = {name: os.stat(f"grid/{name}/last.npz").st_mtime_ns for name in names}
@@ -150,7 +163,7 @@ def test_a_grid(run, tmp_path, jobs):
 def test_a_training_that_fails_does_not_stop_the_others(run, tmp_path):
     (tmp_path / "grid" / "refractory2").mkdir(parents=True)
     (tmp_path / "grid" / "refractory2" / "last.npz").write_text("damaged")
-    done = run("train", "--data", "train.npz", "-o", "grid", *SMALL, "--arp", "2,4", "--epochs", "1", "--resume")
+    done = run("train", "--data", "train.npz", "-o", "grid", *SMALL, "--refractory", "2,4", "--epochs", "1", "--resume")
     assert done.exit_code == 2
     assert "refractory2: " in done.output
     assert "begins with" in done.output

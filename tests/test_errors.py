@@ -7,9 +7,12 @@ import pytest
 from blocksim.backends.numpy_reference.reference import NumpyBackend
 
 import blocksim
-from blocksim import ALIF, LIF, Events, Layer, State, simulate
+from blocksim import ALIF, LIF, Events, Layer, Network, State, simulate
 from blocksim.backend import BackendEntry
+from blocksim.ephys import FitConfig
+from blocksim.initialisers import make_network
 from blocksim.surrogates import FastSigmoid
+from blocksim.training import RatePenalty, Training
 
 
 class Never(NumpyBackend):
@@ -117,8 +120,22 @@ CASES = {
     "events after the end": (lambda: Events.from_lists([[9.0]], [[0]], channels=1, steps=5), ["times:", "5 ms", "9"]),
     "events of other channels": (lambda: Events.from_lists([[1.0]], [[4]], channels=3), ["units:", "0 to 2", "4"]),
     "events of other lengths": (lambda: Events.from_lists([[1.0]], [[1, 2]], channels=3), ["times, units:", "same length"]),
+    "one thing where several are needed": (lambda: Training(wanted_counts=3), ["wanted_counts:", "two counts", "3"]),
+    "penalties": (lambda: Training(penalties=3), ["penalties:", "RatePenalty", "3"]),
+    "trained": (lambda: Training(trained=()), ["trained:", "names", "()"]),
+    "layers of a penalty": (lambda: RatePenalty(1, layers=0), ["layers:", "numbers of layers", "0"]),
+    "hidden": (lambda: make_network(3, 8, 2, dt=1, refractory=2), ["hidden:", "each layer", "8"]),
+    "no refractory period": (lambda: FitConfig(refractory=()), ["refractory:", "periods in ms", "()"]),
+    "spike window": (lambda: FitConfig(spike_window=3), ["spike_window:", "before", "3"]),
+    "bounds": (lambda: FitConfig(bounds={"tau_mem": (3,)}), ["bounds: tau_mem:", "(low, high)", "(3,)"]),
+    "gradient of another shape": (lambda: counted().backward(np.ones((2, 3))), ["grad_output:", "(2, 4)", "(2, 3)"]),
+    "an object of several lines": (lambda: Network(WEIGHTED), ["layers:", "found Layer(neuron=ALIF(beta=0.9"]),
     "events at NaN": (lambda: Events.from_lists([[np.nan]], [[1]], channels=3), ["times:", "finite"]),
 }  # fmt: skip
+
+
+def counted():
+    return simulate(Network([WEIGHTED]), X, "numpy", tape=True)
 
 
 def csr():
@@ -132,6 +149,7 @@ def test_message(name):
         call()
     message = str(caught.value)
     assert "found" in message
+    assert "\n" not in message
     for part in parts:
         assert part in message, f"{part!r} not in {message!r}"
 

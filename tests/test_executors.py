@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -101,6 +102,38 @@ def test_ctrl_c_stops_at_once(tmp_path, jobs):
     for pid in first[1:]:
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
+
+
+ORPHANS = """
+import sys
+from blocksim.executors import open_executor, run_tasks
+
+def spin(task):
+    while task:
+        pass
+
+if __name__ == "__main__":
+    with open_executor(jobs=2) as executor:
+        for outcome in run_tasks(spin, [0, 1], executor):
+            print(*executor._processes, flush=True)
+"""
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ORPHANS)
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2  # one that waits, and one in the middle of its task
+        process.kill()
+        try:
+            # they have the same stdout, which ends when the last of them has
+            process.communicate(timeout=30)
+        finally:
+            for pid in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -19,7 +19,7 @@ from blocksim.ephys.search import Space, refine
 from blocksim.losses import van_rossum
 from blocksim.surrogates import FastSigmoid
 
-TRUE = Cell(tau_m=12, tau_a=80, adaptation=0.6, gain=0.012, bias=-0.6, refractory=3)
+TRUE = Cell(tau_mem=12, tau_adapt=80, adaptation=0.6, gain=0.012, bias=-0.6, refractory=3)
 QUICK = FitConfig(candidates=32, restarts=4, epochs=6, generations=3, population=32)
 
 
@@ -128,7 +128,7 @@ def test_repeats_simulated_once_rank_candidates_as_all_of_them_do():
 def test_the_gradient_is_that_of_backward_through_the_translation(backend):
     """By the chain rule with numerical derivatives of `Cell.layer`'s numbers."""
     data = synthetic(steps=600)
-    cell = Cell(tau_m=10, tau_a=70, adaptation=0.5, gain=0.013, bias=-0.5, refractory=2)
+    cell = Cell(tau_mem=10, tau_adapt=70, adaptation=0.5, gain=0.013, bias=-0.5, refractory=2)
     ask = objective([data], backend=backend)
     found = ask.evaluate(row(cell, 0.5, 2), np.zeros(2, int), gradient=True).gradient
     x = data.current[..., None]
@@ -140,7 +140,8 @@ def test_the_gradient_is_that_of_backward_through_the_translation(backend):
 
     def numbers(name, value):
         p = {**{key: getattr(cell, key) for key in PARAMETERS}, name: value}
-        layer = Cell(p["tau_m"], p["tau_a"], p["adaptation_pa"] * p["gain"], p["gain"], 1 - p["gain"] * p["rheobase"],
+        gain = p["gain"]
+        layer = Cell(p["tau_mem"], p["tau_adapt"], p["adaptation_pa"] * gain, gain, 1 - gain * p["rheobase"],
                      cell.refractory).layer(0.5)  # fmt: skip
         neuron = layer.neuron
         return np.array([np.ravel(a)[0] for a in (neuron.beta, neuron.p, neuron.b, layer.weights, layer.bias)])
@@ -163,21 +164,21 @@ def test_the_potentials_gradient_is_a_derivative():
     # the way from reset to where the current holds the potential is no matter of scale: left out
     data = FitData(current, spikes, 0.5, voltage=recorded, near_spike=near, warm_up=600)
     ask = objective([data], [1200], voltage_weight=0.7)
-    cell = Cell(tau_m=20, tau_a=80, adaptation=0.6, gain=0.008, bias=-0.9, refractory=3)
+    cell = Cell(tau_mem=20, tau_adapt=80, adaptation=0.6, gain=0.008, bias=-0.9, refractory=3)
     found = ask.evaluate(row(cell, 0.5), np.zeros(1, int), gradient=True)
     alone = ask.evaluate(row(cell, 0.5), np.zeros(1, int))
     np.testing.assert_allclose([alone.fit, alone.validation], [found.fit, found.validation])
     assert 1 < found.fit[0] < 1.7
     step = 0.02 * 20
     up, down = (
-        ask.evaluate({**row(cell, 0.5), "tau_m": np.array([20 + s])}, np.zeros(1, int)).fit[0] for s in (step, -step)
+        ask.evaluate({**row(cell, 0.5), "tau_mem": np.array([20 + s])}, np.zeros(1, int)).fit[0] for s in (step, -step)
     )
     # the surrogate's part of the gradient, which is no derivative, does not change with the weight
     plain = objective([data], [1200]).evaluate(row(cell, 0.5), np.zeros(1, int), gradient=True)
     slopes = {name: found.gradient[name][0] - plain.gradient[name][0] for name in PARAMETERS}
-    assert slopes["tau_m"] == pytest.approx((up - down) / (2 * step), rel=0.02)
+    assert slopes["tau_mem"] == pytest.approx((up - down) / (2 * step), rel=0.02)
     # scale and offset are the regression's
-    assert abs(slopes["gain"] * 0.008) < 0.02 * abs(slopes["tau_m"] * 20)
+    assert abs(slopes["gain"] * 0.008) < 0.02 * abs(slopes["tau_mem"] * 20)
 
 
 def test_warm_up_and_held_out_steps_do_not_count():
@@ -196,7 +197,7 @@ def test_warm_up_and_held_out_steps_do_not_count():
 
 def test_a_cell_is_its_layer_and_back():
     back = Cell.from_layer(TRUE.layer(0.1), 0.1)
-    for name in ("tau_m", "tau_a", "adaptation", "gain", "bias", "refractory"):
+    for name in ("tau_mem", "tau_adapt", "adaptation", "gain", "bias", "refractory"):
         assert getattr(back, name) == pytest.approx(getattr(TRUE, name), rel=1e-9), name
     scaled = replace(TRUE, reset_mv=-55.0, scale_mv=8.0)
     assert scaled.millivolts["rest"] == pytest.approx(-59.8)
@@ -222,11 +223,11 @@ def test_a_steady_current_reaches_the_rheobase():
 
 
 def test_the_search_fills_its_space_and_refinement_finds_a_valley():
-    space = Space.of(synthetic(), (1.0, 2.0, 4.0), {"tau_m": (5.0, 50.0)})
+    space = Space.of(synthetic(), (1.0, 2.0, 4.0), {"tau_mem": (5.0, 50.0)})
     rows = space.start(64, np.random.default_rng(0))
     values = space.values(rows)
     assert set(values["refractory"]) == {2, 4, 8}
-    place = np.log(values["tau_m"] / 5) / np.log(10)
+    place = np.log(values["tau_mem"] / 5) / np.log(10)
     assert (np.histogram(place, bins=16, range=(0, 1))[0] >= 3).all()
 
     def score(rows):
@@ -244,7 +245,7 @@ def test_the_search_fills_its_space_and_refinement_finds_a_valley():
 def test_a_synthetic_cell_is_recovered():
     data = synthetic(steps=40_000, dt=0.5)
     result = fit(data, FitConfig(candidates=512, epochs=20, seed=3, refractory=(2, 3, 4)))
-    for name in ("tau_m", "tau_a", "adaptation", "gain", "bias", "refractory"):
+    for name in ("tau_mem", "tau_adapt", "adaptation", "gain", "bias", "refractory"):
         assert getattr(result.cell, name) == pytest.approx(getattr(TRUE, name), rel=0.05), name
     assert result.loss["training"] < 0.005 < result.loss["search"]
 

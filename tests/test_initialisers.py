@@ -68,7 +68,7 @@ def test_the_seed_decides_and_plain_neurons_can_be_had():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: make_network(9, (), 3, dt=1, refractory=2), "hidden: expected the number of neurons of at least one"),
+        (lambda: make_network(9, (), 3, dt=1, refractory=2), "hidden: expected the number of neurons of each layer"),
         (lambda: make_network(9, (8,), 3, dt=1, refractory=2.5), "refractory: expected a whole number of steps"),
         (lambda: make_network(9, (8,), 3, dt=1, refractory=2, dtype="float16"), "dtype: expected float32 or float64"),
         (lambda: make_network(9, (8,), 3, dt=1, refractory=2, tau_mem=(9, 5)), "low, high: expected 0 < low <= high"),

@@ -342,7 +342,7 @@ def taped():
         ("shape", r"layers.0.weights: expected shape \(6, 7\); found \(7, 6\)"),
         ("state", "state: expected a NetworkState of 2 layers"),
         ("block length", "block_length: expected at most 4"),
-        ("record", "record: expected a tuple of names out of 'voltage', 'threshold', 'readout'; found 'potential'"),
+        ("record", "record: expected names out of 'voltage', 'threshold', 'readout'; found 'potential'"),
         ("no tape", "backward: expected a run with a tape"),
         ("nothing", "backward: expected at least one of grad_output"),
         ("output shape", r"grad_output: expected shape \(4, 3\)"),

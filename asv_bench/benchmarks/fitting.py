@@ -23,7 +23,7 @@ class Fit:
         numba.set_num_threads(1)
         rng = np.random.default_rng(0)
         current = 180 + 150 * np.repeat(rng.normal(size=(3, 400)), 25, axis=1)
-        cell = Cell(tau_m=12, tau_a=80, adaptation=0.6, gain=0.012, bias=-0.6, refractory=3)
+        cell = Cell(tau_mem=12, tau_adapt=80, adaptation=0.6, gain=0.012, bias=-0.6, refractory=3)
         self.data = FitData(current, cell.predict(current, 0.1).spikes, 0.1)
         plain = {"restarts": restarts, "patience": 1000, "generations": 0, "refractory": (3.0,)}
         self.descent = FitConfig(candidates=restarts, epochs=50, **plain)

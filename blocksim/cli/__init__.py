@@ -1,4 +1,4 @@
-"""The command line: `blocksim info`, `simulate`, `data`, `train`, `evaluate`, `demo`.
+"""The command line: `blocksim info`, `simulate`, `data`, `train`, `evaluate`, `fit`, `demo`.
 
 Owns how commands are found and how errors end: what the caller can mend is one line on stderr and exit code 2.
 """

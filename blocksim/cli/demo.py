@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -22,7 +19,7 @@ from blocksim import plotting
 from blocksim.cli.info import machine
 from blocksim.cli.options import ENVIRONMENT, backend_option, progress
 from blocksim.errors import ArgumentError, MissingLibraryError
-from blocksim.files import check_folder, written
+from blocksim.files import check_folder, write_csv, write_json, written
 from blocksim.passes import METHODS
 
 DT = 1.0  # ms a step, for the picture alone
@@ -192,11 +189,5 @@ def _duration(seconds: float) -> str:
 
 def _write(folder: Path, rows: list[Row], settings: dict[str, Any]) -> None:
     lines = [asdict(row) for row in rows]
-    with written(folder / "table.json") as part:
-        part.write_text(json.dumps({"machine": machine(), "settings": settings, "rows": lines}, indent=2) + "\n")
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(lines[0]))
-    writer.writeheader()
-    writer.writerows(lines)
-    with written(folder / "table.csv") as part:
-        part.write_text(text.getvalue())
+    write_json(folder / "table.json", {"machine": machine(), "settings": settings, "rows": lines})
+    write_csv(folder / "table.csv", lines, lines[0])

@@ -165,7 +165,7 @@ def _one(task: Task, console: Console) -> None:
 
 def _print(row: Mapping[str, Any], console: Console) -> None:
     cell = Table(box=None, pad_edge=False, show_header=False)
-    for name in ("tau_m_ms", "tau_a_ms", "rheobase_pa", "adaptation_pa", "gain_per_pa", "bias", "adaptation",
+    for name in ("tau_mem_ms", "tau_adapt_ms", "rheobase_pa", "adaptation_pa", "gain_per_pa", "bias", "adaptation",
                  "refractory_ms"):  # fmt: skip
         cell.add_row(name, f"{row[name]:.4g}")
     table = Table(box=None, pad_edge=False)

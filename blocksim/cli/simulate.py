@@ -23,6 +23,7 @@ from blocksim.cli.options import backend_option, progress
 from blocksim.errors import ArgumentError
 from blocksim.files import InputFile, check_output, open_input, read_array, write_npz
 from blocksim.neurons import ROUNDINGS
+from blocksim.passes import METHODS
 from blocksim.simulation import RECORD
 from blocksim.state import State
 from blocksim.validation import choices
@@ -62,7 +63,7 @@ class _Result:
 @click.option("--key", help="Which array of a .npz file.")
 @click.option("--sweeps", is_flag=True, help="A two-dimensional INPUT is (sweeps, time): a current a sweep.")
 @backend_option(default="numba", help="numpy, numba, cupy or auto.")
-@click.option("--method", default="blocks", help="blocks or standard; the results are the same.")
+@click.option("--method", type=click.Choice(METHODS), default="blocks", help="How time is worked off.")
 @click.option("--block-length", type=int, help="Steps in a block.  [default: refractory steps + 1]")
 @click.option("--dt", type=float, default=0.1, help="Time step in ms.")
 @click.option("--tau-mem", type=float, default=20.0, help="Membrane time constant in ms.")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from blocksim import plotting
 from blocksim.cli.options import backend_option
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.executors import open_executor, run_tasks
-from blocksim.files import check_folder, written
+from blocksim.files import check_folder, write_csv, write_json
 from blocksim.passes import GRADIENTS, METHODS
 from blocksim.training.experiment import (
     DataChoices,
@@ -79,7 +77,9 @@ def _default(name: str) -> str:
 @click.option(
     "--adaptation", type=float, help="Rise of the threshold at a spike; 0: LIF neurons." + _default("adaptation")
 )
-@click.option("--arp", type=_List(float, "periods in ms"), help="Refractory periods in ms, a grid.  [default: 20]")
+@click.option(
+    "--refractory", type=_List(float, "periods in ms"), help="Refractory periods in ms, a grid.  [default: 20]"
+)
 @click.option("--method", type=_List(str, "methods", METHODS), help="blocks, standard, or both.  [default: blocks]")
 @click.option(
     "--gradient", type=_List(str, "gradients", GRADIENTS), help="standard, paper, or both.  [default: standard]"
@@ -100,15 +100,15 @@ def _default(name: str) -> str:
 @click.option("--resume", is_flag=True, help="Go on where the folder's checkpoints stand.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def train(
-    path: Path, output: Path, config: Path | None, backend: str, arp: tuple[float, ...] | None,
+    path: Path, output: Path, config: Path | None, backend: str, refractory: tuple[float, ...] | None,
     method: tuple[str, ...] | None, gradient: tuple[str, ...] | None, seeds: int, jobs: int, dask: str | None,
     resume: bool, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Train a network on a file of labelled events.
 
     Writes to the folder: best.npz and last.npz, the models of the best epoch and of the last, which is a checkpoint
-    too; history.csv, result.json, and a learning curve. With several values of --arp, --method, --gradient, or --seeds,
-    one folder for each training, and results.json and results.csv of them all.
+    too; history.csv, result.json, and a learning curve. With several values of --refractory, --method, --gradient, or
+    --seeds, one folder for each training, and results.json and results.csv of them all.
     """
     choices: dict[str, Any] = {name: dict(table) if isinstance(table, dict) else table
                                for name, table in (read_config(config) if config else {}).items()}  # fmt: skip
@@ -116,7 +116,7 @@ def train(
         if flags[name] is not None:
             choices.setdefault(place, {})[name] = flags[name]
     common = experiment_of(choices, str(path.absolute()), str(output.absolute()), backend)
-    experiments = grid_of(common, seeds, refractory=arp or (), method=method or (), gradient=gradient or ())
+    experiments = grid_of(common, seeds, refractory=refractory or (), method=method or (), gradient=gradient or ())
     check_folder(output if output.exists() else output.parent)
     if len(experiments) == 1:
         result = _one(experiments[0], resume, not quiet, dask)
@@ -191,7 +191,7 @@ def _rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         experiment = result["experiment"]
         training = experiment["training"]
         rows.append({
-            "arp_ms": experiment["network"]["refractory"], "method": training["method"],
+            "refractory_ms": experiment["network"]["refractory"], "method": training["method"],
             "gradient": training["gradient"], "seed": training["seed"], "best_epoch": result["best_epoch"],
             **{name: result[name] for name in ("loss", "accuracy", "validation_loss", "validation_accuracy")},
             "seconds_an_epoch": result["seconds_an_epoch"], "seconds": result["seconds"],
@@ -202,12 +202,12 @@ def _rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _print(results: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("ARP (ms)", "method", "gradient", "seed", "best epoch", "training", "validation", "s an epoch"):
+    for name in ("refractory (ms)", "method", "gradient", "seed", "best epoch", "training", "validation", "s an epoch"):
         table.add_column(name, justify="left" if name in ("method", "gradient") else "right", no_wrap=True)
     for row in _rows(results):
         held = row["validation_accuracy"]
         table.add_row(
-            f"{row['arp_ms']:g}", row["method"], row["gradient"], str(row["seed"]), str(row["best_epoch"]),
+            f"{row['refractory_ms']:g}", row["method"], row["gradient"], str(row["seed"]), str(row["best_epoch"]),
             f"{100 * row['accuracy']:.1f} %", "-" if held is None else f"{100 * held:.1f} %",
             f"{row['seconds_an_epoch']:.3g}",
         )  # fmt: skip
@@ -215,12 +215,6 @@ def _print(results: list[dict[str, Any]]) -> None:
 
 
 def _write(folder: Path, results: list[dict[str, Any]]) -> None:
-    with written(folder / "results.json") as part:
-        part.write_text(json.dumps(results, indent=2) + "\n")
-    text = io.StringIO(newline="")
+    write_json(folder / "results.json", results)
     rows = _rows(results)
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    with written(folder / "results.csv") as part:
-        part.write_text(text.getvalue())
+    write_csv(folder / "results.csv", rows, rows[0])

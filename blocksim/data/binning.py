@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blocksim.data.sources import Source
-from blocksim.events import steps_of
+from blocksim.trains import steps_of
 from blocksim.validation import frozen
 
 

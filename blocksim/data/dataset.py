@@ -19,7 +19,7 @@ from blocksim.data.randomness import AUGMENT, SHUFFLE, Streams
 from blocksim.data.sources import ArraySource, Source, join_lists
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
-from blocksim.validation import found, frozen, real_array, whole
+from blocksim.validation import found, frozen, milliseconds, real_array, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +110,12 @@ class EventDataset:
         clip: bool = False,
         cache_bytes: int = 2**30,
     ) -> None:
-        if isinstance(dt, bool) or not isinstance(dt, (int, float, np.number)) or not 0 < float(dt) < np.inf:
-            raise ArgumentError(f"dt: expected a step in ms above 0; found {found(dt)}")
+        dt = milliseconds("dt", dt)
         if not isinstance(clip, bool):
             raise ArgumentError(f"clip: expected True or False; found {found(clip)}")
         self.steps = None if steps is None else whole("steps", steps, 1)
         pool = whole("pool", pool, 1)
-        space = pooled_space(source, float(dt), pool, clip)
+        space = pooled_space(source, dt, pool, clip)
         self._store = _Store(source, space, pool, whole("cache_bytes", cache_bytes, 0))
         self._select(np.arange(len(source)))
 
@@ -405,6 +404,12 @@ def from_lists(
     ------
     ArgumentError
         The arrays do not fit together; times or channels out of range are found when a sample is asked for.
+
+    Examples
+    --------
+    >>> from blocksim.data import from_lists
+    >>> from_lists([[0.5, 2.0], [1.0]], [[0, 1], [2]], labels=[0, 1], channels=3)
+    EventDataset('from_lists', 2 samples, 2 classes, 3 channels, dt=1 ms, steps of each sample)
     """
     when, which, offsets = join_lists(times, units)
     source = ArraySource(

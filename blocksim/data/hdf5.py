@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.data.sources import Source, listed, milliseconds
-from blocksim.errors import FileError, MissingLibraryError
+from blocksim.data.sources import Source, in_ms, listed
+from blocksim.errors import FileError
+from blocksim.libraries import library
 
 # the cochlea model of both data sets
 CHANNELS = 700
@@ -54,13 +55,7 @@ class HDF5Source(Source):
         )
 
     def _open(self) -> Any:
-        try:
-            import h5py
-        except ImportError as error:
-            raise MissingLibraryError(
-                f"{self._path}: expected h5py, to read HDF5 files; found: {error} "
-                "(python -m pip install 'blocksim[hdf5]')"
-            ) from error
+        h5py = library("h5py", "hdf5", str(self._path))
         try:
             return h5py.File(self._path, "r")
         except OSError as error:
@@ -70,9 +65,7 @@ class HDF5Source(Source):
 
     def _lists(self, file: Any, name: str) -> Any:
         data = file[name]
-        import h5py
-
-        kind = h5py.check_vlen_dtype(data.dtype)
+        kind = library("h5py", "hdf5", str(self._path)).check_vlen_dtype(data.dtype)
         wanted = "f" if name.endswith("times") else "iu"
         if data.ndim != 1 or kind is None or kind.kind not in wanted:
             raise self.wrong(
@@ -93,7 +86,7 @@ class HDF5Source(Source):
                 times, units = self._times[sample], self._units[sample]
             except OSError as error:
                 raise self.wrong(f"expected a whole file; found sample {sample} damaged ({error})") from error
-        return milliseconds(times, 1e3), units
+        return in_ms(times, 1e3), units
 
     def __getstate__(self) -> dict[str, Any]:
         # an open file goes to no other process; it is opened again there

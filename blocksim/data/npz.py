@@ -1,6 +1,6 @@
 """Event files in NumPy's `.npz` format: spikes with the channel they arrive on, or a camera's pixels.
 
-Owns the names of their arrays. Uncompressed arrays are memory-mapped, so opening a large file is quick.
+Owns the names of their arrays. Uncompressed arrays are read once, to verify them, and memory-mapped.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from blocksim.data.nmnist import POLARITIES, SENSOR
-from blocksim.data.sources import ArraySource, Source, grid_channels, join_lists, listed, milliseconds
+from blocksim.data.sources import ArraySource, Source, grid_channels, in_ms, join_lists, listed
 from blocksim.errors import ArgumentError, FileError
-from blocksim.files import DAMAGED, check_output, mapped_member, write_npz
+from blocksim.files import DAMAGED, check_output, mapped_member, npz_archive, write_npz
 
 SPIKES = ("times", "units", "offsets", "labels")
 PIXELS = ("x", "y", "p", "t_us", "offsets", "labels")
@@ -23,7 +23,7 @@ PIXELS = ("x", "y", "p", "t_us", "offsets", "labels")
 def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -> Source:
     """The events of a `.npz` file; `blocksim.data.open_dataset` describes both kinds."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        with npz_archive(path) as archive:
             names = set(archive.files)
             if not names >= set(SPIKES) and not names >= set(PIXELS):
                 raise FileError(
@@ -82,7 +82,7 @@ class PixelSource(ArraySource):
         """As `Source.read`."""
         part = slice(self._offsets[sample], self._offsets[sample + 1])
         x, y, p = (np.asarray(values[part]) for values in self._coordinates)
-        return milliseconds(self._times[part], self._scale), grid_channels(self, sample, x, y, p)
+        return in_ms(self._times[part], self._scale), grid_channels(self, sample, x, y, p)
 
 
 def write_events(

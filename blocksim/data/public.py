@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blocksim.errors import ArgumentError, FileError, MissingLibraryError
+from blocksim.errors import ArgumentError, FileError
 from blocksim.files import check_folder
+from blocksim.libraries import library
 from blocksim.validation import choice
 
 CHUNK = 2**20
@@ -144,12 +145,7 @@ def download(
 
 def fetch(url: str, md5: str, path: Path, progress: Progress | None = None) -> Path:
     """The file at `url` as `path`, if its checksum is `md5`; nothing is fetched where it is there already."""
-    try:
-        import pooch
-    except ImportError as error:
-        raise MissingLibraryError(
-            f"download: expected pooch; found: {error} (python -m pip install 'blocksim[download]')"
-        ) from error
+    pooch = library("pooch", "download", "download")
     with _quiet(pooch.get_logger()):
         try:
             pooch.retrieve(

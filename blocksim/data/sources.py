@@ -159,7 +159,7 @@ class ArraySource(Source):
     def read(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Source.read`."""
         part = slice(self._offsets[sample], self._offsets[sample + 1])
-        times = milliseconds(self._times[part], self._scale)
+        times = in_ms(self._times[part], self._scale)
         return times, np.asarray(self._units[part])
 
 
@@ -177,7 +177,7 @@ def check_offsets(source: Source, offsets: np.ndarray, events: int) -> None:
         )
 
 
-def milliseconds(times: np.ndarray, scale: float) -> np.ndarray:
+def in_ms(times: np.ndarray, scale: float) -> np.ndarray:
     """Stored times as ms, float64.
 
     Single precision, which cannot hold 0.3, is read to the nearest microsecond, so that 0.3 s is 300 ms and not just

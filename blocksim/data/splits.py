@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from blocksim.data.dataset import EventDataset
 from blocksim.data.randomness import SPLIT, Streams
 from blocksim.errors import ArgumentError
-from blocksim.validation import choice, found, whole
+from blocksim.validation import choice, number, whole
 
 BY = ("sample", "group")
 
@@ -49,8 +47,7 @@ def split(
     >>> held_out.labels
     array([0, 1])
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.number)) or not 0 < fraction < 1:
-        raise ArgumentError(f"fraction: expected a number above 0 and below 1; found {found(fraction)}")
+    fraction = number("fraction", fraction, above=0, below=1)
     rng = Streams(SPLIT, seed).generator()
     if choice("by", by, BY) == "group":
         groups, numbers = _groups(dataset)
@@ -137,9 +134,9 @@ def _groups(dataset: EventDataset) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(dataset.groups), dataset.groups
 
 
-def _count(fraction: Any, total: int, what: str) -> int:
+def _count(fraction: float, total: int, what: str) -> int:
     _enough(what, total, 2)
-    return min(max(round(float(fraction) * total), 1), total - 1)
+    return min(max(round(fraction * total), 1), total - 1)
 
 
 def _enough(what: str, there: int, needed: int) -> None:

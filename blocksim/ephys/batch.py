@@ -6,7 +6,6 @@ the rest is there.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import time
@@ -23,12 +22,12 @@ from blocksim.ephys.fit import Fit, FitConfig, Progress, fit
 from blocksim.ephys.formats import open_parts, open_recording
 from blocksim.ephys.recording import Recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
-from blocksim.files import check_folder, write_npz, written
+from blocksim.files import check_folder, plain, write_csv, write_json, write_npz, written
 
 DONE, PREDICTIONS, REPORT = "fit.json", "predictions.npz", "report.html"
 # columns of the table of cells: name and kind
 COLUMNS: dict[str, type] = {
-    "cell": str, "file": str, "tau_m_ms": float, "tau_a_ms": float, "adaptation": float, "gain_per_pa": float,
+    "cell": str, "file": str, "tau_mem_ms": float, "tau_adapt_ms": float, "adaptation": float, "gain_per_pa": float,
     "bias": float, "refractory_ms": float, "rheobase_pa": float, "adaptation_pa": float, "reset_mv": float,
     "scale_mv": float, "dt_ms": float, "training_loss": float, "training_spikes": int, "test_spikes": int,
     **{f"{part}_{name}": float for part in ("training", "test") for name in (
@@ -182,11 +181,10 @@ def fit_file(task: Task, progress: Progress | None = None) -> dict[str, Any]:
         with written(folder / REPORT) as part:
             part.write_text(page(Path(task.path).name, result, predicted, measured), encoding="utf-8")
     done = {
-        "blocksim": blocksim.__version__, "file": Path(task.path).name, "digest": digest(task), "row": _json(row),
-        "scores": _json(measured), "fit": result.to_dict(),
+        "blocksim": blocksim.__version__, "file": Path(task.path).name, "digest": digest(task), "row": row,
+        "scores": measured, "fit": result.to_dict(),
     }  # fmt: skip
-    with written(folder / DONE) as part:
-        part.write_text(json.dumps(done, indent=1, allow_nan=False) + "\n")
+    write_json(folder / DONE, done)
     return row
 
 
@@ -195,8 +193,8 @@ def _row(
 ) -> dict[str, Any]:
     cell = result.cell
     row: dict[str, Any] = {
-        "cell": parts.training.name or Path(task.path).stem, "file": Path(task.path).name, "tau_m_ms": cell.tau_m,
-        "tau_a_ms": cell.tau_a, "adaptation": cell.adaptation, "gain_per_pa": cell.gain, "bias": cell.bias,
+        "cell": parts.training.name or Path(task.path).stem, "file": Path(task.path).name, "tau_mem_ms": cell.tau_mem,
+        "tau_adapt_ms": cell.tau_adapt, "adaptation": cell.adaptation, "gain_per_pa": cell.gain, "bias": cell.bias,
         "refractory_ms": cell.refractory, "rheobase_pa": cell.rheobase, "adaptation_pa": cell.adaptation_pa,
         "reset_mv": cell.reset_mv, "scale_mv": cell.scale_mv, "dt_ms": result.dt,
         "training_loss": result.loss["training"], "training_spikes": len(parts.training.spikes.times),
@@ -207,20 +205,11 @@ def _row(
     return {name: row[name] for name in COLUMNS}
 
 
-def _json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _json(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def write_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """Write cells.csv, empty fields for what is missing, and cells.parquet where pyarrow is installed."""
     place = folder / "cells.csv"
-    with written(place) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(COLUMNS))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: "" if _json(row[name]) is None else row[name] for name in COLUMNS})
+    rows = [plain(row) for row in rows]
+    write_csv(place, rows, COLUMNS)
     try:
         import pyarrow
         import pyarrow.parquet
@@ -228,7 +217,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         return [place]
     kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64()}
     table = pyarrow.table(
-        {name: pyarrow.array([_json(row[name]) for row in rows], kinds[kind]) for name, kind in COLUMNS.items()}
+        {name: pyarrow.array([row[name] for row in rows], kinds[kind]) for name, kind in COLUMNS.items()}
     )
     with written(folder / "cells.parquet") as part:
         pyarrow.parquet.write_table(table, part)

@@ -13,7 +13,6 @@ Owns the settings of a fit, the order of its stages, and its result. The stages,
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -27,11 +26,12 @@ from blocksim.ephys.objective import PARAMETERS, FitData, Objective
 from blocksim.ephys.recording import Recording
 from blocksim.ephys.search import Space, refine
 from blocksim.errors import ArgumentError
+from blocksim.files import plain
 from blocksim.optimisers import Adam
 from blocksim.passes import DETACH, METHODS
 from blocksim.schedules import Cosine
 from blocksim.surrogates import Surrogate, get_surrogate
-from blocksim.validation import choice, choices, found, number, whole
+from blocksim.validation import choice, choices, found, items, milliseconds, number, whole
 
 VALIDATION_BY = ("time", "windows")
 Progress = Callable[[str, int, int], None]
@@ -56,8 +56,8 @@ class FitConfig:
     refractory : tuple of float
         Absolute refractory periods in ms to choose from; each is rounded to whole steps of dt.
     bounds : mapping
-        (low, high) for some of "tau_m", "tau_a" (ms), "gain" (1/pA), "rheobase", "adaptation_pa" (pA); the others'
-        follow from the current: `Space.of`.
+        (low, high) for some of "tau_mem", "tau_adapt" (ms), "gain" (1/pA), "rheobase", "adaptation_pa" (pA); those of
+        the others follow from the current: `Space.of`.
     candidates : int
         Parameter sets in the search.
     restarts : int
@@ -91,6 +91,12 @@ class FitConfig:
     ------
     ArgumentError
         A setting is out of range, or unknown.
+
+    Examples
+    --------
+    >>> from blocksim.ephys import FitConfig
+    >>> FitConfig(dt=0.5, refractory=3).refractory
+    (3.0,)
     """
 
     dt: float | tuple[float, ...] | None = None
@@ -121,15 +127,15 @@ class FitConfig:
         if isinstance(self.dt, (tuple, list)) and len(self.dt) != 1:
             if not self.dt:
                 raise ArgumentError("dt: expected at least one time step; found none")
-            set_field(self, "dt", tuple(number("dt", step, above=0) for step in self.dt))
+            set_field(self, "dt", tuple(milliseconds("dt", step) for step in self.dt))
         elif self.dt is not None:
             alone: Any = self.dt[0] if isinstance(self.dt, (tuple, list)) else self.dt
-            set_field(self, "dt", number("dt", alone, above=0))
-        for name, limits in (
-            ("tau", {"above": 0}), ("learning_rate", {"above": 0}), ("voltage_weight", {"least": 0}),
-            ("warm_up", {"least": 0}), ("validation", {"least": 0, "below": 1}),
-        ):  # fmt: skip
-            set_field(self, name, number(name, getattr(self, name), **limits))
+            set_field(self, "dt", milliseconds("dt", alone))
+        set_field(self, "tau", milliseconds("tau", self.tau))
+        set_field(self, "learning_rate", number("learning_rate", self.learning_rate, above=0))
+        set_field(self, "voltage_weight", number("voltage_weight", self.voltage_weight, least=0))
+        set_field(self, "warm_up", milliseconds("warm_up", self.warm_up, zero=True))
+        set_field(self, "validation", number("validation", self.validation, least=0, below=1))
         for name, least in (
             ("candidates", 1), ("restarts", 1), ("epochs", 0), ("patience", 1), ("generations", 0), ("population", 16),
             ("seed", 0),
@@ -143,15 +149,21 @@ class FitConfig:
         choice("validation_by", self.validation_by, VALIDATION_BY)
         set_field(self, "detach", choices("detach", self.detach, DETACH))
         periods: Any = (self.refractory,) if np.isscalar(self.refractory) else self.refractory
-        set_field(self, "refractory", tuple(number("refractory", period, least=0) for period in periods))
-        set_field(self, "spike_window", tuple(number("spike_window", value, least=0) for value in self.spike_window))
-        set_field(self, "bounds", {name: tuple(pair) for name, pair in dict(self.bounds).items()})
+        periods = items("refractory", periods, "periods in ms")
+        set_field(self, "refractory", tuple(milliseconds("refractory", period, zero=True) for period in periods))
+        window = items("spike_window", self.spike_window, "two times in ms, before a spike and after it", 2)
+        set_field(self, "spike_window", tuple(milliseconds("spike_window", value, zero=True) for value in window))
+        bounds = {name: items(f"bounds: {name}", pair, "(low, high)", 2) for name, pair in dict(self.bounds).items()}
+        set_field(self, "bounds", bounds)
         choices("bounds", tuple(self.bounds), PARAMETERS)
         get_surrogate(self.surrogate)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any], source: str = "config") -> Self:
-        """Settings by name, as a configuration file holds them; the others keep their defaults."""
+        """Settings by name, as a configuration file holds them; the others keep their defaults.
+
+        Raises `ArgumentError`, naming `source`, where a name is unknown.
+        """
         names = [item.name for item in fields(cls)]
         for name in settings:
             if name not in names:
@@ -202,7 +214,7 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON: NaN as null."""
-        everything: dict[str, Any] = _plain({
+        everything: dict[str, Any] = plain({
             "cell": self.cell.to_dict(), "derived": {
                 "rheobase": self.cell.rheobase, "adaptation_pa": self.cell.adaptation_pa,
                 "millivolts": self.cell.millivolts,
@@ -212,18 +224,14 @@ class Fit:
         })  # fmt: skip
         return everything
 
-    def to_json(self) -> str:
-        """`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
-
-def fit(training: Recording | FitData, config: FitConfig | None = None, progress: Progress | None = None) -> Fit:
+def fit(data: Recording | FitData, config: FitConfig | None = None, progress: Progress | None = None) -> Fit:
     """Fit an adaptive neuron to the training part of a recording.
 
     Parameters
     ----------
-    training : Recording or FitData
-        What to fit; the test part is not among it.
+    data : Recording or FitData
+        What to fit: the training part; the test part is not among it.
     config : FitConfig or None
         Settings.
     progress : callable or None
@@ -244,7 +252,7 @@ def fit(training: Recording | FitData, config: FitConfig | None = None, progress
     >>> from blocksim.ephys import Cell, FitConfig, FitData, fit
     >>> rng = np.random.default_rng(0)
     >>> current = 200 + 150 * np.repeat(rng.normal(size=(1, 400)), 10, axis=1)
-    >>> true = Cell(tau_m=15, tau_a=100, adaptation=0.5, gain=0.01, bias=-0.5, refractory=3)
+    >>> true = Cell(tau_mem=15, tau_adapt=100, adaptation=0.5, gain=0.01, bias=-0.5, refractory=3)
     >>> data = FitData(current, true.predict(current, dt=0.5, backend="numpy").spikes, dt=0.5)
     >>> config = FitConfig(candidates=32, restarts=4, epochs=5, generations=2, population=32, backend="numpy")
     >>> result = fit(data, config)
@@ -253,20 +261,20 @@ def fit(training: Recording | FitData, config: FitConfig | None = None, progress
     """
     config = FitConfig() if config is None else config
     if not isinstance(config.dt, tuple):
-        return fit_cells([training], config, progress)[0]
-    fits = [fit_cells([training], replace(config, dt=step), progress)[0] for step in config.dt]
+        return fit_cells([data], config, progress)[0]
+    fits = [fit_cells([data], replace(config, dt=step), progress)[0] for step in config.dt]
     held = config.validation and all(np.isfinite(each.loss["validation"]) for each in fits)
     return min(fits, key=lambda each: each.loss["validation" if held else "training"])
 
 
 def fit_cells(
-    training: Sequence[Recording | FitData], config: FitConfig | None = None, progress: Progress | None = None
+    data: Sequence[Recording | FitData], config: FitConfig | None = None, progress: Progress | None = None
 ) -> list[Fit]:
     """Fit several cells, whose data have one shape, in one run: the restarts of all of them descend side by side.
 
     Parameters
     ----------
-    training : sequence of Recording or FitData
+    data : sequence of Recording or FitData
         Of one number of windows and one length, with one time step.
     config, progress
         As for `fit`; each cell's search begins with the same seed, so that a cell's fit does not depend on the others.
@@ -277,9 +285,9 @@ def fit_cells(
         As for `fit`, or the shapes differ (fit such cells one by one).
     """
     config = FitConfig() if config is None else config
-    if not training:
-        raise ArgumentError("training: expected at least one cell; found none")
-    cells = [_data(item, config) for item in training]
+    if not data:
+        raise ArgumentError("data: expected at least one cell; found none")
+    cells = [_data(item, config) for item in data]
     tell = progress or (lambda stage, done, total: None)
     stops, whole_stops = _stops(cells[0], config), np.full(len(cells[0].current), cells[0].current.shape[1])
     options: dict[str, Any] = {
@@ -348,14 +356,14 @@ def fit_cells(
     return results
 
 
-def _data(training: Recording | FitData, config: FitConfig) -> FitData:
-    if isinstance(training, FitData):
-        return training
-    if not isinstance(training, Recording):
-        raise ArgumentError(f"training: expected a Recording or FitData; found {found(training)}")
+def _data(data: Recording | FitData, config: FitConfig) -> FitData:
+    if isinstance(data, FitData):
+        return data
+    if not isinstance(data, Recording):
+        raise ArgumentError(f"data: expected a Recording or FitData; found {found(data)}")
     if isinstance(config.dt, tuple):
         raise ArgumentError("dt: expected one time step for cells that are fitted in one run; found several (use fit)")
-    recording = training if config.dt is None else training.at_dt(config.dt)
+    recording = data if config.dt is None else data.at_dt(config.dt)
     return FitData.of(
         recording, voltage=True, spike_window=config.spike_window, warm_up=config.warm_up, merge=config.merge
     )
@@ -463,7 +471,7 @@ def _parameters(values: Mapping[str, np.ndarray], dt: float) -> dict[str, np.nda
     """Parameters in the units of `Cell`, and those that were searched."""
     gain = values["gain"]
     return {
-        "tau_m": values["tau_m"], "tau_a": values["tau_a"], "adaptation": values["adaptation_pa"] * gain,
+        "tau_mem": values["tau_mem"], "tau_adapt": values["tau_adapt"], "adaptation": values["adaptation_pa"] * gain,
         "gain": gain, "bias": 1 - gain * values["rheobase"], "refractory": values["refractory"] * dt,
         "rheobase": values["rheobase"], "adaptation_pa": values["adaptation_pa"],
     }  # fmt: skip
@@ -491,16 +499,3 @@ def _scaled(cell: Cell, data: FitData, config: FitConfig) -> Cell:
     if not slope > 0:
         return cell
     return replace(cell, reset_mv=float(y_mean - slope * x_mean), scale_mv=slope)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: lists for arrays, null for NaN."""
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (np.floating, np.integer)):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

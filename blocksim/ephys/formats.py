@@ -19,7 +19,7 @@ from blocksim.ephys.recording import Recording, Sweeps
 from blocksim.ephys.spikes import Detection
 from blocksim.errors import ArgumentError, FileError
 from blocksim.trains import SpikeTrains
-from blocksim.validation import found, frozen
+from blocksim.validation import found, frozen, number
 
 # beyond these, numbers are no current and no membrane potential, in pA and mV
 LARGEST_CURRENT, LARGEST_VOLTAGE = 5000.0, 200.0
@@ -133,8 +133,7 @@ def open_recording(
     ):  # fmt: skip
         if value is not None and value not in known:
             raise ArgumentError(f"{argument}: expected one of {', '.join(known)}; found {found(value)}")
-    if sampling_rate is not None and not 0 < float(sampling_rate) < np.inf:
-        raise ArgumentError(f"sampling_rate: expected a rate in Hz above 0; found {found(sampling_rate)}")
+    rate = None if sampling_rate is None else number("sampling_rate", sampling_rate, above=0, what="a rate in Hz")
     opened = []
     for index, file in enumerate(files):
         kind = _told(file)
@@ -145,7 +144,6 @@ def open_recording(
         available = reader.parts(file)
         if part is not None and part not in available:
             raise FileError(f"{file}: expected a part named {part!r}; found {', '.join(available)}")
-        rate = None if sampling_rate is None else float(sampling_rate)
         request = Request(part or available[0], sweeps, rate, other, current_channel, voltage_channel)
         with reading(file, kind.name):
             traces = reader.read(file, request)

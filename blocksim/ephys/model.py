@@ -3,15 +3,15 @@
 Owns that translation, and prediction from a current in pA. The membrane potential v is 0 at reset and 1 at the
 threshold of a rested neuron, and follows, between spikes,
 
-    tau_m dv/dt = -v + gain i + bias,        theta = 1 + adaptation a,        tau_a da/dt = -a,
+    tau_mem dv/dt = -v + gain i + bias,        theta = 1 + adaptation a,        tau_adapt da/dt = -a,
 
 with a raised by 1 by each spike, i in pA. One step of dt is exact for a current that is constant within it: (3) with
-beta = exp(-dt / tau_m), and I = (1 - beta) (gain i + bias).
+beta = exp(-dt / tau_mem), and I = (1 - beta) (gain i + bias).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -22,9 +22,7 @@ from blocksim.errors import ArgumentError
 from blocksim.layer import Layer
 from blocksim.neurons import ALIF
 from blocksim.simulation import simulate
-from blocksim.validation import choice, finite, found, number, real_array
-
-DTYPES = ("float32", "float64")
+from blocksim.validation import finite, found, milliseconds, number, precision, real_array
 
 
 class Prediction(NamedTuple):
@@ -50,7 +48,7 @@ class Cell:
 
     Parameters
     ----------
-    tau_m, tau_a : float
+    tau_mem, tau_adapt : float
         Time constants of membrane and adaptation in ms, > 0.
     adaptation : float
         Rise of the threshold at each spike, as a share of the distance from reset to threshold.
@@ -74,7 +72,7 @@ class Cell:
     --------
     >>> import numpy as np
     >>> from blocksim.ephys import Cell
-    >>> cell = Cell(tau_m=20, tau_a=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+    >>> cell = Cell(tau_mem=20, tau_adapt=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
     >>> cell.rheobase  # pA
     150.0
     >>> prediction = cell.predict(np.full((1, 10_000), 300.0), dt=0.1)
@@ -82,8 +80,8 @@ class Cell:
     25
     """
 
-    tau_m: float
-    tau_a: float
+    tau_mem: float
+    tau_adapt: float
     adaptation: float
     gain: float
     bias: float
@@ -92,12 +90,14 @@ class Cell:
     scale_mv: float | None = None
 
     def __post_init__(self) -> None:
-        limits = {"tau_m": {"above": 0}, "tau_a": {"above": 0}, "gain": {"above": 0}, "refractory": {"least": 0}}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.name in ("reset_mv", "scale_mv"):
-                continue
-            object.__setattr__(self, field.name, number(field.name, value, **limits.get(field.name, {})))
+        set_field = object.__setattr__
+        for name in ("tau_mem", "tau_adapt", "refractory"):
+            set_field(self, name, milliseconds(name, getattr(self, name), zero=name == "refractory"))
+        set_field(self, "gain", number("gain", self.gain, above=0))
+        for name in ("adaptation", "bias", "reset_mv", "scale_mv"):
+            value = getattr(self, name)
+            if value is not None or name in ("adaptation", "bias"):
+                set_field(self, name, number(name, value))
 
     @cached_property
     def rheobase(self) -> float:
@@ -137,10 +137,10 @@ class Cell:
         rounding : {None, "nearest", "down", "up"}
             As in `ALIF.from_ms`, for a refractory period that is no whole number of steps.
         """
-        kind = np.dtype(choice("dtype", str(np.dtype(dtype)), DTYPES))
-        values = {name: np.array([getattr(self, name)]) for name in ("tau_m", "tau_a", "adaptation")}
+        kind = precision("dtype", dtype)
+        values = {name: np.array([getattr(self, name)]) for name in ("tau_mem", "tau_adapt", "adaptation")}
         neuron = ALIF.from_ms(
-            tau_mem=values["tau_m"], tau_adapt=values["tau_a"], adaptation=values["adaptation"].astype(kind),
+            tau_mem=values["tau_mem"], tau_adapt=values["tau_adapt"], adaptation=values["adaptation"].astype(kind),
             refractory=np.array([self.refractory]), theta=np.ones(1, kind), dt=dt, rounding=rounding,
         )  # fmt: skip
         reach = 1 - neuron.beta
@@ -162,8 +162,8 @@ class Cell:
 
         Examples
         --------
-        >>> cell = Cell(tau_m=20, tau_a=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
-        >>> round(Cell.from_layer(cell.layer(0.1), 0.1).tau_a, 6)
+        >>> cell = Cell(tau_mem=20, tau_adapt=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+        >>> round(Cell.from_layer(cell.layer(0.1), 0.1).tau_adapt, 6)
         150.0
         """
         neuron = layer.neuron
@@ -177,8 +177,8 @@ class Cell:
             )
         bias = 0.0 if layer.bias is None else float(np.ravel(layer.bias)[0])
         return cls(
-            tau_m=-dt / float(np.log(beta)),
-            tau_a=-dt / float(np.log(p)),
+            tau_mem=-dt / float(np.log(beta)),
+            tau_adapt=-dt / float(np.log(p)),
             adaptation=b / theta,
             gain=float(layer.weights[0, 0]) / ((1 - beta) * theta),
             bias=bias / ((1 - beta) * theta),
@@ -204,6 +204,11 @@ class Cell:
             Its time step in ms.
         backend, dtype, rounding
             As for `simulate` and `layer`.
+
+        Raises
+        ------
+        ArgumentError
+            The current is of another rank, empty or not finite, or the step is not above 0.
         """
         array = real_array("current", current)
         if array.ndim not in (1, 2) or 0 in array.shape:

@@ -26,10 +26,10 @@ from blocksim.neurons import ALIF
 from blocksim.run import Run
 from blocksim.simulation import simulate
 from blocksim.surrogates import Surrogate
-from blocksim.validation import finite, found, frozen, number, real_array, whole
+from blocksim.validation import finite, found, frozen, milliseconds, number, real_array, whole
 
 # what a gradient belongs to; the refractory period is chosen, not descended
-PARAMETERS = ("tau_m", "tau_a", "gain", "rheobase", "adaptation_pa")
+PARAMETERS = ("tau_mem", "tau_adapt", "gain", "rheobase", "adaptation_pa")
 # sweeps are repeats of one current if they differ by no more than so much of its standard deviation
 SAME_CURRENT = 0.02
 # bytes of currents, spikes and filtered trains that one evaluation works on at a time
@@ -69,6 +69,13 @@ class FitData:
     -----
     The distance of one train from each of K repeats, summed, is K times the distance from their mean train, plus a
     number that no parameter changes. So repeats of one current ("frozen noise") are simulated once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.ephys import FitData
+    >>> FitData(np.zeros((1, 4)), np.array([[0, 0, 1, 0]]), dt=0.5).repeats
+    array([1])
     """
 
     current: np.ndarray
@@ -97,7 +104,7 @@ class FitData:
             finite(f"{label}{name}", array)
             kind = np.bool_ if name == "near_spike" else np.float32
             object.__setattr__(self, name, frozen(np.array(array, kind, order="C")))
-        object.__setattr__(self, "dt", number("dt", self.dt, above=0))
+        object.__setattr__(self, "dt", milliseconds("dt", self.dt))
         warm_up = whole("warm_up", self.warm_up, 0)
         if warm_up >= current.shape[1]:
             raise ArgumentError(
@@ -168,7 +175,7 @@ def repeats_of(current: np.ndarray) -> list[list[int]]:
 
 def near_spikes(counts: np.ndarray, window: tuple[float, float], dt: float) -> np.ndarray:
     """Steps within `window` (ms before, ms after) of a spike."""
-    before, after = (round(number("spike_window", value, least=0) / dt) for value in window)
+    before, after = (round(milliseconds("spike_window", value, zero=True) / dt) for value in window)
     steps = counts.shape[1]
     edges = np.zeros((len(counts), steps + 1), np.int64)
     for sweep, step in zip(*np.nonzero(counts), strict=True):
@@ -267,11 +274,11 @@ class Objective:
 
     def _run(self, values: Mapping[str, np.ndarray], columns: np.ndarray, tape: bool) -> tuple[Run, np.ndarray]:
         """A run of the candidates, and 1 - beta."""
-        beta, gain = np.exp(-self.dt / values["tau_m"]), values["gain"]
-        reach = -np.expm1(-self.dt / values["tau_m"])
+        beta, gain = np.exp(-self.dt / values["tau_mem"]), values["gain"]
+        reach = -np.expm1(-self.dt / values["tau_mem"])
         neuron = ALIF(
             beta=beta.astype(np.float32),
-            p=np.exp(-self.dt / values["tau_a"]).astype(np.float32),
+            p=np.exp(-self.dt / values["tau_adapt"]).astype(np.float32),
             b=(values["adaptation_pa"] * gain).astype(np.float32),
             refractory_steps=values["refractory"].astype(np.int32),
         )
@@ -324,7 +331,7 @@ class Objective:
         run, reach = self._run(values, columns, True)
         fit, held, grad_spikes, grad_voltage = self._losses(run, columns, True)
         gradients = run.backward(grad_spikes, grad_voltage)
-        gain, tau_m, tau_a = values["gain"], values["tau_m"], values["tau_a"]
+        gain, tau_mem, tau_adapt = values["gain"], values["tau_mem"], values["tau_adapt"]
         # I = reach (gain i + bias), reach = 1 - beta, bias = 1 - gain rheobase, b = gain adaptation_pa
         current = np.broadcast_to(self._currents(columns), gradients.current.shape)
         by_drive = np.einsum("btn,btn->n", gradients.current, current)
@@ -336,8 +343,8 @@ class Objective:
         by_p = np.asarray(gradients.p, np.float64)
         by_bias = by_bias * reach
         return Losses(fit, held, {
-            "tau_m": by_beta * np.exp(-self.dt / tau_m) * self.dt / tau_m**2,
-            "tau_a": by_p * np.exp(-self.dt / tau_a) * self.dt / tau_a**2,
+            "tau_mem": by_beta * np.exp(-self.dt / tau_mem) * self.dt / tau_mem**2,
+            "tau_adapt": by_p * np.exp(-self.dt / tau_adapt) * self.dt / tau_adapt**2,
             "gain": by_drive - by_bias * values["rheobase"] + by_b * values["adaptation_pa"],
             "rheobase": -by_bias * gain,
             "adaptation_pa": by_b * gain,

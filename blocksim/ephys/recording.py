@@ -15,8 +15,8 @@ import numpy as np
 from blocksim.ephys.resampling import resample, resampled_steps
 from blocksim.ephys.spikes import Detection, detect_spikes
 from blocksim.errors import ArgumentError
-from blocksim.trains import SpikeTrains, milliseconds
-from blocksim.validation import finite, found, frozen, real_array
+from blocksim.trains import SpikeTrains
+from blocksim.validation import finite, found, frozen, milliseconds, number, real_array
 
 Sweeps = str | int | Sequence[int | str]
 
@@ -87,13 +87,11 @@ class Recording:
                 "current, voltage: expected arrays of the same shape (sweeps, T); found "
                 f"{traces['current'].shape} and {traces['voltage'].shape}"
             )
-        rate = self.sampling_rate
-        if not isinstance(rate, (int, float, np.number)) or not 0 < float(rate) < np.inf:
-            raise ArgumentError(f"sampling_rate: expected a rate in Hz above 0; found {found(rate)}")
+        rate = number("sampling_rate", self.sampling_rate, above=0, what="a rate in Hz")
         sweeps = len(traces["current"])
         for argument, array in traces.items():
             object.__setattr__(self, argument, array)
-        object.__setattr__(self, "sampling_rate", float(rate))
+        object.__setattr__(self, "sampling_rate", rate)
         given: Any = self.spikes
         if given is None or isinstance(given, Detection):
             spikes = detect_spikes(self.voltage, self.dt, given)
@@ -225,6 +223,11 @@ class Recording:
         Current is averaged over each new step, its charge conserved; where the last step is longer than what is left
         of the sweep, the current continues with 0 pA. The potential is averaged too. Spikes keep their times, all of
         them: `spike_counts` bins them by the new step.
+
+        Raises
+        ------
+        ArgumentError
+            The step is not above 0, or makes too many steps.
         """
         dt = milliseconds("dt", dt)
         if abs(dt - self.dt) <= 1e-12 * self.dt:

@@ -106,7 +106,7 @@ def _summary(result: Fit, predicted: Mapping[str, Predicted]) -> str:
 def _parameter_table(result: Fit) -> str:
     cell = result.cell
     rows = [
-        ("membrane time constant", f"{cell.tau_m:.4g} ms"), ("adaptation time constant", f"{cell.tau_a:.4g} ms"),
+        ("membrane time constant", f"{cell.tau_mem:.4g} ms"), ("adaptation time constant", f"{cell.tau_adapt:.4g} ms"),
         ("rheobase", f"{cell.rheobase:.4g} pA"), ("threshold rise at a spike", f"{cell.adaptation_pa:.4g} pA"),
         ("gain", f"{cell.gain:.4g} /pA"), ("bias", f"{cell.bias:.4g}"), ("adaptation", f"{cell.adaptation:.4g}"),
         ("absolute refractory period", f"{cell.refractory:.4g} ms"),
@@ -178,7 +178,7 @@ def traces(predicted: Predicted) -> Any:
     middle.vlines(inside, level, peak, color=RATE, linewidth=1)
     middle.set_ylabel("potential (mV)")
     middle.set_ylim(min(float(recorded.min()), float(modelled.min())) - 2, peak + 4)
-    middle.legend(loc="upper right", frameon=False, ncols=3, fontsize=9)
+    middle.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, ncols=3, fontsize=9)
     away = np.ones(last - first, bool)
     for spike in np.concatenate([trials[0], model]):
         away[max(0, round((spike - 2) / dt) - first) : max(0, round((spike + 8) / dt) - first)] = False
@@ -217,7 +217,7 @@ def rasters(predicted: Predicted) -> Any:
     middle.fill_between(time, rates[0], color=SPIKE, alpha=0.35, linewidth=0, label="recorded, mean of trials")
     middle.plot(time, rates[1], color=RATE, linewidth=0.9, label="model")
     middle.set_ylabel("rate (Hz)")
-    middle.legend(loc="upper right", frameon=False, ncols=2, fontsize=9)
+    middle.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, ncols=2, fontsize=9)
     bottom.plot(time, rates[1] - rates[0], color=SPIKE, linewidth=0.8)
     bottom.axhline(0, color="black", linewidth=0.6)
     bottom.set_ylabel("model less\nrecorded (Hz)")
@@ -253,7 +253,7 @@ def _losses(result: Fit) -> Any:
 
 def _parameters(result: Fit) -> Any:
     shown = {
-        "tau_m": "tau_m (ms)", "tau_a": "tau_a (ms)", "rheobase": "rheobase (pA)", "gain": "gain (1/pA)",
+        "tau_mem": "tau_mem (ms)", "tau_adapt": "tau_adapt (ms)", "rheobase": "rheobase (pA)", "gain": "gain (1/pA)",
         "adaptation_pa": "adaptation (pA)", "refractory": "refractory (ms)",
     }  # fmt: skip
     figure, axes = _new(3.0, 1, len(shown))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import EDGE, milliseconds
-from blocksim.validation import choice, finite, found, real_array
+from blocksim.trains import EDGE
+from blocksim.validation import choice, finite, found, milliseconds, real_array
 
 ENDS = ("zero", "mean")
 

@@ -28,7 +28,7 @@ class Space:
     Attributes
     ----------
     transforms : dict of Bounded
-        By parameter, in its unit: tau_m, tau_a in ms, gain in 1/pA, rheobase and adaptation_pa in pA. All but the
+        By parameter, in its unit: tau_mem, tau_adapt in ms, gain in 1/pA, rheobase and adaptation_pa in pA. All but the
         rheobase are spaced by their logarithm.
     refractory : (G,) array
         Refractory periods to choose from, in steps, ascending.
@@ -41,8 +41,8 @@ class Space:
     def of(cls, data: FitData, refractory: tuple[float, ...], bounds: Mapping[str, tuple[float, float]]) -> Space:
         """The space of a cell: bounds that are not given follow from its current's mean and standard deviation s.
 
-        tau_m from 1 (at least half a step) to 100 ms; tau_a from 5 to 1000 ms; the gain from 0.1 to 20 over s; the
-        rheobase within 4 s of the mean; the adaptation from 0.005 to 5 s.
+        tau_mem from 1 (at least half a step) to 100 ms; tau_adapt from 5 to 1000 ms; the gain from 0.1 to 20 over s;
+        the rheobase within 4 s of the mean; the adaptation from 0.005 to 5 s.
         """
         choices("bounds", tuple(bounds), PARAMETERS)
         spread, mean = float(data.current.std()), float(data.current.mean())
@@ -52,8 +52,8 @@ class Space:
                 "command of another channel?)"
             )
         limits = {
-            "tau_m": (max(1.0, data.dt / 2), 100.0),
-            "tau_a": (max(5.0, data.dt), 1000.0),
+            "tau_mem": (max(1.0, data.dt / 2), 100.0),
+            "tau_adapt": (max(5.0, data.dt), 1000.0),
             "gain": (0.1 / spread, 20 / spread),
             "rheobase": (mean - 4 * spread, mean + 4 * spread),
             "adaptation_pa": (0.005 * spread, 5 * spread),

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import SpikeTrains, milliseconds
-from blocksim.validation import choice, finite, found, real_array
+from blocksim.trains import SpikeTrains
+from blocksim.validation import choice, finite, found, milliseconds, number, real_array
 
 METHODS = ("threshold", "dvdt")
 # between two onsets the potential comes down by this much, in mV
@@ -48,6 +48,12 @@ class Detection:
     Small spikes, as of dendrites or bad seals, do not reach 0 mV. The threshold is not lowered behind the caller's
     back: `missed` counts what may have been left out. Source of 20 mV/ms and of the height: the Allen Institute's
     feature extraction, whose height is -30 mV.
+
+    Examples
+    --------
+    >>> from blocksim.ephys import Detection
+    >>> Detection().threshold, Detection("dvdt").threshold
+    (0.0, -20.0)
     """
 
     method: str = "threshold"
@@ -59,13 +65,10 @@ class Detection:
     def __post_init__(self) -> None:
         choice("method", self.method, METHODS)
         level = (0.0 if self.method == "threshold" else -20.0) if self.threshold is None else self.threshold
-        if not isinstance(level, (int, float, np.number)) or not np.isfinite(level):
-            raise ArgumentError(f"threshold: expected a finite potential in mV; found {found(self.threshold)}")
-        if not isinstance(self.dvdt, (int, float, np.number)) or not 0 < self.dvdt < np.inf:
-            raise ArgumentError(f"dvdt: expected a rate in mV/ms above 0; found {found(self.dvdt)}")
+        object.__setattr__(self, "threshold", number("threshold", level, what="a finite potential in mV"))
+        number("dvdt", self.dvdt, above=0, what="a rate in mV/ms")
         milliseconds("dead_time", self.dead_time, zero=True)
         milliseconds("rise", self.rise)
-        object.__setattr__(self, "threshold", float(level))
 
 
 def detect_spikes(voltage: Any, dt: float, detection: Detection | None = None) -> SpikeTrains:
@@ -115,6 +118,24 @@ def missed(voltage: Any, dt: float, spikes: SpikeTrains, *, dvdt: float = 20.0, 
     """How many fast rises, of at least `dvdt` mV/ms and to above `height` mV, are none of `spikes`.
 
     Not 0 where the threshold may be too high for some spikes: see `Detection`.
+
+    Parameters
+    ----------
+    voltage, dt
+        As for `detect_spikes`.
+    spikes : SpikeTrains
+        One train a sweep.
+    dvdt, height : float
+        In mV/ms and mV.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.ephys import detect_spikes, missed
+    >>> voltage = np.full(1000, -70.0)
+    >>> voltage[500:510] = -5  # a small spike
+    >>> missed(voltage, 0.1, detect_spikes(voltage, 0.1))
+    1
     """
     onsets = detect_spikes(voltage, dt, Detection("dvdt", height, dvdt, dead_time=2.0))
     count = 0

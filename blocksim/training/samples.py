@@ -15,7 +15,7 @@ from blocksim.classification import class_labels
 from blocksim.data import Batch, EventDataset, split
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
-from blocksim.validation import found, number, real_array
+from blocksim.validation import found, milliseconds, real_array
 
 
 class ArraySamples:
@@ -40,7 +40,7 @@ class ArraySamples:
                 raise ArgumentError(f"x: expected a non-empty array (samples, time, inputs); found {found(x)}")
         self.x = x
         self.labels = class_labels("labels", labels, x.shape[0], None)
-        self.dt = number("dt", dt, above=0)
+        self.dt = milliseconds("dt", dt)
         self.channels = int(x.shape[2])
         self.class_names = tuple(str(label) for label in range(int(self.labels.max()) + 1))
 

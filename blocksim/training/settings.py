@@ -19,7 +19,7 @@ from blocksim.passes import DETACH, GRADIENTS, METHODS
 from blocksim.schedules import Cosine, Schedule
 from blocksim.surrogates import Surrogate, get_surrogate
 from blocksim.transforms import Decay, Positive, Transform
-from blocksim.validation import choice, choices, found, number, whole
+from blocksim.validation import choice, choices, found, items, number, whole
 
 LOSSES = ("cross_entropy", "mean_squared_count")
 SCHEDULES = ("cosine", "constant")
@@ -67,7 +67,8 @@ class RatePenalty:
         if self.upper != math.inf:
             set_field(self, "upper", number("upper", self.upper, least=self.lower))
         if self.layers is not None:
-            set_field(self, "layers", tuple(whole("layers", layer, 0) for layer in self.layers))
+            layers = items("layers", self.layers, "numbers of layers")
+            set_field(self, "layers", tuple(whole("layers", layer, 0) for layer in layers))
         choice("over", self.over, ("batch", "sample"))
 
 
@@ -174,17 +175,17 @@ class Training:
             set_field(self, "clip", number("clip", self.clip, above=0))
         if not callable(self.loss):
             choice("loss", self.loss, LOSSES)
-        right, wrong = self.wanted_counts
-        set_field(
-            self, "wanted_counts", (number("wanted_counts", right, least=0), number("wanted_counts", wrong, least=0))
-        )
-        penalties = (self.penalties,) if isinstance(self.penalties, RatePenalty) else tuple(self.penalties)
+        counts = items("wanted_counts", self.wanted_counts, "two counts, of the right class and of the others", 2)
+        set_field(self, "wanted_counts", tuple(number("wanted_counts", count, least=0) for count in counts))
+        given: Any = (self.penalties,) if isinstance(self.penalties, RatePenalty) else self.penalties
+        penalties = items("penalties", given, "RatePenalty objects") if given != () else ()
         for penalty in penalties:
             if not isinstance(penalty, RatePenalty):
                 raise ArgumentError(f"penalties: expected RatePenalty objects; found {found(penalty)}")
         set_field(self, "penalties", penalties)
         trained: Any = self.trained
-        set_field(self, "trained", (trained,) if isinstance(trained, str) else tuple(trained))
+        names = (trained,) if isinstance(trained, str) else trained
+        set_field(self, "trained", items("trained", names, "names of parameters, * for any text"))
         for name, transform in self.transforms.items():
             if not isinstance(transform, Transform):
                 raise ArgumentError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import FileError
+from blocksim.files import plain
 from blocksim.models import Model, load_model, save_model
 from blocksim.network import Network
 from blocksim.optimisers import Arrays, OptimiserState
@@ -60,7 +61,7 @@ class Best:
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class TrainingState:
     """Where a training stands.
 
     Attributes
@@ -87,7 +88,7 @@ class State:
 
 
 def save_state(
-    path: Path, network: Network, state: State, info: Mapping[str, Any], description: Mapping[str, Any]
+    path: Path, network: Network, state: TrainingState, info: Mapping[str, Any], description: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint: the network as it is, and the state; whole or not at all."""
     best = state.best
@@ -95,7 +96,7 @@ def save_state(
         "epoch": state.epoch,
         "batch": state.batch,
         "totals": vars(state.totals),
-        "history": [_finite(record) for record in state.history],
+        "history": plain(state.history),
         "best": None if best is None else {"epoch": best.epoch, "score": best.score},
         "description": description,
     }
@@ -105,7 +106,7 @@ def save_state(
     save_model(path, network, {**info, "checkpoint": meta}, extra)
 
 
-def load_state(path: Path) -> tuple[State, dict[str, Any], Model]:
+def load_state(path: Path) -> tuple[TrainingState, dict[str, Any], Model]:
     """Read a checkpoint: the state, the training's description, and the model it is of.
 
     Raises
@@ -123,7 +124,7 @@ def load_state(path: Path) -> tuple[State, dict[str, Any], Model]:
 
     try:
         best = meta["best"]
-        state = State(
+        state = TrainingState(
             epoch=meta["epoch"],
             batch=meta["batch"],
             free=part("free/"),
@@ -140,7 +141,9 @@ def load_state(path: Path) -> tuple[State, dict[str, Any], Model]:
         raise FileError(f"{path}: expected the checkpoint of a training; found one without {error}") from error
 
 
-def record_of(state: State, neurons: tuple[int, ...], rate: float, validation: tuple[float, float]) -> dict[str, Any]:
+def record_of(
+    state: TrainingState, neurons: tuple[int, ...], rate: float, validation: tuple[float, float]
+) -> dict[str, Any]:
     """The record of the epoch whose last batch is done: means of its totals; rates in Hz."""
     totals = state.totals
     rates = {
@@ -164,10 +167,3 @@ def record_of(state: State, neurons: tuple[int, ...], rate: float, validation: t
 def columns_of(history: tuple[dict[str, Any], ...]) -> dict[str, np.ndarray]:
     """The history as columns."""
     return {name: np.array([record[name] for record in history]) for name in (history[0] if history else ())}
-
-
-def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-    return {
-        name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in record.items()
-    }

@@ -8,8 +8,6 @@ resumed training is the same bit for bit as one that was never stopped.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import math
 import signal
 import threading
@@ -26,7 +24,7 @@ from blocksim.backend import Backend, get_backend
 from blocksim.data.randomness import SHUFFLE, Streams
 from blocksim.errors import ArgumentError, DivergenceError, FileError
 from blocksim.executors import dask_client
-from blocksim.files import check_folder, written
+from blocksim.files import check_folder, write_csv
 from blocksim.models import save_model
 from blocksim.network import Network
 from blocksim.optimisers import Arrays, clip_by_norm
@@ -35,7 +33,7 @@ from blocksim.training.progress import Progress
 from blocksim.training.runners import BatchResult, DaskRunner, LocalRunner
 from blocksim.training.samples import as_samples, held_out
 from blocksim.training.settings import Training, described
-from blocksim.training.state import Best, State, Totals, columns_of, load_state, record_of, save_state
+from blocksim.training.state import Best, Totals, TrainingState, columns_of, load_state, record_of, save_state
 from blocksim.validation import finite, found
 
 # a checkpoint within an epoch, where an epoch takes longer than this
@@ -209,7 +207,7 @@ class _Loop:
                     f"{name}: expected values within the bounds of its transform; {str(error).partition('; ')[2]} "
                     "(see Training.transforms)"
                 ) from error
-        self.state = State(0, 0, free, self.optimiser.start(free), Totals(), None, ())
+        self.state = TrainingState(0, 0, free, self.optimiser.start(free), Totals(), None, ())
         if self.folder is None:
             if resume:
                 raise ArgumentError("resume: expected a folder to resume from; found None")
@@ -348,7 +346,9 @@ class _Loop:
         # the state moves on after the best model is written: a kill in between repeats this, with the same result
         if better and best is not None and self.folder is not None:
             save_model(self.folder / "best.npz", self._network(best.free), {**self.info, "epoch": best.epoch})
-        self.state = State(state.epoch + 1, 0, state.free, state.optimiser, Totals(), best, (*state.history, record))
+        self.state = TrainingState(
+            state.epoch + 1, 0, state.free, state.optimiser, Totals(), best, (*state.history, record)
+        )
         self._write()
 
     def _divergence(self, error: object) -> DivergenceError:
@@ -397,12 +397,7 @@ class _Loop:
         state = self.state
         save_state(self.folder / "last.npz", self._network(state.free), state, self.info, self.description)
         if state.history:
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, list(state.history[0]))
-            writer.writeheader()
-            writer.writerows(state.history)
-            with written(self.folder / "history.csv") as part:
-                part.write_text(text.getvalue())
+            write_csv(self.folder / "history.csv", state.history, state.history[0])
 
 
 def _mark(arrays: Iterable[np.ndarray]) -> int:

@@ -1,10 +1,10 @@
 """The third experiment of Taylor et al. (2023), adaptive neurons fitted to recordings: every number of recordings.md.
 
-    python docs/experiments/recordings.py --data FOLDER -o FOLDER [--part NAME ...] [--threads 1]
+    python docs/experiments/recordings.py --data FOLDER [-o FOLDER] [--part NAME ...] [--page PAGE]
 
-FOLDER of --data holds l5_cell3.npz, DRN157_5HT.npz and DRN158_GABA.npz. Each part writes NAME.json when it is done, and
-tables.md is made of those that are there. Nothing is chosen by the test parts: settings were chosen by the part
-`choices`, which sees training parts alone.
+FOLDER of --data holds l5_cell3.npz, DRN157_5HT.npz and DRN158_GABA.npz. Each part writes NAME.json when it is done;
+--page puts the tables into a page and draws its pictures, from what is there (`--part` with no names runs nothing).
+Nothing is chosen by the test parts: settings were chosen by the part `choices`, which sees training parts alone.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from typing import Any
 
 import numba
 import numpy as np
+from pages import origins, result, table, write, write_json  # beside this script
 
 from blocksim import metrics
 from blocksim.ephys import Cell, FitConfig, FitData, Recording, evaluation, fit, fit_cells, open_parts, open_recording
 from blocksim.ephys.report import traces
-from blocksim.files import written
-from blocksim.plotting import save
+from blocksim.plotting import GRID, RATE, SPIKE, save
 from blocksim.trains import SpikeTrains
 
+HERE = Path(__file__).resolve().parent
 SIGMA = 10.0  # ms, standard deviation of the Gaussian of ETV, as in Teeter et al. (2018)
 WINDOW = 4.0  # ms, half-width of the window of coincidences
 CELLS = {"L5 pyramidal": "l5_cell3.npz", "raphe 5HT": "DRN157_5HT.npz", "raphe GABA": "DRN158_GABA.npz"}
@@ -116,13 +117,13 @@ def recovery(folder: Path, seeds: Sequence[int] = range(20)) -> list[dict[str, A
         spikes = np.zeros(1, bool)
         while spikes.sum() < RECOVERY_SPIKES:
             true = Cell(
-                tau_m=rng.uniform(8, 25), tau_a=rng.uniform(60, 250), adaptation=rng.uniform(0.2, 1.2),
+                tau_mem=rng.uniform(8, 25), tau_adapt=rng.uniform(60, 250), adaptation=rng.uniform(0.2, 1.2),
                 gain=rng.uniform(0.008, 0.03), bias=rng.uniform(-2, -0.2), refractory=float(rng.choice([2, 3, 4, 5])),
             )  # fmt: skip
             spikes = true.predict(current, dt, dtype=np.float32).spikes
         began = time.perf_counter()
         result = fit(FitData(current[None], spikes, dt), FitConfig(seed=seed, epochs=40))
-        names = ("tau_m", "tau_a", "adaptation", "gain", "bias", "refractory")
+        names = ("tau_mem", "tau_adapt", "adaptation", "gain", "bias", "refractory")
         errors = {name: 100 * (getattr(result.cell, name) / getattr(true, name) - 1) for name in names}
         rows.append({
             "seed": seed, "spikes": int(spikes.sum()), **errors, "loss": result.loss["training"],
@@ -282,63 +283,103 @@ def speed(folder: Path) -> list[dict[str, Any]]:
 PARTS = {"speed": speed, "test": test, "periods": periods, "steps": steps, "choices": choices, "recovery": recovery}
 
 
-# ----------------------------------------------------------------------------------------------------- tables
-
-
-def table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
-    """Rows as Markdown; columns by the name of the value and what it is called."""
-
-    def shown(value: Any) -> str:
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if isinstance(value, float):
-            return f"{value:.3g}" if abs(value) >= 10 else f"{value:.3f}"
-        return "" if value is None else str(value)
-
-    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(shown(row.get(name)) for name in columns) + " |" for row in rows]
-    return "\n".join(lines)
-
+# ------------------------------------------------------------------------------------------ tables and pictures
 
 SCORES = {
     "spikes": "spikes", "spikes recorded": "recorded", "ETV 10 ms": "ETV", "ETV 10 ms, raw": "not normalised",
-    "ETV 4 ms": "ETV, 4 ms", "ETV 20 ms": "ETV, 20 ms", "Gamma": "Gamma", "Md*": "Md*",
-    "intrinsic reliability": "intrinsic reliability",
+    "ETV 10 ms, reliability": "of the trials", "ETV 4 ms": "ETV, 4 ms", "ETV 20 ms": "ETV, 20 ms", "Gamma": "Gamma",
+    "Md*": "Md*", "intrinsic reliability": "intrinsic reliability",
 }  # fmt: skip
-LAYOUT: dict[str, dict[str, str]] = {
-    "recovery": {
-        "seed": "seed", "spikes": "spikes", "tau_m": "tau_m, %", "tau_a": "tau_a, %", "adaptation": "adaptation, %",
-        "gain": "gain, %", "bias": "bias, %", "refractory": "refractory, %", "loss": "loss", "recovered": "within 5 %",
-    },
-    "choices": {"settings": "settings", **SCORES, "seconds": "s a fit"},
-    "test": {"cell": "cell", "part": "part", **SCORES},
-    "steps": {"cell": "cell", "dt": "dt, ms", "ARP": "ARP found, ms", **SCORES, "seconds": "s"},
-    "periods": {"cell": "cell", "ARP": "ARP, ms", **SCORES, "seconds": "blocks, s", "standard, s": "step by step, s",
-                "standard, ETV": "its ETV"},
-    "speed": {"work": "work", "seconds": "s", "processor": "s of processor time"},
-}  # fmt: skip
+MODEL_ONLY = ("spikes", "ETV 10 ms", "ETV 4 ms", "ETV 20 ms", "Gamma", "Md*")
+ERRORS = ("tau_mem", "tau_adapt", "adaptation", "gain", "bias", "refractory")
+METHODS = {"ETV": ("ETV 10 ms", "standard, ETV"), "Md*": ("Md*", "standard, Md*"), "loss": ("loss", "standard, loss")}
+Rows = list[dict[str, Any]]
 
 
-def write_tables(folder: Path) -> None:
-    """tables.md, of the parts that are there; and a picture of the two sweeps."""
-    found = {name: json.loads((folder / f"{name}.json").read_text()) for name in PARTS
-             if (folder / f"{name}.json").is_file()}  # fmt: skip
-    with written(folder / "tables.md") as part:
-        part.write_text("\n\n".join(f"## {name}\n\n{table(rows, LAYOUT[name])}" for name, rows in found.items()) + "\n")
-    if {"steps", "periods"} <= set(found):
-        draw(found["steps"], found["periods"], folder / "sweeps.png")
+def shown(value: Any, decimals: int = 3) -> str:
+    """A value in a table: numbers from ten on to three digits, smaller ones to so many decimals."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) >= 10 else f"{value:.{decimals}f}"
+    return "" if value is None else str(value)
+
+
+def pick(rows: Rows, columns: dict[str, str]) -> str:
+    """A table of some values of the rows; columns by the name of the value and what it is called."""
+    return table(list(columns.values()), [[shown(row.get(name)) for name in columns] for row in rows])
+
+
+def pivot(rows: Rows, over: str, value: str) -> str:
+    """One value: a line for each cell, a column for each value of `over`."""
+    at = {(row["cell"], row[over]): row[value] for row in rows}
+    columns, cells = list(dict.fromkeys(row[over] for row in rows)), list(dict.fromkeys(row["cell"] for row in rows))
+    lines = [[cell, *(shown(at.get((cell, column))) for column in columns)] for cell in cells]
+    return table(["cell", *(f"{column:g}" for column in columns)], lines)
+
+
+def of_parameters(rows: Rows) -> str:
+    """The parameters that each cell's fit found."""
+    lines = []
+    for row in (row for row in rows if row["part"] == "training"):
+        found, derived = row["parameters"], row["derived"]
+        volts = derived["millivolts"]
+        lines.append([
+            row["cell"], f"{found['tau_mem']:.3g}", f"{found['tau_adapt']:.3g}", f"{derived['rheobase']:.4g}",
+            f"{derived['adaptation_pa']:.3g}", f"{found['gain']:.3g}", f"{found['refractory']:g}",
+            f"{volts['rest']:.1f}", f"{volts['threshold']:.1f}", f"{volts['input resistance (MOhm)']:.3g}",
+        ])  # fmt: skip
+    return table(["cell", "tau_mem, ms", "tau_adapt, ms", "rheobase, pA", "adaptation, pA", "gain, 1/pA", "ARP, ms",
+                  "rest, mV", "threshold, mV", "resistance, MOhm"], lines)  # fmt: skip
+
+
+def of_methods(rows: Rows) -> str:
+    """The cortical cell by blocks and step by step, over the refractory period."""
+    lines = []
+    for row in (row for row in rows if "standard, s" in row):
+        values = [f"{row[name]:.3f}" for pair in METHODS.values() for name in pair]
+        lines.append([f"{row['ARP']:g}", *values, f"{row['seconds']:.2f}", f"{row['standard, s']:.2f}"])
+    header = [f"{name}, {way}" for name in METHODS for way in ("blocks", "step by step")]
+    return table(["ARP, ms", *header, "blocks, s", "step by step, s"], lines)
+
+
+def tables(found: dict[str, Any]) -> dict[str, str]:
+    """Every table of the page whose part is there."""
+    made = {}
+    rows: dict[str, Rows] = {name: part["rows"] for name, part in found.items()}
+    if "recovery" in rows:
+        made["recovery"] = pick(rows["recovery"], {
+            "seed": "seed", "spikes": "spikes", **{name: f"{name}, %" for name in ERRORS}, "loss": "loss",
+            "recovered": "within 5 %",
+        })  # fmt: skip
+    if "choices" in rows:
+        made["choices"] = pick(rows["choices"], {"settings": "settings", **{name: SCORES[name] for name in MODEL_ONLY}})
+    if "test" in rows:
+        made["test"] = pick(rows["test"], {"cell": "cell", "part": "part", **SCORES})
+        made["parameters"] = of_parameters(rows["test"])
+    if "steps" in rows:
+        made["steps"] = pivot(rows["steps"], "dt", "ETV 10 ms")
+        made["steps-md"] = pivot(rows["steps"], "dt", "Md*")
+    if "periods" in rows:
+        made["periods"] = pivot(rows["periods"], "ARP", "ETV 10 ms")
+        made["methods"] = of_methods(rows["periods"])
+    if "speed" in rows:
+        made["speed"] = pick(rows["speed"], {"work": "work", "seconds": "s", "processor": "s of processor time"})
+    if found:
+        made["where"] = origins(found, "threads")
+    return made
 
 
 def draw(over_steps: Sequence[dict[str, Any]], over_periods: Sequence[dict[str, Any]], path: Path) -> None:
     """ETV over the time step and over the refractory period, as in the paper's figure 5."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), dpi=130, layout="constrained")
+    figure = Figure(figsize=(9, 3.4), dpi=130, layout="constrained", facecolor="white")
     for ax, rows, key, words in zip(
         figure.subplots(1, 2, sharey=True), (over_steps, over_periods), ("dt", "ARP"),
         ("time step (ms)", "refractory period (ms)"), strict=True,
     ):  # fmt: skip
-        for name, colour, mark in zip(CELLS, ("#1b3a5c", "#c8553d", "#5b8a72"), "osD", strict=True):
+        for name, colour, mark in zip(CELLS, (SPIKE, RATE, "#3f7d4e"), "osD", strict=True):
             mine = [row for row in rows if row["cell"] == name]
             ax.plot(
                 [row[key] for row in mine], [row["ETV 10 ms"] for row in mine], color=colour, marker=mark, label=name
@@ -348,7 +389,7 @@ def draw(over_steps: Sequence[dict[str, Any]], over_periods: Sequence[dict[str, 
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
         ax.set_xlabel(words)
-        ax.grid(color="#d9d9d9", linewidth=0.6)
+        ax.grid(color=GRID, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("normalised ETV of the test part")
     figure.axes[0].set_ylim(0, 1)
@@ -363,23 +404,39 @@ def draw_traces(rows: Sequence[dict[str, Any]], data: Path, path: Path) -> None:
     save(traces(evaluation.predict(cell, held, training.dt, before=training)), path)
 
 
-def main() -> None:
-    """Run parts, write their numbers."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("-o", "--output", type=Path, default=Path("recordings-results"))
-    parser.add_argument("--part", nargs="*", choices=PARTS, default=list(PARTS), help="none: write tables anew")
+def write_page(found: dict[str, Any], page: Path, images: Path, data: Path | None) -> None:
+    """Tables into the page, and its pictures; that of the traces needs the recordings."""
+    write(page, tables(found))
+    images.mkdir(parents=True, exist_ok=True)
+    if {"steps", "periods"} <= set(found):
+        draw(found["steps"]["rows"], found["periods"]["rows"], images / "recordings-sweeps.png")
+    if "test" in found and data is not None:
+        draw_traces(found["test"]["rows"], data, images / "recordings-traces.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run parts, write their numbers, and a page of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of the recordings")
+    parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "recordings", help="of the results")
+    parser.add_argument("--part", nargs="*", choices=PARTS, default=list(PARTS), help="none: tables and pictures alone")
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    parser.add_argument("--page", type=Path, help="a page to write the tables into")
+    parser.add_argument("--images", type=Path, default=HERE.parent / "images", help="where --page draws")
+    options = parser.parse_args(arguments)
+    if options.part and options.data is None:
+        parser.error("expected --data, the folder of the recordings")
     numba.set_num_threads(options.threads)
     options.output.mkdir(exist_ok=True, parents=True)
     for name in options.part:
         rows = PARTS[name](options.data)
-        with written(options.output / f"{name}.json") as part:
-            part.write_text(json.dumps(rows, indent=1))
-        if name == "test":
-            draw_traces(rows, options.data, options.output / "traces.png")
-    write_tables(options.output)
+        write_json(options.output / f"{name}.json", result(rows, threads=options.threads))
+    found = {name: json.loads((options.output / f"{name}.json").read_text()) for name in PARTS
+             if (options.output / f"{name}.json").is_file()}  # fmt: skip
+    for name, text in tables(found).items():
+        print(f"\n{name}\n\n{text}", end="")
+    if options.page:
+        write_page(found, options.page, options.images, options.data)
 
 
 if __name__ == "__main__":

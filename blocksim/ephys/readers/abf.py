@@ -17,12 +17,12 @@ from blocksim.ephys.readers.base import (
     VOLTAGE_UNITS,
     Request,
     Traces,
-    library,
     one_channel,
     reading,
     unit,
 )
 from blocksim.errors import FileError
+from blocksim.libraries import library
 
 COMMAND = "command"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from blocksim.ephys.recording import Sweeps, choose_sweeps
-from blocksim.errors import ArgumentError, BlocksimError, FileError, MissingLibraryError
+from blocksim.errors import ArgumentError, BlocksimError, FileError
 
 MAIN = "main"
 # what a unit is in pA, and in mV
@@ -87,21 +86,6 @@ def unit(text: Any) -> str | None:
         text = text.decode("latin-1")
     text = str(text or "").strip().strip("\x00").replace("µ", "u").replace("μ", "u")
     return _SPELLINGS.get(text.lower(), text) or None
-
-
-def library(name: str, extra: str, what: str) -> Any:
-    """A module, imported; else `MissingLibraryError` naming the extra that installs it."""
-    try:
-        # other people's deprecations are not our caller's; and pyabf, imported, changes how NumPy prints
-        with warnings.catch_warnings(), np.printoptions():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError as error:
-        package = name.split(".")[0]
-        raise MissingLibraryError(
-            f"{what}: expected the library {package}, which is not installed; "
-            f"install it with: python -m pip install 'blocksim[{extra}]'"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ import numpy as np
 
 from blocksim.ephys.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, natural, reading
 from blocksim.errors import FileError
+from blocksim.files import npz_archive
 
 _RATES = {"sampling_rate": 1.0, "sampling_rate_Hz": 1.0, "fs_Hz": 1.0, "dt_s": -1.0, "dt_ms": -1000.0}
 
@@ -48,8 +49,7 @@ def read(path: Path, request: Request) -> Traces:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    # opened here, so that it is closed when NumPy finds it damaged
-    with reading(path, "NumPy .npz"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+    with reading(path, "NumPy .npz"), npz_archive(path) as archive:
         yield archive
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.ephys.readers.base import MAIN, Request, Traces, library, natural, reading, unit
+from blocksim.ephys.readers.base import MAIN, Request, Traces, natural, reading, unit
 from blocksim.errors import FileError
+from blocksim.libraries import library
 
 
 def parts(path: Path) -> list[str]:
