@@ -180,6 +180,12 @@ class Backend(ABC):
         z[:, :first] = 0
         return before, after, z
 
+    def release_memory(self) -> None:
+        """Give back memory that lies idle, kept for the next arrays; a backend that keeps some replaces this.
+
+        CuPy's pool is CuPy's: ``cupy.get_default_memory_pool().free_all_blocks()``.
+        """
+
     def describe(self) -> dict[str, str]:
         """What a person may want to know about this backend on this machine, by name: for `blocksim info`."""
         return {}

@@ -97,6 +97,10 @@ class NetworkRun:
         The readout's potential U, equation (23); None unless recorded.
     state : NetworkState
         State after the last step; pass it to the next `simulate`.
+    layers : tuple of Run
+        The run of each layer: spikes, and what was recorded.
+    counts : tuple of (B, N) arrays
+        Spikes of each neuron over the run, of each layer.
     backend, method : str
         What ran.
     """

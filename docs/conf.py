@@ -26,10 +26,13 @@ extensions = [
 # docs/tutorials holds the scripts; docs/gallery is what sphinx-gallery makes of them
 exclude_patterns = ["_build", "tutorials", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5", "gallery/*.zip"]
 nitpicky = True
+smartquotes = False  # "numba" is a value, and --help an option
 
 # ---------------------------------------------------------------------------------------------------------- Markdown
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4  # links to headings, as on GitHub
+myst_update_mathjax = False
+mathjax4_config = {"output": {"displayOverflow": "linebreak"}}
 
 # --------------------------------------------------------------------------------------------------------- reference
 autodoc_default_options = {"members": True, "member-order": "bysource"}
@@ -37,7 +40,9 @@ autodoc_typehints = "none"  # docstrings say types, with shapes and units
 autosummary_generate = False
 napoleon_numpy_docstring = True
 napoleon_google_docstring = False
-napoleon_use_ivar = True
+# one entry for "bias, beta, theta", as it is written
+napoleon_use_param = False
+napoleon_custom_sections = [("Attributes", "returns_style"), ("Yields", "returns_style")]
 default_role = "py:obj"
 maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
@@ -68,6 +73,7 @@ sphinx_gallery_conf = {
 
 # -------------------------------------------------------------------------------------------------------------- HTML
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"blocksim {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

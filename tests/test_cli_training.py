@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from blocksim.cli import main
-from blocksim.data import open_dataset, write_events
+from blocksim.data import Augmentation, open_dataset, write_events
 from blocksim.models import load_model
-from blocksim.training import evaluate
+from blocksim.training import Variations, evaluate
 
 from .training_tasks import STEPS, task
 
@@ -101,6 +101,10 @@ strength = 1e-3
 lower = 1.0
 [training.augmentation]
 time_shift = 4.0
+[variations]
+rounds = 3
+[variations.augmentation]
+stretch = 0.2
 """
 
 
@@ -118,6 +122,14 @@ def test_a_configuration_and_flags_that_win_over_it(run, tmp_path):
     assert training["augmentation"]["time_shift"] == 4.0
     assert experiment["network"]["hidden"] == [8, 6]
     model = load_model("out/last.npz")
+    # what is asked for at the test goes with the model, unless a flag says otherwise
+    data = open_dataset("test.npz", 2.0, 15)
+    for flag, rounds in ((), 3), (("--variations", "1"), 1), (("--variations", "0"), 0):
+        done = run("evaluate", "out/last.npz", "--data", "test.npz", "--json", "--backend", "numpy", *flag)
+        found = json.loads(done.output)
+        varied = Variations(rounds, Augmentation(stretch=0.2))
+        assert found["variations"] == rounds
+        assert found["loss"] == evaluate(model.network, data, variations=varied, backend="numpy").loss
     assert [layer.size for layer in model.network.layers] == [8, 6]
     assert model.info["data"]["duration"] == 30.0
     assert model.network.layers[0].neuron.refractory_steps == 3

@@ -132,6 +132,8 @@ def test_memory_is_used_again_only_when_no_array_is_left_in_it():
     many = [memory.empty(memory.KEPT // 4, np.uint8) for _ in range(6)]
     del many, second
     assert sum(size * len(idle) for size, idle in memory._idle.items()) <= memory.KEPT
+    blocksim.get_backend("numba").release_memory()
+    assert not memory._idle
 
 
 @pytest.mark.parametrize("options", [

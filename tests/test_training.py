@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ import numpy as np
 import pytest
 
 import blocksim
-from blocksim.data import from_lists
+from blocksim import ArgumentError
+from blocksim.data import Augmentation, from_lists
 from blocksim.losses import cross_entropy, mean_squared_count, rate_penalty, van_rossum
 from blocksim.models import load_model, load_network
 from blocksim.optimisers import SGD, AdamW
-from blocksim.training import BatchLoss, RatePenalty, Training, evaluate, fit, trainer
+from blocksim.training import BatchLoss, RatePenalty, Training, Variations, evaluate, fit, trainer
 from blocksim.training.objective import Share
 from blocksim.training.runners import LocalRunner
 from blocksim.training.samples import ArraySamples, held_out
@@ -407,6 +409,44 @@ def test_samples_are_held_out_by_class_or_by_group():
     assert len(set(holds.groups)) == 1
     assert not set(holds.groups) & set(trains.groups)
     assert held_out(data, 0.0, "sample", 0) == (data, None)
+
+
+def test_variations_are_averaged():
+    x, labels = task(24, 3)
+    sample, step, channel = np.nonzero(x.to_dense())
+    rows = [sample == number for number in range(24)]
+    data = from_lists([step[row] for row in rows], [channel[row] for row in rows], labels, channels=12, steps=STEPS)
+    net = network()
+    plain = evaluate(net, data, backend="numpy")
+    change = Augmentation(time_shift=3, channel_shift=2, drop=0.3)
+    found = evaluate(net, data, variations=Variations(5, change, seed=7), backend="numpy", batch_size=5)
+    likely = np.zeros((24, 3))
+    for epoch in range(6):
+        varied = {"augmentation": change, "seed": 7, "epoch": epoch} if epoch else {}
+        output = blocksim.simulate(net, data.batch(np.arange(24), **varied).x, "numpy").output.astype(float)
+        likely += np.exp(output) / np.exp(output).sum(axis=1, keepdims=True) / 6
+    np.testing.assert_array_equal(found.predicted, likely.argmax(axis=1))
+    assert found.loss == pytest.approx(-np.log(likely[np.arange(24), labels]).mean(), rel=1e-6)
+    assert found.loss != plain.loss
+    # none, whatever the augmentation, is the plain evaluation
+    none = evaluate(net, data, variations=Variations(0, change), backend="numpy")
+    assert (none.loss, none.rates) == (plain.loss, plain.rates)
+    np.testing.assert_array_equal(none.predicted, plain.predicted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((1,), "augmentation: expected one that changes something, for 1 rounds; found none"),
+        ((1, Augmentation()), "augmentation: expected one that changes something"),
+        ((1, Augmentation(blend=0.5, drop=0.1)), "augmentation: expected blend = 0, for partners are drawn by"),
+        ((-1,), "rounds: expected a whole number of at least 0; found -1"),
+        ((1, "drop"), "augmentation: expected a blocksim.data.Augmentation or None; found"),
+    ],
+)  # fmt: skip
+def test_variations_that_cannot_be(settings, words):
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        Variations(*settings)
 
 
 def test_a_data_set_trains_and_is_evaluated_by_group():

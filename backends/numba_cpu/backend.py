@@ -28,7 +28,7 @@ from blocksim.surrogates import Surrogate, require_compiled
 
 from . import events, forward, launch
 from .launch import FORWARD_BYTES, width_of
-from .memory import as_rows, empty, plain
+from .memory import as_rows, empty, plain, release
 
 FEWEST = 4  # neurons from which their own kernel compares trains
 GRADIENT_ITEMS = 8  # at least so many items of work in a weight gradient, each with a sum of its own
@@ -69,6 +69,10 @@ class NumbaBackend(FusedBackend, HostBackend):
         if spikes.shape[2] < FEWEST:
             return super().train_distance(spikes, target, columns, decay, first, stops, gradient)
         return launch.train_distance(spikes, target, columns, decay, first, stops, gradient)
+
+    def release_memory(self) -> None:
+        """Give back the memory that large arrays have left."""
+        release()
 
     def describe(self) -> dict[str, str]:
         """Threads, and where compiled kernels are kept between processes: NUMBA_CACHE_DIR, or beside the sources."""

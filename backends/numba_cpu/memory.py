@@ -50,6 +50,11 @@ def _bytes(size: int) -> np.ndarray:
         return np.asarray(_Lent(np.empty(size, np.uint8)))
 
 
+def release() -> None:
+    """Give back what lies idle."""
+    _idle.clear()
+
+
 def empty(shape: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
     """A new array that begins with a cache line: vectors of a row then share no line with another thread's.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from blocksim.errors import FileError
 from blocksim.files import check_output, write_json
 from blocksim.models import Model, load_model
 from blocksim.passes import METHODS
+from blocksim.training.evaluation import Variations
 from blocksim.training.evaluation import evaluate as evaluated
-from blocksim.training.experiment import DataChoices, open_samples
+from blocksim.training.experiment import DataChoices, open_samples, variations_of
 
 
 @click.command()
@@ -25,14 +27,19 @@ from blocksim.training.experiment import DataChoices, open_samples
 @click.option("--data", "path", required=True, type=click.Path(path_type=Path), help="Labelled samples.")
 @backend_option(default="numba", help="What computes.")
 @click.option("--method", type=click.Choice(METHODS), default="blocks", help="How time is worked off.")
+@click.option(
+    "--variations",
+    type=click.IntRange(min=0),
+    help="Random variations of each sample to average over; as the model's configuration says otherwise.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Samples at a time.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file to write.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Picture of the confusion matrix: .png, .pdf or .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
-    model: Path, path: Path, backend: str, method: str, batch_size: int, output: Path | None, plot: Path | None,
-    overwrite: bool, as_json: bool,
+    model: Path, path: Path, backend: str, method: str, variations: int | None, batch_size: int, output: Path | None,
+    plot: Path | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run MODEL, a file that `blocksim train` wrote, over labelled samples, binned as those it was trained on."""
     if output is not None:
@@ -41,11 +48,15 @@ def evaluate(
         check_output(plot, plotting.SUFFIXES, overwrite)
         plotting.require_matplotlib()
     loaded = load_model(model)
-    data = open_samples(path, _binning(model, loaded))
+    binning, varied = _choices(model, loaded)
+    if variations is not None:
+        varied = replace(varied, rounds=variations)
+    data = open_samples(path, binning)
     names = loaded.info.get("class_names") or [str(number) for number in range(loaded.network.classes)]
-    found = evaluated(loaded.network, data, backend=backend, method=method, batch_size=batch_size)
+    found = evaluated(loaded.network, data, variations=varied, backend=backend, method=method, batch_size=batch_size)
     result: dict[str, Any] = {
-        "model": str(model), "data": str(path), "samples": len(data), "loss": found.loss, "accuracy": found.accuracy,
+        "model": str(model), "data": str(path), "samples": len(data), "variations": varied.rounds, "loss": found.loss,
+        "accuracy": found.accuracy,
         "by_group": found.by_group, "rates_hz": list(found.rates), "seconds": found.seconds, "class_names": names,
         "confusion": found.confusion.tolist(),
     }  # fmt: skip
@@ -67,9 +78,9 @@ def evaluate(
     Console().print(table, highlight=False)
 
 
-def _binning(path: Path, model: Model) -> DataChoices:
+def _choices(path: Path, model: Model) -> tuple[DataChoices, Variations]:
     try:
-        return DataChoices(**model.info["data"])
+        return DataChoices(**model.info["data"]), variations_of(model.info)
     except (KeyError, TypeError) as error:
         raise FileError(
             f"{path}: expected a model that says how its samples were binned, as blocksim train writes it; found none "

@@ -5,9 +5,9 @@
 'cross_entropy'
 """
 
-from blocksim.training.evaluation import Evaluation, evaluate
+from blocksim.training.evaluation import Evaluation, Variations, evaluate
 from blocksim.training.objective import BatchLoss
 from blocksim.training.settings import RatePenalty, Training
 from blocksim.training.trainer import Trained, fit
 
-__all__ = ["BatchLoss", "Evaluation", "RatePenalty", "Trained", "Training", "evaluate", "fit"]
+__all__ = ["BatchLoss", "Evaluation", "RatePenalty", "Trained", "Training", "Variations", "evaluate", "fit"]

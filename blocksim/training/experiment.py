@@ -23,6 +23,7 @@ from blocksim.files import plain, write_json
 from blocksim.initialisers import calibrate, make_network
 from blocksim.network import Network
 from blocksim.optimisers import SGD, Adam, AdamW, Optimiser
+from blocksim.training.evaluation import Variations
 from blocksim.training.settings import RatePenalty, Training, described
 from blocksim.training.trainer import fit
 from blocksim.validation import choice, found, milliseconds
@@ -105,6 +106,8 @@ class Experiment:
     training : Training
         Its seed draws the network too.
     backend : str
+    variations : Variations
+        Of test samples, for `blocksim evaluate`; training does without.
     """
 
     path: str
@@ -113,6 +116,7 @@ class Experiment:
     network: NetworkChoices = NetworkChoices()
     training: Training = field(default_factory=Training)
     backend: str = "numba"
+    variations: Variations = field(default_factory=Variations)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -132,10 +136,10 @@ def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: st
     Parameters
     ----------
     config : dict
-        Tables `data`, `network` and `training`, with the fields of `DataChoices`, `NetworkChoices` and `Training`. In
-        `training`, `optimiser` is "adamw", "adam" or "sgd", with `learning_rate`, `weight_decay`, `decayed` and
-        `momentum` beside it; `penalties` is a list of tables with the fields of `RatePenalty`, `augmentation` one with
-        those of `blocksim.data.Augmentation`.
+        Tables `data`, `network`, `training` and `variations`, with the fields of `DataChoices`, `NetworkChoices`,
+        `Training` and `Variations`. In `training`, `optimiser` is "adamw", "adam" or "sgd", with `learning_rate`,
+        `weight_decay`, `decayed` and `momentum` beside it; `penalties` is a list of tables with the fields of
+        `RatePenalty`. `augmentation`, there and in `variations`, is a table with those of `blocksim.data.Augmentation`.
     path, folder, backend
         As in `Experiment`.
 
@@ -151,7 +155,7 @@ def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: st
     >>> experiment.network.hidden, experiment.training.optimiser
     ((64,), AdamW(learning_rate=0.01, ...))
     """
-    _known("configuration", config, ("data", "network", "training"))
+    _known("configuration", config, ("data", "network", "training", "variations"))
     training = dict(_table("training", config))
     names = [item.name for item in fields(Training) if item.name not in ("transforms", "loss")]
     of_optimiser = ("learning_rate", "weight_decay", "decayed", "momentum")
@@ -163,7 +167,10 @@ def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: st
     if kind is AdamW:
         default["weight_decay"] = vars(Training.optimiser)["weight_decay"]
     penalties = [_made("[[training.penalties]]", RatePenalty, part) for part in training.pop("penalties", ())]
-    augmentation = training.pop("augmentation", None)
+    variations = dict(_table("variations", config))
+    for name, table in (("training", training), ("variations", variations)):
+        if "augmentation" in table:
+            table["augmentation"] = _made(f"[{name}.augmentation]", Augmentation, table["augmentation"])
     return Experiment(
         str(path),
         str(folder),
@@ -173,10 +180,9 @@ def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: st
             **training,
             "optimiser": _made("[training]", kind, {**default, **given}),
             "penalties": tuple(penalties),
-            "augmentation": None if augmentation is None
-            else _made("[training.augmentation]", Augmentation, augmentation),
         }),
         backend,
+        _made("[variations]", Variations, variations),
     )  # fmt: skip
 
 
@@ -283,6 +289,7 @@ def run_experiment(
     info = {
         "data": {**asdict(experiment.data), "duration": data.steps * data.dt},
         "class_names": list(data.class_names),
+        "variations": asdict(experiment.variations),
         "experiment": description,
     }
     network = first_network(data, experiment)
@@ -304,6 +311,14 @@ def run_experiment(
     }
     write_json(folder / "result.json", result)
     return result
+
+
+def variations_of(info: Mapping[str, Any]) -> Variations:
+    """The variations of test samples that a model's `info` asks for, as `run_experiment` writes it; none by default."""
+    table = dict(info.get("variations", {}))
+    if table.get("augmentation") is not None:
+        table["augmentation"] = Augmentation(**table["augmentation"])
+    return Variations(**table)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -207,6 +207,14 @@ def scored(share: Share) -> tuple[float, np.ndarray, tuple[float, ...]]:
     return value * len(share.labels), np.asarray(run.output).argmax(axis=1), _spikes(run)
 
 
+def probabilities(share: Share) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Without gradients: the softmax of the output, float64 (samples, classes), and spikes of each layer."""
+    run = forward(share, tape=False)
+    output = np.asarray(run.output, np.float64)
+    raised = np.exp(output - output.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True), _spikes(run)
+
+
 def trained_names(network: Network, training: Training) -> list[str]:
     """Names of the parameters that are trained; raises where a pattern fits none."""
     names = list(network.parameters())

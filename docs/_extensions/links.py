@@ -7,7 +7,9 @@ page that is made of it.
 
 import pydoc
 import re
+from functools import cached_property
 
+import click
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
@@ -15,9 +17,11 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.inspect import signature as typed_signature
 from sphinx.util.inspect import stringify_signature
 
+from blocksim.cli import main
+
 MODEL = "model"  # the page on which every equation stands
 TAG = re.compile(r"\\tag\{(\d+)\}")
-CITED = re.compile(r"(?<![\w)\]\d])\((\d{1,2})\)(?![\w(])")
+CITED = re.compile(r"(?<![\w)\]\d])\((?P<number>\d{1,2})\)(?![\w(])|\bdocs/(?P<page>[\w/]+)\.md\b")
 
 ABSTRACT = ("blocksim.Backend", "blocksim.backend.HostBackend", "blocksim.backend.FusedBackend")
 
@@ -32,6 +36,18 @@ def in_reading_order(name):
 def anchor(number):
     """Name of an equation's place in its page."""
     return f"equation-{number}"
+
+
+class Images(SphinxTransform):
+    """Lead from each figure to its file: on a small screen that is how to read it."""
+
+    default_priority = 500
+
+    def apply(self, **kwargs):
+        """Give each image its own size, which Sphinx makes a link of."""
+        for node in self.document.findall(nodes.image):
+            if not {"scale", "width", "height"} & set(node.attributes) and "://" not in node["uri"]:
+                node["scale"] = 100
 
 
 class Equations(SphinxTransform):
@@ -51,6 +67,33 @@ class Equations(SphinxTransform):
                 node.children = [nodes.Text(rf"\[{text}\]")]
 
 
+class Types(SphinxPostTransform):
+    """Make names of the reference links where docstrings say the type of an argument or attribute, in italics."""
+
+    default_priority = 5
+    formats = ("html",)
+
+    def run(self, **kwargs):
+        """Replace names such as `Layer`; all other words stay."""
+        domain = self.env.get_domain("py")
+        for node in list(self.document.findall(nodes.emphasis)):
+            if not isinstance(node.parent.parent, (nodes.list_item, nodes.field_body)):
+                continue
+            parts = []
+            for word in re.split(r"(\b[A-Z][A-Za-z]+\b)", node.astext()):
+                name = entry(domain, word) if word[:1].isupper() and len(word) > 1 else None
+                if name is None:
+                    parts.append(nodes.Text(word))
+                else:
+                    reference = addnodes.pending_xref("", nodes.Text(word), refdomain="py", reftype="obj")
+                    reference.update_basic_atts({})
+                    reference["reftarget"], reference["refdoc"] = name, self.env.docname
+                    parts.append(reference)
+            if len(parts) > 1:
+                node.children = []
+                node.extend(parts)
+
+
 class ExactNames(SphinxPostTransform):
     """Keep Sphinx from guessing: an argument `steps` is not the property of that name of some class."""
 
@@ -64,35 +107,38 @@ class ExactNames(SphinxPostTransform):
 
 
 class Citations(SphinxPostTransform):
-    """Make (7) a link to equation 7."""
+    """Make (7) a link to equation 7, and docs/types.md one to that page."""
 
     default_priority = 5
     formats = ("html",)
 
     def run(self, **kwargs):
-        """Replace numbers in running text; those in code, formulas, headings and links stay."""
-        if MODEL not in self.env.found_docs:
-            return
-        tags = {int(number) for number in TAG.findall(self.env.doc2path(MODEL).read_text())}
+        """Replace them in running text; in code, formulas, headings and links they stay."""
+        keep = (nodes.literal, nodes.math, nodes.math_block, nodes.literal_block, nodes.title, nodes.reference)
         for text in list(self.document.findall(nodes.Text)):
-            parent = text.parent
-            if isinstance(parent, (nodes.literal, nodes.math, nodes.math_block, nodes.literal_block, nodes.title)):
-                continue
-            if isinstance(parent, nodes.reference) or not CITED.search(text):
+            if isinstance(text.parent, (*keep, addnodes.pending_xref)):
                 continue
             parts, end = [], 0
             for match in CITED.finditer(text):
-                number = int(match[1])
-                if number not in tags:
-                    continue
-                uri = self.app.builder.get_relative_uri(self.env.docname, MODEL) + "#" + anchor(number)
-                parts += [
-                    nodes.Text(text[end : match.start()]),
-                    nodes.reference("", match[0], refuri=uri, internal=True),
-                ]
-                end = match.end()
+                uri = self.target(match)
+                if uri is not None:
+                    reference = nodes.reference("", "", nodes.Text(match[0]), refuri=uri, internal=True)
+                    parts += [nodes.Text(text[end : match.start()]), reference]
+                    end = match.end()
             if parts:
-                parent.replace(text, [*parts, nodes.Text(text[end:])])
+                text.parent.replace(text, [*parts, nodes.Text(text[end:])])
+
+    def target(self, match):
+        """Where a citation leads, or None if what looks like one is none."""
+        page, place = (match["page"], "") if match["page"] else (MODEL, "#" + anchor(match["number"]))
+        if page not in self.env.found_docs or (place and int(match["number"]) not in self.tags):
+            return None
+        return self.app.builder.get_relative_uri(self.env.docname, page) + place
+
+    @cached_property
+    def tags(self):
+        """Numbers of the equations that there are."""
+        return {int(number) for number in TAG.findall(self.env.doc2path(MODEL).read_text())}
 
 
 def entry(domain, target):
@@ -138,6 +184,12 @@ def attributes(name):
     return {*dir(thing), *getattr(thing, "__annotations__", ())}
 
 
+def whole_sentence(app, what, name, obj, options, lines):
+    """Keep napoleon from reading the words before a colon, in a property's docstring, as its type."""
+    if what == "property" and lines and ":" in lines[0]:
+        lines[0] = f":{lines[0]}"
+
+
 def signature_of(app, what, name, obj, options, signature, returned):
     """Leave out constructors that nobody calls, and say the types where docstrings leave them to the signature."""
     if what == "class":
@@ -145,13 +197,15 @@ def signature_of(app, what, name, obj, options, signature, returned):
         result = "Attributes\n    ----------" in text and "Parameters\n    ----------" not in text
         return ("", None) if result or name in ABSTRACT else None
     if what == "method" and name.startswith(("blocksim.Backend.", "blocksim.backend.")):
-        return stringify_signature(typed_signature(obj, bound_method=True), unqualified_typehints=True), None
+        typed = stringify_signature(typed_signature(obj, bound_method=True), unqualified_typehints=True)
+        return re.sub(r": Any(?=[,)])", "", typed), None  # an array of the backend's own kind
     return None
 
 
 def link_tutorials(app, docname, source):
-    """Lead links to a tutorial's script to its page."""
+    """Lead links to a tutorial's script to the page made of it, and those to the scripts' folder to their list."""
     source[0] = re.sub(r"\]\((?:\.\./)*tutorials/(\w+)\.py\)", r"](/gallery/\1.rst)", source[0])
+    source[0] = re.sub(r"\]\((?:\.\./)*tutorials/\)", "](/gallery/index.rst)", source[0])
 
 
 def leave_out_unwritten(app, docname, source):
@@ -162,13 +216,26 @@ def leave_out_unwritten(app, docname, source):
         source[0] = re.sub(r"```\{toctree\}\n(?:.|\n)*?```", block, source[0])
 
 
+def show_defaults(command):
+    """Have sphinx-click say the defaults that `--help` says."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.show_default is None:
+            parameter.show_default = True
+    for inner in getattr(command, "commands", {}).values():
+        show_defaults(inner)
+
+
 def setup(app):
     """Register with Sphinx."""
+    app.add_transform(Images)
     app.add_transform(Equations)
+    show_defaults(main)
+    app.add_post_transform(Types)
     app.add_post_transform(ExactNames)
     app.add_post_transform(Citations)
     app.connect("missing-reference", known_name)
     app.connect("autodoc-process-signature", signature_of)
+    app.connect("autodoc-process-docstring", whole_sentence, priority=400)  # before napoleon's 500
     app.connect("source-read", link_tutorials)
     app.connect("source-read", leave_out_unwritten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

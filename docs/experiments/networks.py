@@ -46,6 +46,7 @@ from blocksim.training.experiment import (
     open_samples,
     read_config,
     run_experiment,
+    variations_of,
 )
 from blocksim.training.settings import described
 
@@ -202,7 +203,8 @@ def _test(options: Options, name: str, folder: Path, held_out: bool) -> dict[str
     # without held-out samples there is no best epoch but the last
     model = load_model(folder / ("best.npz" if held_out else "last.npz"))
     choices = DataChoices(**model.info["data"])
-    found = evaluate(model.network, open_samples(test_file, choices), backend=options.backend)
+    samples, varied = open_samples(test_file, choices), variations_of(model.info)
+    found = evaluate(model.network, samples, variations=varied, backend=options.backend)
     result = {
         "samples": len(found.predicted), "accuracy": found.accuracy, "loss": found.loss, "rates_hz": list(found.rates),
         "by_group": found.by_group, "confusion": found.confusion.tolist(), "class_names": model.info["class_names"],

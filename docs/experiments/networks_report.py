@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import table  # beside this script
 
 from blocksim.files import written
 from blocksim.plotting import GRID, RATE, SPIKE, confusion, require_matplotlib, save
@@ -97,11 +98,6 @@ def write_report(found: dict[str, dict[str, Any]], page: Path, images: Path) -> 
         part.write_text("\n".join(parts))
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def _percent(values: Sequence[float]) -> str:
     """Mean in per cent, and the sample standard deviation of several."""
     shares = 100 * np.asarray(values, float)
@@ -136,7 +132,7 @@ def _accuracies(rows: Rows) -> list[str]:
     text = [
         f"Accuracy in per cent on the held-out share of the training file, at the best epoch; mean over {_runs(rows)}, "
         "± their standard deviation.\n",
-        _table(["ARP (ms)", *(STYLES[way][0] for way in ways)], lines),
+        table(["ARP (ms)", *(STYLES[way][0] for way in ways)], lines),
     ]
     pairs = []
     for row in _of(rows, method="blocks", gradient="standard"):
@@ -173,7 +169,7 @@ def _times(rows: Rows) -> list[str]:
         f"An epoch of all {first['samples']} training samples, from the first weights on, augmentation included; "
         f"medians of {len(first['seconds'])} rounds, ratios within a round. Agreement is that of the first batch: "
         "the largest difference of a neuron's spike count and of an output, and the gradients' difference by norm.\n",
-        _table(header, lines),
+        table(header, lines),
     ]
 
 
@@ -187,7 +183,7 @@ def _choices(rows: Rows, tested: Rows) -> list[str]:
     return [
         f"Variations of the configuration, each of one choice, on the held-out share; mean over {_runs(rows)}."
         f"{after}\n",
-        _table(["variation", "held-out accuracy (%)", "held-out loss"], lines),
+        table(["variation", "held-out accuracy (%)", "held-out loss"], lines),
     ]
 
 
@@ -204,7 +200,7 @@ def _tests(rows: Rows) -> list[str]:
     return [
         f"**Test file: {_percent(accuracies)} %**, mean of {_runs(rows)}, {rows[0]['test']['samples']} samples, used "
         "once.\n",
-        _table(["seed", "held-out (%)", "test (%)", *(f"groups {word} training (%)" for word in ("in", "not in")),
+        table(["seed", "held-out (%)", "test (%)", *(f"groups {word} training (%)" for word in ("in", "not in")),
                 "rates (Hz)"], lines),
     ]  # fmt: skip
 
@@ -232,7 +228,7 @@ def _origin(found: dict[str, dict[str, Any]]) -> list[str]:
         f"{stage} ({TITLES[name]})" for stage, part in stages.items() if not part.get("quick")
         for name, config in part["configurations"].items() if now.get(name) not in (None, config)
     })  # fmt: skip
-    text = ["## Where and when\n", _table(["stage", "date", "jobs", "backend", "machine"], lines)]
+    text = ["## Where and when\n", table(["stage", "date", "jobs", "backend", "machine"], lines)]
     if changed:
         text.append(f"Run with other values than those now in the TOML files: {', '.join(changed)}.\n")
     return text

@@ -4,8 +4,8 @@
 
 The grid is that of the paper's code: one recurrent layer of 128 ALIF neurons on 1000 Poisson inputs over refractory
 period, length and batch (`grid`), two to five layers of 128 to 512 neurons (`layers`), forward and backward. `library`
-is the forward pass that its authors timed in other libraries too. Each part writes NAME.json when it is done; --page puts
-the tables into a page and draws its pictures, from what is there (`--part` with no names runs nothing).
+is the forward pass that its authors timed in other libraries too. Each part writes NAME.json when it is done; --page
+puts the tables into a page and draws its pictures, from what is there (`--part` with no names runs nothing).
 """
 
 from __future__ import annotations
