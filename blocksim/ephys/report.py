@@ -178,7 +178,7 @@ def traces(predicted: Predicted) -> Any:
     middle.vlines(inside, level, peak, color=RATE, linewidth=1)
     middle.set_ylabel("potential (mV)")
     middle.set_ylim(min(float(recorded.min()), float(modelled.min())) - 2, peak + 4)
-    middle.legend(loc="upper right", frameon=False, ncols=3, fontsize=9)
+    middle.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, ncols=3, fontsize=9)
     away = np.ones(last - first, bool)
     for spike in np.concatenate([trials[0], model]):
         away[max(0, round((spike - 2) / dt) - first) : max(0, round((spike + 8) / dt) - first)] = False
@@ -217,7 +217,7 @@ def rasters(predicted: Predicted) -> Any:
     middle.fill_between(time, rates[0], color=SPIKE, alpha=0.35, linewidth=0, label="recorded, mean of trials")
     middle.plot(time, rates[1], color=RATE, linewidth=0.9, label="model")
     middle.set_ylabel("rate (Hz)")
-    middle.legend(loc="upper right", frameon=False, ncols=2, fontsize=9)
+    middle.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, ncols=2, fontsize=9)
     bottom.plot(time, rates[1] - rates[0], color=SPIKE, linewidth=0.8)
     bottom.axhline(0, color="black", linewidth=0.6)
     bottom.set_ylabel("model less\nrecorded (Hz)")

@@ -1,0 +1,348 @@
+"""
+Write a backend
+===============
+
+A backend is one class of seven methods: three for its arrays, two for weights, two for what happens inside a block. The
+core does the rest: blocks, recurrence, states, checkpoints, networks, training, the command line. This page has one,
+complete, holds it to the reference, and gives it a name.
+
+It is a plain one, which takes the equations of :doc:`the model </model>` step by step as they stand. Yours may run on
+other hardware, in other arithmetic, or count something.
+"""
+
+import time
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.signal import lfilter
+
+import blocksim
+from blocksim import plotting
+from blocksim.arrays import AdjointCarry, Carry
+from blocksim.losses import van_rossum
+from blocksim.numerics import tiny
+
+plt.rcParams.update(plotting.STYLE)
+
+# %%
+# The backend
+# -----------
+#
+# ``blocksim.Backend`` has the interface, and the docstrings of its methods say what goes in and comes out, with shapes.
+# Arrays are (batch B, time, neuron N). Nothing needs to be checked: ``simulate`` has checked it.
+#
+# Values below the smallest that matter are set to zero after each step, in every backend; ``tiny`` knows the limit of each
+# precision.
+
+
+def flush(values):
+    return np.where(np.abs(values) < tiny(values.dtype), 0, values)
+
+
+class Plain(blocksim.Backend):
+    """The equations step by step, NumPy arrays over samples and neurons."""
+
+    name = "plain"
+
+    # Arrays. A device would copy here; NumPy's arrays only have to be contiguous.
+
+    def asarray(self, array, dtype=None):
+        return np.ascontiguousarray(array, dtype)
+
+    def to_numpy(self, array):
+        return array
+
+    def empty(self, shape, dtype):
+        return np.empty(shape, dtype)
+
+    # Weights. Input comes as events, as flags (recurrent spikes), or as real numbers. Spikes must be added one by one in
+    # ascending order of the input: so all backends give the same bits.
+
+    def projection(self, x, weights, out):
+        """Add x @ weights to `out` (B, T, N): equation (2)."""
+        if not isinstance(x, blocksim.Events):
+            if x.dtype != np.bool_:
+                out += x @ weights
+                return
+            x = blocksim.Events.from_dense(x)
+        for row, (first, last) in enumerate(pairwise(x.indptr)):
+            sample, step = divmod(row, x.shape[1])
+            for source in x.indices[first:last]:
+                out[sample, step] += weights[source]
+
+    def projection_adjoint(self, x, grad_current):
+        """dLoss/d(weights): equation (11)."""
+        dense = x.to_dense(grad_current.dtype) if isinstance(x, blocksim.Events) else x.astype(grad_current.dtype)
+        return sum(inputs.T @ slopes for inputs, slopes in zip(dense, grad_current, strict=True))
+
+    # One block. `carry` is what the block before hands on: potential, adaptation, refractory steps that are left.
+
+    def block_forward(self, current, carry, layer, out):
+        """Equations (1) and (3)-(6) for the steps of one block."""
+        if out.free_voltage is not None:
+            raise blocksim.ArgumentError("gradient: expected 'standard' with this backend; found 'paper'")
+        v, a, left = carry.voltage, carry.adaptation, carry.refractory
+        for t in range(current.shape[1]):
+            live = left == 0  # (1)
+            v = flush(layer.beta * v + np.where(live, current[:, t], 0))  # (3)
+            threshold = layer.theta + layer.b * a  # (4)
+            spikes = live & (v > threshold)  # (5)
+            a = flush(layer.p * a + spikes)  # (6)
+            left = np.where(spikes, layer.refractory, np.maximum(left - 1, 0))
+            out.spikes[:, t] = spikes
+            if out.voltage is not None:
+                out.voltage[:, t] = v
+            if out.threshold is not None:
+                out.threshold[:, t] = threshold
+            v = np.where(spikes, 0, v)
+        return Carry(v, a, left.astype(np.int32))
+
+    def block_adjoint(
+        self, voltage, spikes, start, layer, rule, grad_spikes, grad_voltage, grad_carry, grad_current, sums
+    ):
+        """Equations (7)-(10) and (12) for the steps of one block, last step first."""
+        steps = voltage.shape[1]
+        # forward once more for what the tape does not hold
+        a, left, live, adaptation = start.adaptation, start.refractory, [], []
+        for t in range(steps):
+            live.append(left == 0)
+            adaptation.append(a)
+            a = flush(layer.p * a + spikes[:, t])
+            left = np.where(spikes[:, t], layer.refractory, np.maximum(left - 1, 0))
+        into_v, into_a = grad_carry.voltage, grad_carry.adaptation  # of the step that follows
+        for t in reversed(range(steps)):
+            v, s, a = voltage[:, t], spikes[:, t], adaptation[t]
+            lambda_s = grad_spikes[:, t]  # (7), the recurrent term already in it
+            if rule.through_adaptation:
+                lambda_s = lambda_s + into_a
+            if rule.through_reset:
+                lambda_s = lambda_s - v * into_v
+            slope = rule.surrogate(v - layer.theta - layer.b * a)
+            delta = np.where(live[t], slope * lambda_s, 0)  # (8)
+            lambda_v = delta + np.where(s, 0, into_v)  # (9)
+            if grad_voltage is not None:
+                lambda_v = lambda_v + grad_voltage[:, t]
+            lambda_v = flush(lambda_v)
+            grad_current[:, t] = np.where(live[t], lambda_v, 0)  # (11)
+            before = np.where(spikes[:, t - 1], 0, voltage[:, t - 1]) if t else start.voltage
+            sums.bias[...] += grad_current[:, t]
+            sums.beta[...] += lambda_v * before  # (12)
+            sums.p[...] += into_a * a
+            sums.b[...] -= delta * a
+            sums.theta[...] -= delta
+            into_a = flush(layer.p * into_a - layer.b * delta)  # (10)
+            into_v = flush(layer.beta * lambda_v)
+        return AdjointCarry(into_v, into_a)
+
+
+# %%
+# That is all. An object of the class is a backend:
+
+rng = np.random.default_rng(0)
+neuron = blocksim.ALIF.from_ms(tau_mem=15, tau_adapt=100, adaptation=0.2, refractory=4, dt=1)
+layer = blocksim.Layer(neuron, rng.normal(0.1, 0.2, (30, 40)), recurrent=rng.normal(0, 0.1, (40, 40)))
+x = rng.random((4, 300, 30)) < 0.03
+
+plain = Plain()
+run = blocksim.simulate(layer, x, plain, record=("voltage", "threshold"), tape=True)
+print(f"{run.spikes.sum()} spikes by {run.backend}, in blocks of {run.block_length} steps")
+
+# %%
+# Hold it to the reference
+# ------------------------
+#
+# Spikes, potentials, thresholds and states must be those of the reference in every bit, for every block length; gradients
+# agree to rounding. Random layers find what one layer does not: with and without weights, recurrent and not, LIF and ALIF,
+# refractory periods that differ, a state to start from, both precisions.
+
+
+def random_case(seed):
+    """A layer, its input, and options."""
+    rng = np.random.default_rng(seed)
+    size, inputs, dtype = 6, 5, (np.float32, np.float64)[seed % 2]
+
+    def each(low, high):
+        return rng.uniform(low, high, size).astype(dtype)
+
+    refractory = rng.integers(0, 7, size)
+    common = {"beta": each(0.5, 0.98), "theta": each(0.5, 1.2), "refractory_steps": refractory}
+    neuron = blocksim.ALIF(p=each(0.5, 0.99), b=each(0, 0.4), **common) if seed % 3 else blocksim.LIF(**common)
+    weights = rng.normal(0.5, 0.6, (inputs, size)).astype(dtype) if seed % 4 else None
+    recurrent = rng.normal(0, 0.3, (size, size)).astype(dtype) if seed % 5 else None
+    layer = blocksim.Layer(neuron, weights, each(0, 0.2), recurrent)
+    if weights is None:
+        return layer, rng.normal(0.25, 0.5, (2, 50, size)).astype(dtype)
+    return layer, rng.random((2, 50, inputs)) < 0.2
+
+
+def gradient_arrays(gradients):
+    names = ("x", "current", "weights", "bias", "recurrent", "beta", "p", "b", "theta")
+    found = {name: getattr(gradients, name) for name in names}
+    found |= {f"state.{name}": getattr(gradients.state, name) for name in ("voltage", "adaptation", "spikes")}
+    return {name: np.asarray(value) for name, value in found.items() if value is not None}
+
+
+def held_to_reference(backend, cases):
+    for seed in range(cases):
+        layer, x = random_case(seed)
+        rng = np.random.default_rng(seed)
+        options = {"record": ("voltage", "threshold"), "tape": True, "detach": () if seed % 2 else ("reset",)}
+        options["block_length"] = int(rng.integers(1, layer.neuron.block_length + 1))
+        runs, found = [], []
+        for engine in ("numpy", backend):
+            before = blocksim.simulate(layer, x[:, :20], engine).state
+            run = blocksim.simulate(layer, x[:, 20:], engine, state=before, **options)
+            slopes = np.random.default_rng(seed).normal(size=(2, *run.spikes.shape))
+            runs.append(run)
+            found.append(gradient_arrays(run.backward(slopes[0], slopes[1])))
+        for name in ("spikes", "voltage", "threshold"):
+            np.testing.assert_array_equal(getattr(runs[1], name), getattr(runs[0], name), err_msg=name)
+        for name in ("voltage", "adaptation", "refractory", "spikes"):
+            np.testing.assert_array_equal(getattr(runs[1].state, name), getattr(runs[0].state, name), err_msg=name)
+        exact = runs[0].voltage.dtype == np.float64
+        for name, expected in found[0].items():
+            scale = max(1e-6, float(np.abs(expected).max(initial=0)))
+            np.testing.assert_allclose(
+                found[1][name] / scale, expected / scale, rtol=0, atol=1e-11 if exact else 1e-4, err_msg=name
+            )
+    return cases
+
+
+print(held_to_reference(plain, 30), "random layers: the same bits, the same gradients")
+
+# %%
+# A test must be able to fail. A backend that lets a refractory neuron listen, at the start of a block, is caught:
+
+
+class Wrong(Plain):
+    name = "wrong"
+
+    def block_forward(self, current, carry, layer, out):
+        listening = Carry(carry.voltage, carry.adaptation, 0 * carry.refractory)
+        return super().block_forward(current, listening, layer, out)
+
+
+try:
+    held_to_reference(Wrong(), 30)
+except AssertionError as error:
+    print("\n".join(str(error).strip().splitlines()[:3]))
+else:
+    raise RuntimeError("the tests above cannot fail")
+
+# %%
+# The potential of one neuron by both, and the spikes of all:
+
+reference = blocksim.simulate(layer, x, "numpy", record="voltage")
+figure, (top, bottom) = plt.subplots(
+    2, 1, sharex=True, figsize=(7.5, 4.6),
+    num="Above, the potential of one neuron by the reference, a broad line, and by the new backend, a thin one on it. "
+    "Below, the spikes of all 40 neurons: those of the new backend lie on those of the reference.",
+)  # fmt: skip
+top.plot(reference.voltage[0, :, 7], color=plotting.RATE, linewidth=3.5, alpha=0.5, label="reference")
+top.plot(run.voltage[0, :, 7], color=plotting.SPIKE, linewidth=1, label="plain")
+top.set_ylabel("potential")
+top.legend(ncols=2, loc="lower right", fontsize="small")
+for spikes, colour, size, width in (
+    (reference.spikes, plotting.RATE, 6, 3), (run.spikes, plotting.SPIKE, 3, 1)
+):  # fmt: skip
+    step, row = np.nonzero(spikes[0])
+    bottom.plot(step, row, "|", color=colour, markersize=size, markeredgewidth=width)
+bottom.set(xlabel="time (ms)", ylabel="neuron", xlim=(0, 300), ylim=(-1, 40))
+plt.show()
+
+# %%
+# A name of its own
+# -----------------
+#
+# To be had by ``backend="plain"``, and in ``blocksim info``, it is registered under the entry-point group
+# ``blocksim.backends``, by the distribution that holds it. The entry names a ``BackendEntry``: where the class is, which
+# libraries it needs, and what installs them; so the class is not imported before it is used. In ``pyproject.toml``:
+#
+# .. code-block:: toml
+#
+#    [project.entry-points."blocksim.backends"]
+#    plain = "plain_backend:ENTRY"
+#
+# and in ``plain_backend/__init__.py``
+#
+# .. code-block:: python
+#
+#    from blocksim import BackendEntry
+#
+#    ENTRY = BackendEntry("plain_backend.plain", "Plain", requires=(), install="python -m pip install plain-backend")
+#
+# Registered, it is under this project's own tests: in a checkout with your package installed, ``pytest -k plain`` runs all
+# that take a backend, several hundred, against the golden data, the oracle and the other backends.
+#
+# What is optional
+# ----------------
+#
+# Everything else has a default, which is composed of the seven; replace it where yours can do better.
+#
+# ====================================  ==============================================================================
+# method                                for
+# ====================================  ==============================================================================
+# ``layer_forward``, ``layer_adjoint``  a whole layer, and its adjoint, in one go: where most speed is
+# ``events``                            finding the spikes of an array; may return them in a form of the backend's own
+# ``input_adjoint``                     dLoss/dx
+# ``leaky_filter``, ``train_distance``  the filter (18) of losses, and the distance (19) of fits
+# ``fetch``                             copying several small arrays at once, from a device
+# ``owns``                              which arrays of a caller's lie on the device already, and stay there
+# ``check_surrogate``                   refusing a surrogate that kernels have no copy of
+# ``release_memory``                    giving back memory that is kept for later
+# ``describe``                          what ``blocksim info`` prints
+# ====================================  ==============================================================================
+#
+# ``blocksim.backend.FusedBackend`` makes the seven methods of kernels that compute whole layers.
+#
+# One of them, as an example. The default of ``leaky_filter`` is a loop over steps; SciPy has it in compiled code. (It does
+# not flush, so a long silence may cost time, but changes no result that matters.)
+
+
+class Filtering(Plain):
+    """With a faster filter."""
+
+    name = "filtering"
+
+    def leaky_filter(self, x, decay, reverse=False):
+        """y[t] = decay y[t - 1] + x[t], or from the last step on."""
+        ahead = x[:, ::-1] if reverse else x
+        y = lfilter([1.0], [1.0, -decay], ahead, axis=1).astype(x.dtype)
+        return np.ascontiguousarray(y[:, ::-1] if reverse else y)
+
+
+target = np.roll(run.spikes, 3, axis=1)
+expected = van_rossum(run.spikes, target, tau=10, dt=1, backend="numpy")
+filtered = van_rossum(run.spikes, target, tau=10, dt=1, backend=Filtering())
+assert np.isclose(filtered.value, expected.value, rtol=1e-12)
+assert np.allclose(filtered.gradient, expected.gradient, rtol=1e-12, atol=1e-14)
+
+# %%
+# Where it stands
+# ---------------
+#
+# Seconds for a training step of the layer above, forward and backward, on the machine that built this page. A loop in
+# Python is slow whatever it computes; the numba backend replaces both loops over a whole layer by compiled ones.
+
+seconds = {}
+for engine in (plain, "numpy", "numba"):
+    for _ in range(2):  # the second time, kernels are compiled
+        began = time.perf_counter()
+        again = blocksim.simulate(layer, x, engine, tape=True)
+        again.backward(np.ones(again.spikes.shape))
+        seconds[again.backend] = time.perf_counter() - began
+
+figure, axes = plt.subplots(
+    figsize=(7.5, 2.4),
+    num="Time of a training step on a logarithmic axis: "
+    + ", ".join(f"{name} {1000 * took:.3g} ms" for name, took in seconds.items()),
+)
+bars = axes.barh(list(seconds), [1000 * took for took in seconds.values()], color=plotting.SPIKE, height=0.6)
+axes.bar_label(bars, fmt="%.3g ms", padding=4)
+axes.set(xscale="log", xlabel="training step (ms)", xlim=(0.1, 20_000))
+axes.invert_yaxis()
+plt.show()
+
+# %%
+# :doc:`Backends </backends>` says what the three that come with blocksim do, and what each promises.
