@@ -80,7 +80,15 @@ def idea():
         axes.plot([], [], "v", color=SPIKE, markersize=9, label="spike")[0],
         axes.plot([], [], color=DEAD, linewidth=6, label="refractory")[0],
     ]
-    drawn.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=11.5, columnspacing=1.3, handlelength=1.6)
+    drawn.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        fontsize=11.5,
+        columnspacing=1.3,
+        handlelength=1.6,
+    )
     axes.set(xlim=(0, 35), ylim=(-0.2, 2.68), yticks=(0, 1, 2))
     axes.set_xlabel("time (ms)", fontsize=12)
     axes.tick_params(labelsize=12)
