@@ -9,10 +9,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, Rectangle
 
 import blocksim
-from blocksim.plotting import FOURTH, GRID, RATE, SPIKE, THIRD
+from blocksim.plotting import GRID, RATE, SPIKE
 
 SHADE, DEAD, FAINT = "#eef2f6", "#d5d8dc", "#8a94a0"
 NEVER = 1e9  # a threshold that nothing reaches
@@ -80,7 +80,15 @@ def idea():
         axes.plot([], [], "v", color=SPIKE, markersize=9, label="spike")[0],
         axes.plot([], [], color=DEAD, linewidth=6, label="refractory")[0],
     ]
-    drawn.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=11.5, columnspacing=1.3, handlelength=1.6)
+    drawn.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        fontsize=11.5,
+        columnspacing=1.3,
+        handlelength=1.6,
+    )
     axes.set(xlim=(0, 35), ylim=(-0.2, 2.68), yticks=(0, 1, 2))
     axes.set_xlabel("time (ms)", fontsize=12)
     axes.tick_params(labelsize=12)
