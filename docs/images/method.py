@@ -103,7 +103,7 @@ def inside():
     run = blocksim.simulate(layer, current, record=("voltage", "threshold"))
     free = as_if_no_spike(layer, current, run)[6:]
     steps, voltage, threshold = np.arange(6, 12), run.voltage[6:, 0], run.threshold[6:, 0]
-    adaptation = blocksim.simulate(layer, current[:6]).state.adaptation[0]
+    adaptation = float(np.ravel(blocksim.simulate(layer, current[:6]).state.adaptation)[0])
     free_threshold = 1 + adaptation * 0.8 ** np.arange(6)
     (spike,) = np.flatnonzero(run.spikes[6:, 0])
 
@@ -137,7 +137,7 @@ def inside():
 
     staircase(first, free_threshold)
     stems(first, free, everything)
-    first.text(6, 1.95, "still\nrefractory", ha="center", fontsize=11)
+    first.text(6, 0.68, "still refractory", ha="center", va="center", rotation=90, fontsize=11.5)
     first.text(9.7, 1.62, "potential", color=SPIKE, fontsize=12)
     first.text(7.0, 1.55, "threshold", color=RATE, fontsize=12)
 
@@ -153,20 +153,17 @@ def inside():
     staircase(third, threshold)
     stems(third, voltage, everything)
     third.plot(9, 1.62, "v", color=SPIKE, markersize=11)
-    third.text(10.5, 0.42, "reset and\nrefractory", ha="center", fontsize=11)
+    third.text(10.5, 0.42, "reset and\nrefractory", ha="center", fontsize=11.5)
 
     fourth.axvspan(9.5, 11.5, color=DEAD, linewidth=0)
-    staircase(fourth, threshold, alpha=0.25)
-    stems(fourth, voltage, everything, alpha=0.25)
     state = run.state
     told = (
-        f"potential   {state.voltage[0]:.0f}",
-        f"adaptation   {state.adaptation[0]:.2f}",
-        f"refractory   {state.refractory[0]} steps",
+        f"potential   {float(np.ravel(state.voltage)[0]):.0f}",
+        f"adaptation   {float(np.ravel(state.adaptation)[0]):.2f}",
+        f"refractory   {int(np.ravel(state.refractory)[0])} steps",
     )
-    for height, text in zip((0.42, 1.05, 1.68), told, strict=True):
-        fourth.text(11.15, height, text, ha="right", va="center", fontsize=13, color=SPIKE, fontweight="bold",
-                    bbox={"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": "none", "alpha": 0.9})  # fmt: skip
+    for height, text in zip((2.05, 1.3, 0.55), told, strict=True):
+        fourth.text(11.15, height, text, ha="right", va="center", fontsize=14, color=SPIKE)
         fourth.annotate("", (13.0, height), (11.5, height), arrowprops={"arrowstyle": "-|>", "color": SPIKE, "linewidth": 2.2})  # fmt: skip
     save(drawn, "block-inside.png")
 
@@ -189,16 +186,17 @@ def delay():
         axes.text(left + length / 2, 3.12, f"block {block + 1}", ha="center", fontsize=12, color=FAINT)
     for unit in range(size):
         height = size - 1 - unit
-        axes.axhline(height + 0.25, color=GRID, linewidth=1, zorder=0)
+        axes.axhline(height + 0.25, color=DEAD, linewidth=1, zorder=1)
         axes.text(-1.1, height + 0.25, f"neuron {unit + 1}", ha="right", va="center", fontsize=12)
         for step in np.flatnonzero(run.spikes[:, unit]):
-            axes.vlines(step, height + 0.02, height + 0.55, color=SPIKE, linewidth=4)
+            axes.vlines(step, height + 0.02, height + 0.55, color=SPIKE, linewidth=4, zorder=3)
             if step + length < length * blocks:
                 arrow = FancyArrowPatch(
                     (step + 0.15, height + 0.55), (step + length, height + 0.28), connectionstyle="arc3,rad=-0.22",
                     arrowstyle="-|>", mutation_scale=14, color=RATE, linewidth=1.6, shrinkA=0, shrinkB=0,
                 )  # fmt: skip
                 axes.add_patch(arrow)
+    axes.text(11.4, 2.72, "$D$ steps", ha="center", fontsize=12, color=RATE)
     axes.set(xlim=(-0.5, length * blocks - 0.5), ylim=(-0.05, 3.4), yticks=[], xticks=np.arange(0, 32, 8) - 0.5)
     axes.set_xticklabels(["$t_0$", "$t_0 + L$", "$t_0 + 2L$", "$t_0 + 3L$"], fontsize=12)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -222,10 +220,10 @@ def order():
             for unit in range(size):
                 for step in range(left, left + width):
                     axes.add_patch(Rectangle((step + 0.06, unit + 0.06), 0.88, 0.88, facecolor=colour, linewidth=0))
-            box = Rectangle((left + 0.02, 0.02), width - 0.04, size - 0.04, fill=False, edgecolor=SPIKE, linewidth=1.6)
-            axes.add_patch(box)
-            axes.text(left + width / 2, size / 2, number + 1, ha="center", va="center", fontsize=18,
-                      fontweight="bold", color="white" if number > rounds / 3 else SPIKE)  # fmt: skip
+            axes.add_patch(Circle((left + width / 2, size / 2), 0.42, facecolor="white", linewidth=0))
+            axes.text(left + width / 2, size / 2, number + 1, ha="center", va="center", fontsize=17, color=SPIKE)
+            if number:
+                axes.axvline(left, color=RATE, linewidth=2.5)
         axes.set(xlim=(-0.1, steps + 0.1), ylim=(-0.1, size + 0.1), xticks=[], yticks=[], aspect="equal")
         axes.spines[:].set_visible(False)
         axes.set_ylabel("neurons", fontsize=13)
