@@ -83,7 +83,7 @@ def test_a_step_is_that_made_by_hand():
     x, labels = task(7)
     net = network(np.float64)
     choices = training(
-        epochs=1, batch_size=7, validation=0, optimiser=SGD(0.5), schedule="constant", clip=None,
+        epochs=1, batch_size=7, validation=0, optimiser=SGD(0.5), schedule="constant", clip_norm=None,
         trained=("*.weights", "*.recurrent", "*.bias", "layers.0.beta", "layers.1.beta"),
         transforms={"layers.0.beta": Bounded(0.5, 0.99), "*.weights": Bounded(-3, 3)}, label_smoothing=0.1,
     )  # fmt: skip
