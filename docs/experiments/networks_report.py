@@ -85,7 +85,7 @@ def write_report(found: dict[str, dict[str, Any]], page: Path, images: Path) -> 
         if own["choose"]:
             parts += _choices(own["choose"], own["final"])
         if own["final"]:
-            parts += _tests(own["final"])
+            parts += _tests(own["final"], found["final"].get("earlier", {}).get(name, []))
             picture = f"networks-{name.replace('_', '-')}-confusion.png"
             test = [row["test"] for row in own["final"]]
             matrix = np.sum([each["confusion"] for each in test], axis=0)
@@ -187,7 +187,8 @@ def _choices(rows: Rows, tested: Rows) -> list[str]:
     ]
 
 
-def _tests(rows: Rows) -> list[str]:
+def _tests(rows: Rows, earlier: Rows) -> list[str]:
+    """Accuracies on the test file; `earlier`: what it was used for before."""
     lines = []
     for row in rows:
         test = row["test"]
@@ -196,13 +197,18 @@ def _tests(rows: Rows) -> list[str]:
             str(row["seed"]), "-" if row["validation_accuracy"] is None else _percent([row["validation_accuracy"]]),
             _percent([test["accuracy"]]), seen, unseen, ", ".join(f"{rate:.1f}" for rate in test["rates_hz"]),
         ])  # fmt: skip
-    accuracies = [row["test"]["accuracy"] for row in rows]
+    uses = "used once" if not earlier else f"**used {len(earlier) + 1} times**"
     return [
-        f"**Test file: {_percent(accuracies)} %**, mean of {_runs(rows)}, {rows[0]['test']['samples']} samples, used "
-        "once.\n",
+        f"**Test file: {_tested(rows)} %**, mean of {_runs(rows)}, {rows[0]['test']['samples']} samples, {uses}.\n",
+        *(f"Used before, on {use['date']}: {_tested(use['rows'])} %, mean of {_runs(use['rows'])}. Used again: "
+          f"{use['used again']}.\n" for use in earlier),
         table(["seed", "held-out (%)", "test (%)", *(f"groups {word} training (%)" for word in ("in", "not in")),
                 "rates (Hz)"], lines),
     ]  # fmt: skip
+
+
+def _tested(rows: Rows) -> str:
+    return _percent([row["test"]["accuracy"] for row in rows])
 
 
 def _by_known(test: dict[str, Any]) -> tuple[str, str]:
