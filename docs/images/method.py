@@ -230,7 +230,6 @@ def order():
     save(drawn, "block-order.png")
 
 
-
 # ----------------------------------------------------------------------------------------------------------- adjoint
 def flow():
     drawn = figure(8, 4.9)
@@ -316,7 +315,9 @@ def gradients():
         of_current = taped.backward(grad_spikes=np.ones((len(current), 1))).current[:, 0]
         axes.fill_between(time, of_current, step="mid", color=colour, linewidth=0)
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_title(f'gradient of the number of spikes by the current, gradient="{gradient}"', loc="left", fontsize=13)
+        axes.set_title(
+            f'gradient of the number of spikes by the current, gradient="{gradient}"', loc="left", fontsize=13
+        )
     bottom.set_xlabel("time (ms)", fontsize=12)
     drawn.align_ylabels()
     save(drawn, "adjoint-gradients.png")
