@@ -225,8 +225,7 @@ many = [
 ]  # fmt: skip
 drive = 190 + 110 * fluctuating(rng, 1, 6, 5.0)
 recordings = [
-    Recording(drive, record(cell, drive, seed, noise=8), RATE, Detection(threshold=-25))
-    for seed, cell in enumerate(many)
+    Recording(drive, record(cell, drive, seed, noise=8), RATE, Detection(threshold=-25)) for seed, cell in enumerate(many)
 ]
 small = FitConfig(dt=0.5, tau=20.0, refractory=3.0, candidates=256, restarts=8, epochs=80, generations=20)
 fits = fit_cells(recordings, small)
