@@ -1,9 +1,8 @@
 """The tables of docs/performance.md, from what the scripts of asv_bench measured.
 
-    python asv_bench/ratios.py --json FOLDER/ratios.json          # and peers.py, roofline.py
     python docs/experiments/performance.py [-o FOLDER] [--page docs/performance.md]
 
-Owns what is shown, under which name and beside which bar; measures nothing.
+FOLDER holds ratios.json, network.json, roofline.json and peers.json, written by the commands below with --json. Owns what is shown, under which name and beside which bar; measures nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from typing import Any
 from pages import decimals, spread, table, where, write  # beside this script
 
 HERE = Path(__file__).resolve().parent
+# result: the script in asv_bench that wrote it
 COMMANDS = {
-    "ratios": "python asv_bench/ratios.py --json FOLDER/ratios.json",
-    "network": "python asv_bench/ratios.py --only network --rounds 5 --json FOLDER/network.json",
-    "roofline": "python asv_bench/roofline.py --json FOLDER/roofline.json",
-    "peers": "python asv_bench/peers.py --json FOLDER/peers.json",
+    "ratios": "ratios.py --only paper --only dynamics --only neuron --only lengths",
+    "network": "ratios.py --only network --rounds 5",
+    "roofline": "roofline.py",
+    "peers": "peers.py",
 }
 # name in ratios.json: what it is called, the bar it is held to, the aim
 RATIOS = {
