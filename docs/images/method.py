@@ -79,7 +79,15 @@ def idea():
         axes.plot([], [], "v", color=SPIKE, markersize=9, label="spike")[0],
         axes.plot([], [], color=DEAD, linewidth=6, label="refractory")[0],
     ]
-    drawn.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=11.5, columnspacing=1.3, handlelength=1.6)
+    drawn.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        fontsize=11.5,
+        columnspacing=1.3,
+        handlelength=1.6,
+    )
     axes.set(xlim=(0, 35), ylim=(-0.2, 2.68), yticks=(0, 1, 2))
     axes.set_xlabel("time (ms)", fontsize=12)
     axes.tick_params(labelsize=12)
@@ -222,7 +230,6 @@ def order():
     save(drawn, "block-order.png")
 
 
-
 # ----------------------------------------------------------------------------------------------------------- adjoint
 def flow():
     drawn = figure(8, 4.9)
@@ -308,7 +315,9 @@ def gradients():
         of_current = taped.backward(grad_spikes=np.ones((len(current), 1))).current[:, 0]
         axes.fill_between(time, of_current, step="mid", color=colour, linewidth=0)
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_title(f'gradient of the number of spikes by the current, gradient="{gradient}"', loc="left", fontsize=13)
+        axes.set_title(
+            f'gradient of the number of spikes by the current, gradient="{gradient}"', loc="left", fontsize=13
+        )
     bottom.set_xlabel("time (ms)", fontsize=12)
     drawn.align_ylabels()
     save(drawn, "adjoint-gradients.png")
