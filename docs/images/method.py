@@ -136,7 +136,7 @@ def inside():
 
     staircase(first, free_threshold)
     stems(first, free, everything)
-    first.text(6, 0.77, "still refractory", ha="center", va="center", rotation=90, fontsize=11.5)
+    first.text(6, 0.73, "still refractory", ha="center", va="center", rotation=90, fontsize=10)
     first.text(9.7, 1.62, "potential", color=SPIKE, fontsize=12)
     first.text(7.0, 1.55, "threshold", color=RATE, fontsize=12)
 
