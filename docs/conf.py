@@ -48,14 +48,6 @@ maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
 # --------------------------------------------------------------------------------------------------------- tutorials
-TUTORIALS = (
-    "simulate_and_plot.py",
-    "gradients_by_hand.py",
-    "train_on_events.py",
-    "fit_a_recording.py",
-    "long_recordings.py",
-    "write_a_backend.py",
-)
 sphinx_gallery_conf = {
     "examples_dirs": "tutorials",
     "gallery_dirs": "gallery",

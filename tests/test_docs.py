@@ -95,7 +95,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     for block in PYTHON[page]:
-        exec(compile(block, page.name, "exec"), namespace)
+        exec(compile(block, page.name, "exec", dont_inherit=True), namespace)  # as a reader would run it
 
 
 def commands(text):

@@ -72,14 +72,17 @@ WORK = {"training step": "training-step", "fit step": "fit-step", "network step"
 
 
 def of_peers(name: str, rows: Sequence[dict[str, Any]]) -> str:
+    def times(ratio: float) -> str:
+        return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.3g}"
+
     lines = []
     for row in rows:
-        digits = decimals(row["ms"])
+        digits = decimals(row["cpu_ms"])
         lines.append([
-            row["tool"], f"{row['ms']:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})",
-            f"{row['ratio']:.0f}" if row["ratio"] >= 100 else f"{row['ratio']:.3g}", str(row["spikes"]), row["lacks"],
+            row["tool"], spread(row["ms"], row["low"], row["high"]), times(row["ratio"]),
+            f"{row['cpu_ms']:.{digits}f}", times(row["cpu_ratio"]), str(row["spikes"]), row["lacks"],
         ])  # fmt: skip
-    return table([name, "ms", "times blocksim", "spikes", "leaves out"], lines)
+    return table([name, "ms", "times blocksim", "CPU ms", "times blocksim", "spikes", "leaves out"], lines)
 
 
 def of_roofline(found: dict[str, Any]) -> dict[str, str]:

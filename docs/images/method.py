@@ -26,9 +26,13 @@ def save(drawn, name):
     drawn.savefig(Path(__file__).with_name(name), facecolor="white")
 
 
-def bare(axes):
-    axes.set_axis_off()
-    return axes
+def one_neuron():
+    """A layer of one neuron, its current for seven blocks, and the time step in ms."""
+    dt = 0.1
+    neuron = blocksim.ALIF.from_ms(tau_mem=8, tau_adapt=60, adaptation=0.3, refractory=4.9, dt=dt)
+    rng = np.random.default_rng(3)
+    noise = np.convolve(rng.normal(size=500), np.exp(-np.arange(60) / 25), "same")
+    return blocksim.Layer(neuron), (0.026 + 0.0035 * noise)[:350, None], dt
 
 
 def as_if_no_spike(layer, current, run):
@@ -44,12 +48,7 @@ def as_if_no_spike(layer, current, run):
 
 # ------------------------------------------------------------------------------------------------------------ the idea
 def idea():
-    dt = 0.1
-    neuron = blocksim.ALIF.from_ms(tau_mem=8, tau_adapt=60, adaptation=0.3, refractory=4.9, dt=dt)
-    layer = blocksim.Layer(neuron)
-    rng = np.random.default_rng(3)
-    noise = np.convolve(rng.normal(size=500), np.exp(-np.arange(60) / 25), "same")
-    current = (0.026 + 0.0035 * noise)[:350, None]
+    layer, current, dt = one_neuron()
     run = blocksim.simulate(layer, current, record=("voltage", "threshold"))
     free = as_if_no_spike(layer, current, run)
     length, time = run.block_length, np.arange(len(current)) * dt
@@ -137,7 +136,7 @@ def inside():
 
     staircase(first, free_threshold)
     stems(first, free, everything)
-    first.text(6, 0.68, "still refractory", ha="center", va="center", rotation=90, fontsize=11.5)
+    first.text(6, 0.77, "still refractory", ha="center", va="center", rotation=90, fontsize=11.5)
     first.text(9.7, 1.62, "potential", color=SPIKE, fontsize=12)
     first.text(7.0, 1.55, "threshold", color=RATE, fontsize=12)
 
@@ -231,8 +230,103 @@ def order():
     save(drawn, "block-order.png")
 
 
+# ----------------------------------------------------------------------------------------------------------- adjoint
+def flow():
+    drawn = figure(8, 4.9)
+    axes = drawn.add_subplot()
+    axes.set_axis_off()
+    names, spike, first_live = ("V", "S", "a"), 3, 1
+    height = {"V": 4.0, "S": 2.0, "a": 0.0}
+    axes.add_patch(Rectangle((-0.5, -0.75), 6, 6.3, facecolor=SHADE, linewidth=0))
+    for step in range(6):
+        if not first_live <= step <= spike:
+            axes.add_patch(Rectangle((step - 0.5, -0.75), 1, 6.3, facecolor=DEAD, linewidth=0))
+        for name in names:
+            dead = name != "a" and not first_live <= step <= spike
+            if name == "S" and step > spike:
+                continue  # nothing passes
+            axes.plot(step, height[name], "o", markersize=20, markeredgewidth=1.5, zorder=3,
+                      color="white" if dead else SPIKE, markeredgecolor=FAINT if dead else SPIKE)  # fmt: skip
+            if name == "S" and step == spike:
+                axes.text(step, height[name], "1", color="white", ha="center", va="center", fontsize=12, zorder=4)
+    for step, label in ((0, "refractory"), (spike, "spike"), (4.5, "refractory")):
+        axes.text(step, -1.12, label, ha="center", fontsize=12, color="black")
+
+    def arrow(start, end, colour, **look):
+        look = {"linewidth": 2, "arrowstyle": "-|>", "mutation_scale": 15, "shrinkA": 13, "shrinkB": 13, **look}
+        axes.add_patch(FancyArrowPatch(start, end, color=colour, zorder=2, **look))
+
+    def at(name, step):
+        return step, height[name]
+
+    for step in range(-1, 6):
+        end, start = at("a", step), at("a", step + 1)
+        arrow(start, end, FOURTH)
+    for step in (-1, 0, 1, 2, 4):
+        arrow(at("V", step + 1), at("V", step), SPIKE)
+    cut = spike + 0.5
+    for sign in (1, -1):
+        axes.plot([cut - 0.13, cut + 0.13], [4 - 0.26 * sign, 4 + 0.26 * sign], color=SPIKE, linewidth=2.5)
+    for step in range(first_live, spike + 1):
+        arrow(at("S", step), at("V", step), THIRD)
+        arrow(at("S", step), at("a", step), THIRD)
+        arrow(at("a", step + 1), at("S", step), FOURTH, linestyle=(0, (2.5, 1.2)), linewidth=1.6)
+        arrow(at("V", step + 1), at("S", step), SPIKE, linestyle=(0, (2.5, 1.2)), linewidth=1.6)
+        arrow(at("V", step), (step, 5.45), "black", shrinkB=0)
+    arrow((7.1, 2), (spike + 0.25, 2), RATE, linewidth=2.6, shrinkA=0, shrinkB=6, mutation_scale=18)
+    axes.text(7.15, 2.0, "recurrent spikes,\nfrom later blocks", va="center", fontsize=12, color=RATE)
+    axes.text(7.15, 0.0, "adaptation", va="center", fontsize=12, color="#8a6d12")
+    arrow((7.1, 0), at("a", 5), FOURTH, shrinkA=0)
+    axes.text(-1.55, 4.0, r"$\lambda_V$", va="center", fontsize=17)
+    axes.text(-1.55, 2.0, r"$\lambda_S$", va="center", fontsize=17)
+    axes.text(-1.55, 0.0, r"$\lambda_a$", va="center", fontsize=17)
+    axes.text(2, 5.62, "gradient of the current", ha="center", fontsize=12)
+    axes.text(cut + 0.05, 4.75, "cut by the reset", fontsize=12, va="center", color=SPIKE)
+    axes.text(7.15, 4.0, "potential", va="center", fontsize=12, color=SPIKE)
+    arrow((7.1, 4), at("V", 5), SPIKE, shrinkA=0)
+    axes.text(0.9, 2.85, r"$\delta$", fontsize=15, color=THIRD, ha="right")
+    axes.text(0.9, 1.05, r"$-b\,\delta$", fontsize=13, color=THIRD, ha="right")
+    axes.text(1.5, 4.18, r"$\beta$", fontsize=14, color=SPIKE, ha="center")
+    axes.text(0.5, 0.2, "$p$", fontsize=14, color="#8a6d12", ha="center")
+    axes.annotate("", (-0.5, 6.35), (5.5, 6.35), arrowprops={"arrowstyle": "-|>", "color": FAINT, "linewidth": 1.5})
+    axes.text(5.6, 6.35, "backward in time", va="center", fontsize=12, color=FAINT)
+    axes.set(xlim=(-1.7, 8.7), ylim=(-1.3, 6.6))
+    save(drawn, "adjoint-flow.png")
+
+
+def gradients():
+    layer, current, dt = one_neuron()
+    time = np.arange(len(current)) * dt
+    run = blocksim.simulate(layer, current, record=("voltage", "threshold"))
+    length = run.block_length
+    drawn = figure(8, 5.6)
+    top, middle, bottom = drawn.subplots(3, 1, sharex=True, height_ratios=[1.2, 1, 1])
+    for axes in (top, middle, bottom):
+        for start in range(0, len(current), 2 * length):
+            axes.axvspan(start * dt, (start + length) * dt, color=SHADE, linewidth=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=12)
+        axes.set(xlim=(0, len(current) * dt))
+    top.plot(time, run.threshold[:, 0], color=RATE, linewidth=2)
+    top.plot(time, run.voltage[:, 0], color=SPIKE, linewidth=2)
+    top.set_title("potential and threshold", loc="left", fontsize=13)
+    for axes, gradient, colour in ((middle, "standard", THIRD), (bottom, "paper", FOURTH)):
+        taped = blocksim.simulate(layer, current, tape=True, gradient=gradient, detach=("reset", "adaptation"))
+        of_current = taped.backward(grad_spikes=np.ones((len(current), 1))).current[:, 0]
+        axes.fill_between(time, of_current, step="mid", color=colour, linewidth=0)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_title(
+            f'gradient of the number of spikes by the current, gradient="{gradient}"', loc="left", fontsize=13
+        )
+    bottom.set_xlabel("time (ms)", fontsize=12)
+    drawn.align_ylabels()
+    save(drawn, "adjoint-gradients.png")
+
+
 if __name__ == "__main__":
     idea()
     inside()
     delay()
     order()
+    flow()
+    gradients()
