@@ -9,10 +9,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 import blocksim
-from blocksim.plotting import GRID, RATE, SPIKE
+from blocksim.plotting import FOURTH, RATE, SPIKE, THIRD
 
 SHADE, DEAD, FAINT = "#eef2f6", "#d5d8dc", "#8a94a0"
 NEVER = 1e9  # a threshold that nothing reaches
