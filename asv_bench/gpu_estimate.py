@@ -15,12 +15,13 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents
 import gpu_model as model  # noqa: E402
 from blocksim.backends.cupy_cuda.kernels import OPTIONS, text  # noqa: E402
 
+from blocksim.surrogates import SURROGATES, get_surrogate  # noqa: E402
 from tests.cuda_emulation import nvrtc  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 MARKS = ("<!-- gpu_estimate.py -->\n", "<!-- end of gpu_estimate.py -->\n")
 ARCHITECTURE = 90
-KINDS = range(6)  # of surrogates
+KINDS = sorted({get_surrogate(name).kind for name in SURROGATES})
 PLAIN = ("forward", "forward_scan", "leaky_filter", "add_events", "gather_gradient")
 WITH_SURROGATE = ("adjoint", "adjoint_of_paper", "adjoint_scan")
 DEVICE = model.H100

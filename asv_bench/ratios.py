@@ -135,7 +135,7 @@ def network(plan: Plan) -> None:
     batch = np.random.default_rng(5).permutation(1200)[:64]
 
     def epoch(method: str) -> Callable[[], object]:
-        choices = Training(epochs=1, validation=0, optimiser=Adam(1e-9), clip=None, method=method)
+        choices = Training(epochs=1, validation=0, optimiser=Adam(1e-9), clip_norm=None, method=method)
         return lambda: fit(work.network, work.data, choices, progress=False)
 
     for method in ("blocks", "standard"):

@@ -33,15 +33,19 @@ LAUNCHES = {
 }
 
 
-def median(call: Callable[[], object], rounds: int) -> float:
-    """Seconds, after a call that warms up."""
+def seconds(call: Callable[[], object], rounds: int) -> np.ndarray:
+    """Of each round, after a call that warms up."""
     call()
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
         call()
         times.append(time.perf_counter() - began)
-    return float(np.median(times))
+    return np.array(times)
+
+
+def median(call: Callable[[], object], rounds: int) -> float:
+    return float(np.median(seconds(call, rounds)))
 
 
 def products(work: DigitsNetwork) -> tuple[int, dict[str, int]]:
@@ -102,7 +106,7 @@ def main() -> None:
     work = DigitsNetwork()
     rng = np.random.default_rng(0)
     square = rng.random((PEAK, PEAK), np.float32)
-    peak = 2 * PEAK**3 / median(lambda: square @ square, 5)
+    peak = 2 * PEAK**3 / seconds(lambda: square @ square, 10).min()
     time.sleep(1)  # BLAS threads spin for a while, and would hold the processors
     rows, side = work.x.shape[0] * work.x.shape[1], work.network.layers[1].size
     tall, small = rng.random((rows, side), np.float32), square[:side, :side].copy()
@@ -123,7 +127,7 @@ def main() -> None:
             "recurrent term of (7), as if dense": 2e-9 * 2 * rows * side**2 / feedback,
         },
         "multiply_adds": by_use, "floor_ms": 1e3 * 2 * total / peak, "step_ms": 1e3 * step,
-        "parts_ms": {name: 1e3 * seconds for name, seconds in parts.items()},
+        "parts_ms": {name: 1e3 * value for name, value in parts.items()},
     }  # fmt: skip
     print(json.dumps(report, indent=2))
     if options.json:

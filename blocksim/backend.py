@@ -180,7 +180,7 @@ class Backend(ABC):
         z[:, :first] = 0
         return before, after, z
 
-    def release_memory(self) -> None:
+    def release_memory(self) -> None:  # noqa: B027
         """Give back memory that lies idle, kept for the next arrays; a backend that keeps some replaces this.
 
         CuPy's pool is CuPy's: ``cupy.get_default_memory_pool().free_all_blocks()``.

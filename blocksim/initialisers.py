@@ -46,7 +46,7 @@ def fluctuating_weights(
     inputs: int,
     neurons: int,
     *,
-    rate: float,
+    density: float,
     beta: float,
     rng: np.random.Generator,
     deviation: float = 1.0,
@@ -61,7 +61,7 @@ def fluctuating_weights(
     ----------
     inputs, neurons : int
         K and N.
-    rate : float
+    density : float
         Spikes of an input in a step, r.
     beta : float
         Decay of the potential in a step.
@@ -77,7 +77,7 @@ def fluctuating_weights(
     Raises
     ------
     ArgumentError
-        The rate is not above 0, or beta no decay factor.
+        The density is not above 0, or beta no decay factor.
 
     Notes
     -----
@@ -88,14 +88,14 @@ def fluctuating_weights(
     --------
     >>> import numpy as np
     >>> from blocksim.initialisers import fluctuating_weights
-    >>> weights = fluctuating_weights(100, 50, rate=0.05, beta=0.9, rng=np.random.default_rng(0))
+    >>> weights = fluctuating_weights(100, 50, density=0.05, beta=0.9, rng=np.random.default_rng(0))
     >>> weights.shape, round(float(weights.std()), 2)
     ((100, 50), 0.19)
     """
-    rate, beta = number("rate", rate, above=0), number("beta", beta)
+    density, beta = number("density", density, above=0), number("beta", beta)
     if not 0 <= beta < 1:
         raise ArgumentError(f"beta: expected a decay factor in [0, 1); found {beta}")
-    sigma = deviation * math.sqrt((1 - beta**2) / (inputs * rate))
+    sigma = deviation * math.sqrt((1 - beta**2) / (inputs * density))
     return rng.normal(0.0, sigma, (inputs, neurons)).astype(dtype)
 
 
@@ -196,11 +196,11 @@ def make_network(
         else:
             neuron = LIF.from_ms(**common)
         beta = float(np.median(neuron.parameters()["beta"]))
-        weights = fluctuating_weights(before, size, rate=spikes, beta=beta, rng=rng, dtype=dtype)
+        weights = fluctuating_weights(before, size, density=spikes, beta=beta, rng=rng, dtype=dtype)
         own = None
         if recurrent:
             own = fluctuating_weights(
-                size, size, rate=rate * per_step, beta=beta, rng=rng, deviation=recurrent_share, dtype=dtype
+                size, size, density=rate * per_step, beta=beta, rng=rng, deviation=recurrent_share, dtype=dtype
             )
         layers.append(Layer(neuron, weights, np.zeros(size, dtype), own))
         before, spikes = size, rate * per_step

@@ -30,7 +30,7 @@ def library(name: str, extra: str, what: str) -> Any:
             return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
-        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package
         why = "which is not installed" if missing else f"whose import failed: {error}"
         raise MissingLibraryError(
             f"{what}: expected the library {package}, {why}; install it with: python -m pip install 'blocksim[{extra}]'"

@@ -111,9 +111,7 @@ def raster(
     bottom.set_xlim(0, duration)
     bottom.set_ylim(bottom=0)
     for axes in (top, bottom):
-        axes.grid(axis="x", color=GRID, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes, "x")
     figure.align_ylabels()
     return figure
 
@@ -170,9 +168,7 @@ def learning_curve(history: Mapping[str, np.ndarray], best_epoch: int | None = N
         axes.set_ylabel(label)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes, "both")
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.6", linewidth=0.8, linestyle=":", label="best epoch")
         axes.legend(frameon=False, fontsize="small")
@@ -253,6 +249,13 @@ def plain_raster(times: np.ndarray, rows: np.ndarray, count: int, duration: floa
         f'<text transform="translate({left - 30} {top + height / 2}) rotate(-90)" text-anchor="middle">neuron</text>'
         "</svg>\n"
     )
+
+
+def tidy(axes: Any, grid: str) -> None:
+    """Draw thin lines behind the data along "x", "y" or "both" of the axes, and no frame above and to the right."""
+    axes.grid(axis=grid, color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -48,19 +48,12 @@ maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
 # --------------------------------------------------------------------------------------------------------- tutorials
-TUTORIALS = (
-    "simulate_and_plot.py",
-    "gradients_by_hand.py",
-    "train_on_events.py",
-    "fit_a_recording.py",
-    "long_recordings.py",
-    "write_a_backend.py",
-)
 sphinx_gallery_conf = {
     "examples_dirs": "tutorials",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",  # every script is run
     "within_subsection_order": "links.in_reading_order",
+    "image_scrapers": "pictures.described",
     "abort_on_example_error": True,
     "write_computation_times": False,
     "download_all_examples": False,

@@ -67,6 +67,16 @@ def assert_close(got, expected, tolerance):
     assert not worst, f"relative errors above {tolerance}: {worst}"
 
 
+def assert_refused(call, words):
+    """`call` raises `ArgumentError`: one line with these words, which says what was found too."""
+    with pytest.raises(blocksim.ArgumentError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in (*words, "found"):
+        assert word in message, f"{word!r} not in {message!r}"
+
+
 @contextlib.contextmanager
 def threads(engine, count):
     """Run with `count` threads where the engine has threads; skip where the machine has too few."""

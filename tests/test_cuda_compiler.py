@@ -17,10 +17,12 @@ import pytest
 from blocksim.backends.cupy_cuda import backend
 from blocksim.backends.cupy_cuda.kernels import FILES, OPTIONS, text
 
+from blocksim.surrogates import SURROGATES, get_surrogate
+
 from .cuda_emulation import emulated_cupy, nvrtc
 
 TEXT = text()
-KINDS = range(6)
+KINDS = sorted({get_surrogate(name).kind for name in SURROGATES})
 NAMES = ["rows_of_events"] + [
     name
     for kind in ("float", "double")

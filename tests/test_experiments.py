@@ -117,6 +117,16 @@ def test_a_smoke_run_of_all_stages(script, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(script.QUICK["network"], "hidden", [16])
     with pytest.raises(SystemExit, match="was used already, for another configuration"):
         script.main(["final", *common])
+    # unless one owns to it: then the page says so, and what came of it before
+    first = f"Used before, on {final['date']}: {100 * digits['accuracy']:.1f} %, mean of 1 seed of 1 epochs."
+    script.main(["final", *common, "--only", "spoken_digits", "--again", "larger now"])
+    script.main(["report", "-o", str(output), "--page", str(page), "--images", str(tmp_path / "images")])
+    text = page.read_text()
+    assert f"{first} Used again: larger now." in text
+    assert text.count("**used 2 times**") == text.count("samples, used once.") == 1
+    again = json.loads((output / "final.json").read_text())
+    assert [row for row in again["rows"] if row["data"] == "nmnist"] == final["rows"][1:]
+    assert again["earlier"]["spoken_digits"][0]["rows"] == final["rows"][:1]
     # and a real run does not mix with a smoke run
     with pytest.raises(SystemExit):
         script.main(["figure4", *common[:-1]])

@@ -38,6 +38,17 @@ def test_long_arrays_are_mapped_not_read(tmp_path):
         assert isinstance(data, np.memmap), name
 
 
+def test_a_mapped_array_is_verified_and_no_other_is_read(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.ones((10, 3)), other=np.full(9, 2.0))
+    data = bytearray(path.read_bytes())
+    data[data.index(np.full(9, 2.0).tobytes())] ^= 1
+    path.write_bytes(data)
+    assert open_input(path, "x").read(0, 10).all()
+    with pytest.raises(blocksim.FileError, match="damaged"):
+        open_input(path, "other")
+
+
 def test_sweeps(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(6.0).reshape(2, 3))
     assert open_input(tmp_path / "x.npy", sweeps=True).shape == (2, 3, 1)

@@ -18,7 +18,7 @@ def rates(network, x=X, dt=1.0):
 
 
 def test_potentials_fluctuate_by_the_deviation_asked_for():
-    weights = fluctuating_weights(200, 300, rate=0.05, beta=0.9, deviation=0.7, rng=np.random.default_rng(1))
+    weights = fluctuating_weights(200, 300, density=0.05, beta=0.9, deviation=0.7, rng=np.random.default_rng(1))
     assert weights.dtype == np.float32
     layer = blocksim.Layer(blocksim.LIF(beta=0.9, theta=1e6), weights)
     x = np.random.default_rng(2).random((4, 1000, 200)) < 0.05

@@ -75,7 +75,12 @@ def test_every_truncation_is_refused(file):
         refused(file, "empty" if not length else "blocksim network file")
 
 
-def test_every_changed_byte_is_refused_or_changes_nothing(file):
+@pytest.mark.parametrize("compressed", [False, True])
+def test_every_changed_byte_is_refused_or_changes_nothing(file, compressed):
+    if compressed:  # by another program
+        with np.load(file) as archive:
+            arrays = dict(archive)
+        np.savez_compressed(file, **arrays)
     whole = file.read_bytes()
     original = network().parameters()
     refusals = 0

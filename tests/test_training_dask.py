@@ -66,5 +66,26 @@ def test_tasks_run_on_it(cluster):
         assert os.getpid() not in {outcome.value for outcome in run_tasks(_pid, range(3), executor)}
 
 
+def test_numba_kernels_run_on_its_workers(cluster):
+    """Each in a process of its own: compiled or read from the cache there, parallel loops and all."""
+    choices = training(epochs=1, shares=3)
+    runs = [
+        fit(network(), task(), choices, backend="numba", progress=False, dask=dask)
+        for dask in (cluster.scheduler_address, None)
+    ]
+    assert_same_training(*runs)
+    with distributed.Client(cluster) as client:
+        # known once a parallel loop has run: raises where none has
+        layers = client.run(_threading_layer)
+    assert len(layers) == 2
+    assert set(layers.values()) <= {"omp", "tbb", "workqueue"}
+
+
+def _threading_layer():
+    import numba
+
+    return numba.threading_layer()
+
+
 def _pid(task):
     return os.getpid()

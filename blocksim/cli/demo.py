@@ -17,8 +17,8 @@ from rich.table import Table
 import blocksim
 from blocksim import plotting
 from blocksim.cli.info import machine
-from blocksim.cli.options import ENVIRONMENT, backend_option, progress
-from blocksim.errors import ArgumentError, MissingLibraryError
+from blocksim.cli.options import Several, backend_option, progress
+from blocksim.errors import MissingLibraryError
 from blocksim.files import check_folder, write_csv, write_json, written
 from blocksim.passes import METHODS
 
@@ -42,14 +42,14 @@ class Row:
 
 
 def experiment(
-    batch: int, steps: int, inputs: int, neurons: int, refractory_steps: int, rate: float, dtype: str, seed: int
+    batch: int, steps: int, inputs: int, neurons: int, refractory_steps: int, density: float, dtype: str, seed: int
 ) -> tuple[blocksim.Layer, blocksim.Events, np.ndarray]:
     """The layer, its Poisson input, and a random gradient of the loss with respect to its spikes."""
     rng = np.random.default_rng(seed)
-    x = blocksim.Events.from_dense(rng.random((batch, steps, inputs), dtype=np.float32) < rate)
+    x = blocksim.Events.from_dense(rng.random((batch, steps, inputs), dtype=np.float32) < density)
     kind = np.dtype(dtype)
     # a mean drive somewhat below the threshold's, fluctuations that cross it: some per cent of steps hold a spike
-    events = max(inputs * rate, 1e-9)
+    events = max(inputs * density, 1e-9)
     weights = rng.normal(0.08 / events, 0.2 / np.sqrt(events), (inputs, neurons)).astype(kind)
     recurrent = rng.normal(0, 0.5 / np.sqrt(neurons), (neurons, neurons)).astype(kind)
     neuron = blocksim.ALIF(beta=0.95, p=0.99, b=0.2, refractory_steps=refractory_steps)
@@ -61,13 +61,13 @@ def experiment(
 @click.option(
     "-o", "--output", default="blocksim-demo", type=click.Path(path_type=Path), help="Folder for the results."
 )
-@backend_option(multiple=True, help="Backend to run; may be given more than once.  [default: every ready one]")
+@backend_option(type=Several(str, "names"), help="Backends to run, apart by commas.  [default: every ready one]")
 @click.option("--batch", type=click.IntRange(min=1), default=64)
 @click.option("--steps", type=click.IntRange(min=1), default=1024)
 @click.option("--inputs", type=click.IntRange(min=1), default=1000)
 @click.option("--neurons", type=click.IntRange(min=1), default=128)
 @click.option("--refractory-steps", type=click.IntRange(min=0), default=40)
-@click.option("--rate", type=click.FloatRange(0, 1), default=0.1, help="Spikes of an input in a step.")
+@click.option("--density", type=click.FloatRange(0, 1), default=0.1, help="Spikes of an input in a step.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, help="Timed calls; one where a call takes long.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
 @click.option("--seed", type=int, default=0)
@@ -75,13 +75,13 @@ def experiment(
 def demo(
     context: click.Context,
     output: Path,
-    backend: tuple[str, ...],
+    backend: tuple[str, ...] | None,
     batch: int,
     steps: int,
     inputs: int,
     neurons: int,
     refractory_steps: int,
-    rate: float,
+    density: float,
     repeats: int,
     dtype: str,
     seed: int,
@@ -92,18 +92,16 @@ def demo(
     and a raster to a folder.
     """
     ready = [name for name, status in blocksim.available_backends().items() if status == "ready"]
-    names = list(dict.fromkeys(backend)) or sorted(ready, key=lambda name: (name != "numpy", name))
+    names = list(dict.fromkeys(backend or sorted(ready, key=lambda name: (name != "numpy", name))))
     engines = [blocksim.get_backend(name) for name in names]
-    if not engines:
-        raise ArgumentError(f"--backend: expected the name of a backend; found none ({ENVIRONMENT} is empty)")
     check_folder(output if output.exists() else output.parent)
     console = Console()
     settings = {
         "batch": batch, "steps": steps, "inputs": inputs, "neurons": neurons, "refractory_steps": refractory_steps,
-        "rate": rate, "dtype": dtype, "seed": seed,
+        "density": density, "dtype": dtype, "seed": seed,
     }  # fmt: skip
     console.print(
-        f"{inputs} Poisson inputs ({rate:.0%} a step) to {neurons} recurrent ALIF neurons, {steps} steps, batch "
+        f"{inputs} Poisson inputs ({density:.0%} a step) to {neurons} recurrent ALIF neurons, {steps} steps, batch "
         f"{batch}, refractory period {refractory_steps} steps, {dtype}: forward and backward pass",
         highlight=False,
     )

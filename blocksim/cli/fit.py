@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from blocksim.cli.options import backend_option, progress
+from blocksim.cli.options import Several, backend_option, progress
 from blocksim.ephys.batch import PREDICTIONS, REPORT, Task, attempt, finished, fit_file, open_split, write_table
 from blocksim.ephys.fit import FitConfig
 from blocksim.ephys.spikes import Detection
@@ -34,9 +34,11 @@ SHOWN = {
 @click.argument("sources", metavar="FILES...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings: a .toml or .json file.")
-@click.option("--dt", type=float, multiple=True, help="Time step in ms; of several the best.  [default: the file's]")
+@click.option(
+    "--dt", type=Several(float, "steps in ms"), help="Time step in ms; of several the best.  [default: the file's]"
+)
 @click.option("--tau", type=float, help="Time constant of the van Rossum distance in ms.  [default: 40]")
-@click.option("--refractory", type=float, multiple=True, help="Refractory period in ms to choose from; repeatable.")
+@click.option("--refractory", type=Several(float, "periods in ms"), help="Refractory periods in ms to choose from.")
 @click.option("--restarts", type=int, help="Descents from the best candidates.  [default: 16]")
 @click.option("--epochs", type=int, help="Most steps of the descent.  [default: 200]")
 @click.option("--seed", type=int, help="Of everything random.  [default: 0]")
@@ -117,7 +119,7 @@ def _settings(config: Path | None, options: Mapping[str, Any], backend: str | No
             raise ArgumentError(f"{config}: expected the sections {', '.join(SECTIONS)}; found {found}")
     fit_settings = dict(read.get("fit", {}))
     for name in ("dt", "refractory", "tau", "restarts", "epochs", "seed"):
-        if options[name] not in (None, ()):
+        if options[name] is not None:
             fit_settings[name] = options[name]
     if backend:
         fit_settings["backend"] = backend

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blocksim import plotting
-from blocksim.cli.options import backend_option
+from blocksim.cli.options import Several, backend_option
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.executors import open_executor, run_tasks
 from blocksim.files import check_folder, write_csv, write_json
@@ -29,23 +28,6 @@ from blocksim.training.experiment import (
     run_experiment,
 )
 from blocksim.training.settings import Training
-
-
-class _List(click.ParamType[Any, Any]):
-    """Values apart by commas."""
-
-    def __init__(self, kind: Any, what: str, allowed: Sequence[str] = ()) -> None:
-        self.kind, self.name, self.allowed = kind, what, allowed
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            values = tuple(self.kind(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"expected {self.name} apart by commas; found {value!r}", param, ctx)
-        if self.allowed and not set(values) <= set(self.allowed):
-            self.fail(f"expected some of {', '.join(self.allowed)}; found {value!r}", param, ctx)
-        return values
-
 
 # where a flag that was given goes in the configuration
 PLACES = {
@@ -72,17 +54,21 @@ def _default(name: str) -> str:
 @click.option("--dt", type=float, help="Step in ms." + _default("dt"))
 @click.option("--duration", type=float, help="Duration of every sample in ms.  [default: that of the longest]")
 @click.option("--pool", type=int, help="Neighbouring channels that become one." + _default("pool"))
-@click.option("--hidden", type=_List(int, "numbers of neurons"), help="Neurons of each layer." + _default("hidden"))
+@click.option("--hidden", type=Several(int, "numbers of neurons"), help="Neurons of each layer." + _default("hidden"))
 @click.option("--rate", type=float, help="Firing rate in Hz that layers begin with." + _default("rate"))
 @click.option(
     "--adaptation", type=float, help="Rise of the threshold at a spike; 0: LIF neurons." + _default("adaptation")
 )
 @click.option(
-    "--refractory", type=_List(float, "periods in ms"), help="Refractory periods in ms, a grid.  [default: 20]"
+    "--refractory",
+    "--arp",
+    "refractory",
+    type=Several(float, "periods in ms"),
+    help="Refractory periods in ms, a grid.  [default: 20]",
 )
-@click.option("--method", type=_List(str, "methods", METHODS), help="blocks, standard, or both.  [default: blocks]")
+@click.option("--method", type=Several(str, "methods", METHODS), help="blocks, standard, or both.  [default: blocks]")
 @click.option(
-    "--gradient", type=_List(str, "gradients", GRADIENTS), help="standard, paper, or both.  [default: standard]"
+    "--gradient", type=Several(str, "gradients", GRADIENTS), help="standard, paper, or both.  [default: standard]"
 )
 @click.option("--epochs", type=int, help="Passes through the samples, at most." + _default("epochs"))
 @click.option("--batch-size", type=int, help="Samples a step." + _default("batch_size"))

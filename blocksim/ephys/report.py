@@ -19,7 +19,7 @@ import numpy as np
 from blocksim import metrics
 from blocksim.ephys.evaluation import Predicted
 from blocksim.ephys.fit import Fit
-from blocksim.plotting import GRID, RATE, SPIKE, require_matplotlib
+from blocksim.plotting import RATE, SPIKE, require_matplotlib, tidy
 
 EXCERPT = 2000.0  # ms of traces that are drawn
 SHOWN = 10_000.0  # ms of rasters
@@ -144,9 +144,7 @@ def _new(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tupl
     figure = Figure(figsize=(9.5, height), dpi=130, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     for ax in axes.flat:
-        ax.grid(axis="x", color=GRID, linewidth=0.6)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
+        tidy(ax, "x")
     return figure, axes
 
 

@@ -88,7 +88,7 @@ class Training:
         How a learning rate that is a number changes over the whole training.
     warmup : float
         Share of all steps in which the learning rate rises from 0, with "cosine"; from 0 to below 1.
-    clip : float or None
+    clip_norm : float or None
         Largest norm of the gradient of all trained parameters together.
     loss : {"cross_entropy", "mean_squared_count"} or callable
         Of the network's output and the labels. A callable is given a `NetworkRun` and (B,) labels, and returns a
@@ -140,7 +140,7 @@ class Training:
     optimiser: Optimiser = DEFAULT_OPTIMISER
     schedule: str = "cosine"
     warmup: float = 0.05
-    clip: float | None = 1.0
+    clip_norm: float | None = 1.0
     loss: str | Callable[..., Any] = "cross_entropy"
     label_smoothing: float = 0.0
     wanted_counts: tuple[float, float] = (20.0, 2.0)
@@ -171,8 +171,8 @@ class Training:
         choice("schedule", self.schedule, SCHEDULES)
         for name in ("warmup", "label_smoothing", "validation"):
             set_field(self, name, number(name, getattr(self, name), least=0, below=1))
-        if self.clip is not None:
-            set_field(self, "clip", number("clip", self.clip, above=0))
+        if self.clip_norm is not None:
+            set_field(self, "clip_norm", number("clip_norm", self.clip_norm, above=0))
         if not callable(self.loss):
             choice("loss", self.loss, LOSSES)
         counts = items("wanted_counts", self.wanted_counts, "two counts, of the right class and of the others", 2)

@@ -306,7 +306,7 @@ class _Loop:
             gradients[name] = (
                 gradient if transform is None else np.asarray(transform.pullback(state.free[name], gradient))
             )
-        limit = NO_LIMIT if training.clip is None else training.clip
+        limit = NO_LIMIT if training.clip_norm is None else training.clip_norm
         try:
             finite("loss", np.asarray(result.loss))
             clipped = clip_by_norm(gradients, limit)
@@ -355,7 +355,7 @@ class _Loop:
         where = "" if self.folder is None else f"; the last checkpoint is {self.folder / 'last.npz'}"
         batch = min(self.state.batch + 1, self.batches)
         return DivergenceError(
-            f"epoch {self.state.epoch + 1}, batch {batch}: {error} (lower the learning rate, or `clip`{where})"
+            f"epoch {self.state.epoch + 1}, batch {batch}: {error} (lower the learning rate, or `clip_norm`{where})"
         )
 
     def _validate(self) -> tuple[float, float]:

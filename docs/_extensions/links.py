@@ -8,6 +8,7 @@ page that is made of it.
 import pydoc
 import re
 from functools import cached_property
+from pathlib import Path
 
 import click
 from docutils import nodes
@@ -23,13 +24,19 @@ NUMBERED = ("model", "block", "adjoint")  # the pages on which equations stand
 TAG = re.compile(r"\\tag\{(\d+)\}")
 CITED = re.compile(r"(?<![\w)\]\d])\((?P<number>\d{1,2})\)(?![\w(])|\bdocs/(?P<page>[\w/]+)\.md\b")
 
+TUTORIALS = (
+    "simulate_and_plot.py",
+    "gradients_by_hand.py",
+    "train_on_events.py",
+    "fit_a_recording.py",
+    "long_recordings.py",
+    "write_a_backend.py",
+)
 ABSTRACT = ("blocksim.Backend", "blocksim.backend.HostBackend", "blocksim.backend.FusedBackend")
 
 
 def in_reading_order(name):
     """Key by which sphinx-gallery sorts the tutorials."""
-    from conf import TUTORIALS
-
     return TUTORIALS.index(name) if name in TUTORIALS else len(TUTORIALS)
 
 
@@ -38,7 +45,7 @@ def anchor(number):
     return f"equation-{number}"
 
 
-class Images(SphinxTransform):
+class Figures(SphinxTransform):
     """Lead from each figure to its file: on a small screen that is how to read it."""
 
     default_priority = 500
@@ -46,7 +53,8 @@ class Images(SphinxTransform):
     def apply(self, **kwargs):
         """Give each image its own size, which Sphinx makes a link of."""
         for node in self.document.findall(nodes.image):
-            if not {"scale", "width", "height"} & set(node.attributes) and "://" not in node["uri"]:
+            there = (Path(self.env.doc2path(self.env.docname)).parent / node["uri"]).is_file()
+            if there and not {"scale", "width", "height"} & set(node.attributes):
                 node["scale"] = 100
 
 
@@ -206,9 +214,21 @@ def signature_of(app, what, name, obj, options, signature, returned):
 
 
 def link_tutorials(app, docname, source):
-    """Lead links to a tutorial's script to the page made of it, and those to the scripts' folder to their list."""
-    source[0] = re.sub(r"\]\((?:\.\./)*tutorials/(\w+)\.py\)", r"](/gallery/\1.rst)", source[0])
-    source[0] = re.sub(r"\]\((?:\.\./)*tutorials/\)", "](/gallery/index.rst)", source[0])
+    """Lead links to a tutorial's script to the page made of it, and those to the scripts' folder to their list.
+
+    Other folders, which GitHub can show, have no page here: what leads to them is text.
+    """
+    here = Path(app.env.doc2path(docname)).parent
+
+    def link(match):
+        target = (here / match[2]).resolve()
+        if target.parent.name == "tutorials" and target.suffix == ".py":
+            return f"[{match[1]}](/gallery/{target.stem}.rst)"
+        if target.name == "tutorials":
+            return f"[{match[1]}](/gallery/index.rst)"
+        return match[1] if target.is_dir() else match[0]
+
+    source[0] = re.sub(r"(?<!!)\[([^]\n]+)\]\(([\w./-]+)\)", link, source[0])
 
 
 def leave_out_unwritten(app, docname, source):
@@ -230,7 +250,7 @@ def show_defaults(command):
 
 def setup(app):
     """Register with Sphinx."""
-    app.add_transform(Images)
+    app.add_transform(Figures)
     app.add_transform(Equations)
     show_defaults(main)
     app.add_post_transform(Types)

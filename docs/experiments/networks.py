@@ -7,7 +7,8 @@ Stages, each with a JSON file of its results in the output folder; what is finis
 choose   the configurations (spoken_digits.toml, nmnist.toml) against variations of them (variations.toml)
 figure4  accuracy over the refractory period, by method and gradient
 times    seconds an epoch over the refractory period, in this process alone, and that both methods agree
-final    the configurations, trained with several seeds; the test files are read here, once, and nowhere else
+final    the configurations, trained with several seeds; the test files are read here, once, and nowhere else; a second
+         time, for another configuration, only with --again REASON, and the page says so
 report   networks.md and its pictures, from the JSON files alone
 
 Accuracies of the first two are those of a share held out of the training file.
@@ -82,6 +83,7 @@ class Options:
     seeds: int
     backend: str
     epochs: int | None  # of choose and figure4, where not those of the configurations
+    again: str | None  # why test files that were used already are used again
 
     def config(self, name: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
         """The configuration of a data set, with changes, and those of a smoke run last."""
@@ -119,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread if several")
     parser.add_argument("--epochs", type=int, help="of choose and figure4, in place of the configurations'")
+    parser.add_argument("--again", metavar="REASON", help="use test files again, for another configuration")
     parser.add_argument("--backend", default="numba")
     parser.add_argument("--quick", action="store_true", help="one epoch of a small network: no result")
     parser.add_argument("--page", type=Path, default=HERE / "networks.md", help="what report writes")
@@ -135,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     options = Options(
         files, given.output, given.configurations, given.quick, given.jobs, 1 if given.quick else given.seeds,
-        given.backend, given.epochs,
+        given.backend, given.epochs, given.again,
     )  # fmt: skip
     for stage in stages:
         if _read(given.output / f"{stage}.json").get("quick", given.quick) is not given.quick:
@@ -175,13 +178,23 @@ def figure4(options: Options) -> None:
 
 def final(options: Options) -> None:
     path = options.output / "final.json"
-    configurations = {name: options.config(name) for name in options.files}
-    for name, before in _read(path).get("configurations", {}).items():
-        if configurations.get(name, before) != before:
+    stage = _read(path)
+    for name in options.files:
+        before = stage.get("configurations", {}).get(name)
+        if before is None or before == options.config(name):
+            continue
+        if options.again is None:
             raise SystemExit(
-                f"{path}: the test file of {name} was used already, for another configuration; to choose again after "
-                "that is no test any more (for another experiment, choose another output folder)"
+                f"{path}: the test file of {name} was used already, for another configuration; what is chosen after "
+                "that is no clean test any more (--again REASON uses it nevertheless, and the page will say so)"
             )
+        mine = [row for row in stage["rows"] if row["data"] == name]
+        stage["rows"] = [row for row in stage["rows"] if row["data"] != name]
+        stage.setdefault("earlier", {}).setdefault(name, []).append(
+            {"date": stage["date"], "configuration": before, "rows": mine, "used again": options.again}
+        )
+        del stage["configurations"][name]
+        _write(path, stage)
     work = []
     for name in options.files:
         # every choice is made: all training samples train, and the last epoch is what is tested
@@ -365,7 +378,7 @@ def _write_stage(stage: str, options: Options, rows: list[dict[str, Any]]) -> No
     _write(path, {
         "stage": stage, "quick": options.quick, "date": datetime.date.today().isoformat(),
         "machine": machine(), "jobs": options.jobs, "backend": options.backend, "configurations": configurations,
-        "rows": others + rows,
+        "rows": others + rows, "earlier": before.get("earlier", {}),
     })  # fmt: skip
 
 

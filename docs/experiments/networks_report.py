@@ -28,6 +28,28 @@ STYLES = {
 }
 Rows = list[dict[str, Any]]
 
+# what was tried by hand before a configuration was settled, beside the stage `choose`
+NOTES = {
+    "spoken_digits": """How the second configuration was chosen, on the training file alone: three speakers train, 120 of their samples are held
+out, and the fourth speaker is never heard. One seed each; accuracies in per cent, with nicolas and with
+jackson as the fourth.
+
+| configuration | epochs | held-out samples | fourth speaker |
+| --- | --- | --- | --- |
+| the first: samples blended, masked, a fifth of the events dropped | 50 | 90.8, 90.0 | 65.0, 47.7 |
+| input weights in inverse proportion to the root of a channel's events | 25 | 88.3, 87.5 | 50.7, 49.7 |
+| channels stretched by up to 12 % and equalised (0.7), no masks | 60 | 91.7, 86.7 | 67.0, 50.0 |
+| the same, averaged over 6 variations | 60 | 89.2, 90.0 | 71.0, 55.0 |
+| much as configured (masks of 60 ms and 5 bands, times by up to 30 %) | 60 | 86.7, 81.7 | 58.0, 57.0 |
+| the same, averaged over 24 variations | 60 | 94.2, 87.5 | 72.0, 59.7 |
+
+Averaging over variations is worth most where training thins the events: a test sample as it is has more of them than
+the network has learned to expect. The test turned out harder than the held-out samples: of the speakers that were heard, one
+(george) is recognised in 71 % of his test samples, the other three in 88 to 100 %. The training samples themselves, varied, are
+right in 81 %: they are not fitted yet. Figure 4 and the times above are of the first configuration.
+""",
+}
+
 HEAD = """# Networks on spoken digits and N-MNIST
 
 The paper's second experiment (its figure 4): two recurrent layers of adaptive neurons, trained on events, over absolute
@@ -85,7 +107,7 @@ def write_report(found: dict[str, dict[str, Any]], page: Path, images: Path) -> 
         if own["choose"]:
             parts += _choices(own["choose"], own["final"])
         if own["final"]:
-            parts += _tests(own["final"])
+            parts += _tests(own["final"], found["final"].get("earlier", {}).get(name, []))
             picture = f"networks-{name.replace('_', '-')}-confusion.png"
             test = [row["test"] for row in own["final"]]
             matrix = np.sum([each["confusion"] for each in test], axis=0)
@@ -93,6 +115,8 @@ def write_report(found: dict[str, dict[str, Any]], page: Path, images: Path) -> 
             right = f"{int(np.trace(matrix))} of {int(matrix.sum())} right"
             alt = f"{title}: confusion matrix of {_runs(own['final'])} on the test file, {right}"
             parts.append(f"![{alt}]({link}/{picture})\n")
+            if "earlier" in found["final"] and name in found["final"]["earlier"]:
+                parts.append(NOTES.get(name, ""))
     parts += _origin(found)
     with written(page) as part:
         part.write_text("\n".join(parts))
@@ -187,7 +211,8 @@ def _choices(rows: Rows, tested: Rows) -> list[str]:
     ]
 
 
-def _tests(rows: Rows) -> list[str]:
+def _tests(rows: Rows, earlier: Rows) -> list[str]:
+    """Accuracies on the test file; `earlier`: what it was used for before."""
     lines = []
     for row in rows:
         test = row["test"]
@@ -196,13 +221,18 @@ def _tests(rows: Rows) -> list[str]:
             str(row["seed"]), "-" if row["validation_accuracy"] is None else _percent([row["validation_accuracy"]]),
             _percent([test["accuracy"]]), seen, unseen, ", ".join(f"{rate:.1f}" for rate in test["rates_hz"]),
         ])  # fmt: skip
-    accuracies = [row["test"]["accuracy"] for row in rows]
+    uses = "used once" if not earlier else f"**used {len(earlier) + 1} times**"
     return [
-        f"**Test file: {_percent(accuracies)} %**, mean of {_runs(rows)}, {rows[0]['test']['samples']} samples, used "
-        "once.\n",
+        f"**Test file: {_tested(rows)} %**, mean of {_runs(rows)}, {rows[0]['test']['samples']} samples, {uses}.\n",
+        *(f"Used before, on {use['date']}: {_tested(use['rows'])} %, mean of {_runs(use['rows'])}. Used again: "
+          f"{use['used again']}.\n" for use in earlier),
         table(["seed", "held-out (%)", "test (%)", *(f"groups {word} training (%)" for word in ("in", "not in")),
                 "rates (Hz)"], lines),
     ]  # fmt: skip
+
+
+def _tested(rows: Rows) -> str:
+    return _percent([row["test"]["accuracy"] for row in rows])
 
 
 def _by_known(test: dict[str, Any]) -> tuple[str, str]:

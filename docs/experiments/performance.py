@@ -1,9 +1,8 @@
 """The tables of docs/performance.md, from what the scripts of asv_bench measured.
 
-    python asv_bench/ratios.py --json FOLDER/ratios.json          # and peers.py, roofline.py
     python docs/experiments/performance.py [-o FOLDER] [--page docs/performance.md]
 
-Owns what is shown, under which name and beside which bar; measures nothing.
+FOLDER holds ratios.json, network.json, roofline.json and peers.json, written by the commands below with --json. Owns what is shown, under which name and beside which bar; measures nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from typing import Any
 from pages import decimals, spread, table, where, write  # beside this script
 
 HERE = Path(__file__).resolve().parent
+# result: the script in asv_bench that wrote it
 COMMANDS = {
-    "ratios": "python asv_bench/ratios.py --json FOLDER/ratios.json",
-    "network": "python asv_bench/ratios.py --only network --rounds 5 --json FOLDER/network.json",
-    "roofline": "python asv_bench/roofline.py --json FOLDER/roofline.json",
-    "peers": "python asv_bench/peers.py --json FOLDER/peers.json",
+    "ratios": "ratios.py --only paper --only dynamics --only neuron --only lengths",
+    "network": "ratios.py --only network --rounds 5",
+    "roofline": "roofline.py",
+    "peers": "peers.py",
 }
 # name in ratios.json: what it is called, the bar it is held to, the aim
 RATIOS = {
@@ -72,14 +72,17 @@ WORK = {"training step": "training-step", "fit step": "fit-step", "network step"
 
 
 def of_peers(name: str, rows: Sequence[dict[str, Any]]) -> str:
+    def times(ratio: float) -> str:
+        return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.3g}"
+
     lines = []
     for row in rows:
-        digits = decimals(row["ms"])
+        digits = decimals(row["cpu_ms"])
         lines.append([
-            row["tool"], f"{row['ms']:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})",
-            f"{row['ratio']:.0f}" if row["ratio"] >= 100 else f"{row['ratio']:.3g}", str(row["spikes"]), row["lacks"],
+            row["tool"], spread(row["ms"], row["low"], row["high"]), times(row["ratio"]),
+            f"{row['cpu_ms']:.{digits}f}", times(row["cpu_ratio"]), str(row["spikes"]), row["lacks"],
         ])  # fmt: skip
-    return table([name, "ms", "times blocksim", "spikes", "leaves out"], lines)
+    return table([name, "ms", "times blocksim", "CPU ms", "times blocksim", "spikes", "leaves out"], lines)
 
 
 def of_roofline(found: dict[str, Any]) -> dict[str, str]:

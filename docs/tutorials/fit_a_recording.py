@@ -9,6 +9,7 @@ The recording is made up here, of a hidden neuron with noise; so at the end the 
 Replace the first section by a file of yours.
 """
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def record(cell, current, seed, noise):
     return voltage + rng.normal(0, 0.3, voltage.shape)
 
 
-hidden = Cell(tau_m=14, tau_a=90, adaptation=0.5, gain=0.011, bias=-0.8, refractory=3, reset_mv=-58, scale_mv=11)
+hidden = Cell(tau_mem=14, tau_adapt=90, adaptation=0.5, gain=0.011, bias=-0.8, refractory=3, reset_mv=-58, scale_mv=11)
 current = 170 + 110 * fluctuating(np.random.default_rng(0), 1, SECONDS, 5.0).repeat(TRIALS, axis=0)
 voltage = record(hidden, current, seed=1, noise=25)
 
@@ -134,7 +135,7 @@ for name, value in result.loss.items():
 # can make up for each other.
 
 for name, unit in (
-    ("tau_m", "ms"), ("tau_a", "ms"), ("rheobase", "pA"), ("adaptation_pa", "pA"), ("gain", "1/pA"), ("bias", ""),
+    ("tau_mem", "ms"), ("tau_adapt", "ms"), ("rheobase", "pA"), ("adaptation_pa", "pA"), ("gain", "1/pA"), ("bias", ""),
     ("refractory", "ms"), ("reset_mv", "mV"), ("scale_mv", "mV"),
 ):  # fmt: skip
     print(f"{name:14} fitted {getattr(result.cell, name):9.4g}   hidden {getattr(hidden, name):9.4g}  {unit}")
@@ -200,7 +201,7 @@ plt.show()
 parts = {"training": predict(result.cell, training, result.dt), "test": predicted}
 html = page("cell.npz", result, parts, {name: scores(part) for name, part in parts.items()})
 (folder / "report.html").write_text(html, encoding="utf-8")
-(folder / "fit.json").write_text(result.to_json(), encoding="utf-8")
+(folder / "fit.json").write_text(json.dumps(result.to_dict()), encoding="utf-8")
 print(f"report.html: {len(html) / 1e6:.1f} MB")
 
 # %%
@@ -219,13 +220,14 @@ print(f"report.html: {len(html) / 1e6:.1f} MB")
 
 rng = np.random.default_rng(5)
 many = [
-    Cell(tau_m=rng.uniform(8, 25), tau_a=rng.uniform(50, 200), adaptation=rng.uniform(0.2, 0.8), gain=0.011,
+    Cell(tau_mem=rng.uniform(8, 25), tau_adapt=rng.uniform(50, 200), adaptation=rng.uniform(0.2, 0.8), gain=0.011,
          bias=rng.uniform(-1, -0.4), refractory=3, reset_mv=-58, scale_mv=11)
     for _ in range(4)
 ]  # fmt: skip
 drive = 190 + 110 * fluctuating(rng, 1, 6, 5.0)
 recordings = [
-    Recording(drive, record(cell, drive, seed, noise=8), RATE, Detection(threshold=-25)) for seed, cell in enumerate(many)
+    Recording(drive, record(cell, drive, seed, noise=8), RATE, Detection(threshold=-25))
+    for seed, cell in enumerate(many)
 ]
 small = FitConfig(dt=0.5, tau=20.0, refractory=3.0, candidates=256, restarts=8, epochs=80, generations=20)
 fits = fit_cells(recordings, small)
@@ -236,7 +238,7 @@ figure, axes = plt.subplots(
     "Points lie near the diagonal, closest for the rheobase.",
 )  # fmt: skip
 for ax, (name, words) in zip(
-    axes, (("tau_m", "membrane (ms)"), ("tau_a", "adaptation (ms)"), ("rheobase", "rheobase (pA)")), strict=True
+    axes, (("tau_mem", "membrane (ms)"), ("tau_adapt", "adaptation (ms)"), ("rheobase", "rheobase (pA)")), strict=True
 ):
     true, fitted = ([getattr(cell, name) for cell in cells] for cells in (many, [each.cell for each in fits]))
     span = [0.8 * min(true + fitted), 1.1 * max(true + fitted)]
