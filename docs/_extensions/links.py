@@ -20,7 +20,7 @@ from sphinx.util.inspect import stringify_signature
 
 from blocksim.cli import main
 
-MODEL = "model"  # the page on which every equation stands
+NUMBERED = ("model", "block", "adjoint")  # the pages on which equations stand
 TAG = re.compile(r"\\tag\{(\d+)\}")
 CITED = re.compile(r"(?<![\w)\]\d])\((?P<number>\d{1,2})\)(?![\w(])|\bdocs/(?P<page>[\w/]+)\.md\b")
 
@@ -138,15 +138,18 @@ class Citations(SphinxPostTransform):
 
     def target(self, match):
         """Where a citation leads, or None if what looks like one is none."""
-        page, place = (match["page"], "") if match["page"] else (MODEL, "#" + anchor(match["number"]))
-        if page not in self.env.found_docs or (place and int(match["number"]) not in self.tags):
+        page, place = match["page"], ""
+        if not page:
+            page, place = self.tags.get(int(match["number"])), "#" + anchor(match["number"])
+        if page not in self.env.found_docs:
             return None
         return self.app.builder.get_relative_uri(self.env.docname, page) + place
 
     @cached_property
     def tags(self):
-        """Numbers of the equations that there are."""
-        return {int(number) for number in TAG.findall(self.env.doc2path(MODEL).read_text())}
+        """The page of each equation, by its number."""
+        text = {page: self.env.doc2path(page).read_text() for page in NUMBERED}
+        return {int(number): page for page in NUMBERED for number in TAG.findall(text[page])}
 
 
 def entry(domain, target):
