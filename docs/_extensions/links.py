@@ -231,14 +231,6 @@ def link_tutorials(app, docname, source):
     source[0] = re.sub(r"(?<!!)\[([^]\n]+)\]\(([\w./-]+)\)", link, source[0])
 
 
-def leave_out_unwritten(app, docname, source):
-    """Drop pages that are still being written from the front page's lists."""
-    if docname == "index":
-        there = lambda line: not line or line[0] in "`:" or line in app.env.found_docs  # noqa: E731
-        block = lambda match: "\n".join(filter(there, match[0].split("\n")))  # noqa: E731
-        source[0] = re.sub(r"```\{toctree\}\n(?:.|\n)*?```", block, source[0])
-
-
 def show_defaults(command):
     """Have sphinx-click say the defaults that `--help` says."""
     for parameter in command.params:
@@ -260,5 +252,4 @@ def setup(app):
     app.connect("autodoc-process-signature", signature_of)
     app.connect("autodoc-process-docstring", whole_sentence, priority=400)  # before napoleon's 500
     app.connect("source-read", link_tutorials)
-    app.connect("source-read", leave_out_unwritten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
