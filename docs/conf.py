@@ -53,6 +53,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",  # every script is run
     "within_subsection_order": "links.in_reading_order",
+    "image_scrapers": "pictures.described",
     "abort_on_example_error": True,
     "write_computation_times": False,
     "download_all_examples": False,

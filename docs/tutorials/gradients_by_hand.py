@@ -147,8 +147,9 @@ assert np.isclose(value, ready.value)
 assert np.allclose(slopes, ready.gradient)
 
 # %%
-# What the loss and its surrogate gradient look like: all weights multiplied by one gain. The loss is a staircase. The
-# surrogate gradient is not its derivative, but it knows the way down: it is negative where the gain should grow.
+# What the loss and its surrogate gradient look like: all weights multiplied by one gain. The loss is a staircase: flat
+# while the neurons are silent, then rising, for spikes that come at any time cost more than none. The surrogate gradient is
+# not its derivative; it is smooth, and tells a silent neuron to spike, which the staircase does not.
 
 gains = np.linspace(0, 1, 101)
 losses, along = [], {"fast_sigmoid": [], "sigmoid": []}
@@ -162,8 +163,9 @@ for gain in gains:
 
 figure, (top, bottom) = plt.subplots(
     2, 1, sharex=True, figsize=(7.5, 5),
-    num="Above, the loss over the gain of all weights: a staircase with a minimum near one half. Below, the surrogate "
-    "gradient along the gain for two surrogates: it rises from negative values on the left to positive ones on the right.",
+    num="Above, the loss over the gain of all weights: a staircase, flat while the neurons are silent, that rises from a gain of one "
+    "third on. Below, the surrogate "
+    "gradient along the gain for two surrogates: negative for small gains, positive for large ones.",
 )  # fmt: skip
 top.plot(gains, losses)
 top.set(ylabel="loss")
@@ -262,7 +264,8 @@ for name, found in first.items():
     print(f"{name:24} norm {np.linalg.norm(found):8.2f}, cosine to the standard one {cosine:.2f}")
 
 figure, axes = plt.subplots(
-    num="Loss over 250 steps of Adam for five choices of the gradient, on a logarithmic axis. All fall."
+    num="Loss over 250 steps of Adam for five choices of the gradient, on a logarithmic axis. All fall; the "
+    "paper's levels off highest."
 )
 for number, (name, options) in enumerate(choices.items()):
     axes.semilogy(descend(**options)[0], "-" if number < 4 else "--", label=name)

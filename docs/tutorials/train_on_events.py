@@ -134,7 +134,7 @@ plotting.learning_curve(
     figure=plt.figure(
         figsize=(7.5, 3.2),
         num="Loss, accuracy and firing rate over the epochs. Loss falls and accuracy rises, on training and validation "
-        "samples alike; the rate changes little.",
+        "samples alike; the firing rate stays near 10 Hz.",
     ),
 )
 plt.show()

@@ -273,7 +273,9 @@ plt.show()
 #    ENTRY = BackendEntry("plain_backend.plain", "Plain", requires=(), install="python -m pip install plain-backend")
 #
 # Registered, it is under this project's own tests: in a checkout with your package installed, ``pytest -k plain`` runs all
-# that take a backend, several hundred, against the golden data, the oracle and the other backends.
+# that take a backend, against the golden data, the oracle and the other backends. They pass, but for those that ask for
+# ``gradient="paper"``, which this backend refuses: for that gradient, ``block_forward`` fills ``out.free_voltage`` too, and
+# ``block_adjoint`` computes equations (14)-(17) where ``rule.paper`` is set.
 #
 # What is optional
 # ----------------
