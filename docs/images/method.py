@@ -190,13 +190,14 @@ def delay():
         axes.text(-1.1, height + 0.25, f"neuron {unit + 1}", ha="right", va="center", fontsize=12)
         for step in np.flatnonzero(run.spikes[:, unit]):
             axes.vlines(step, height + 0.02, height + 0.55, color=SPIKE, linewidth=4, zorder=3)
-            if step + length < length * blocks:
+            for other in set(range(size)) - {unit} if step + length < length * blocks else ():
                 arrow = FancyArrowPatch(
-                    (step + 0.15, height + 0.55), (step + length, height + 0.28), connectionstyle="arc3,rad=-0.22",
-                    arrowstyle="-|>", mutation_scale=14, color=RATE, linewidth=1.6, shrinkA=0, shrinkB=0,
+                    (step + 0.15, height + 0.3), (step + length, size - 1 - other + 0.25),
+                    connectionstyle=f"arc3,rad={0.12 if other > unit else -0.12}", arrowstyle="-|>", mutation_scale=13,
+                    color=RATE, linewidth=1.3, shrinkA=0, shrinkB=0, zorder=2,
                 )  # fmt: skip
                 axes.add_patch(arrow)
-    axes.text(11.4, 2.72, "$D$ steps", ha="center", fontsize=12, color=RATE)
+    axes.text(13.6, 2.62, "$D$ steps", ha="center", fontsize=12, color=RATE)
     axes.set(xlim=(-0.5, length * blocks - 0.5), ylim=(-0.05, 3.4), yticks=[], xticks=np.arange(0, 32, 8) - 0.5)
     axes.set_xticklabels(["$t_0$", "$t_0 + L$", "$t_0 + 2L$", "$t_0 + 3L$"], fontsize=12)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -275,7 +276,7 @@ def flow():
         arrow(at("V", step + 1), at("S", step), SPIKE, linestyle=(0, (2.5, 1.2)), linewidth=1.6)
         arrow(at("V", step), (step, 5.45), "black", shrinkB=0)
     arrow((7.1, 2), (spike + 0.25, 2), RATE, linewidth=2.6, shrinkA=0, shrinkB=6, mutation_scale=18)
-    axes.text(7.15, 2.0, "recurrent spikes,\nfrom later blocks", va="center", fontsize=12, color=RATE)
+    axes.text(7.15, 2.0, "recurrent spikes,\nfrom later blocks,\nto every live step", va="center", fontsize=12, color=RATE)
     axes.text(7.15, 0.0, "adaptation", va="center", fontsize=12, color="#8a6d12")
     arrow((7.1, 0), at("a", 5), FOURTH, shrinkA=0)
     axes.text(-1.55, 4.0, r"$\lambda_V$", va="center", fontsize=17)
