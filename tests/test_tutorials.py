@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
-KEPT = "plain and not paper and not one_thread_and_on_two and not fused_and_composed"  # the last two take both gradients
+KEPT = (
+    "plain and not paper and not one_thread_and_on_two and not fused_and_composed"  # the last two take both gradients
+)
 QUICK = ("long_recordings", "train_on_events")
 
 # runs a script as a person would, but that plt.show() looks at the pictures
