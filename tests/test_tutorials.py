@@ -29,7 +29,7 @@ def show():
     for number in plt.get_fignums():
         figure = plt.figure(number)
         figure.canvas.draw()
-        assert len(figure.get_label()) > 40, f"picture {len(shown) + 1} does not say what it shows: {figure.get_label()!r}"
+        assert len(figure.get_label()) > 40, f"picture {len(shown) + 1} does not say what it shows"
         assert figure.get_facecolor() == (1, 1, 1, 1), f"picture {len(shown) + 1} is not on white"
         shown.append(figure.get_label())
     plt.close("all")
