@@ -1,7 +1,8 @@
 """The block algorithm: the loop over blocks of time and its adjoint, over any `Backend`.
 
 Owns what is sequential: which blocks there are, what is carried between them, and where recurrent spikes and their
-gradients come from. What happens inside one block is the backend's. Equation numbers are those of docs/model.md.
+gradients come from. What happens inside one block is the backend's. Equations are numbered as in
+docs/model.md and docs/adjoint.md; docs/block.md shows the algorithm.
 
 Within L <= refractory + 1 steps a neuron spikes at most once, and recurrent input comes from D >= L steps ago, hence
 from earlier blocks; so a block's currents are known when it starts. L = 1 is the standard step-by-step method.

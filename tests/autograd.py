@@ -1,4 +1,4 @@
-"""A small reverse-mode differentiator over NumPy arrays, and the two models of docs/model.md written in it.
+"""A small reverse-mode differentiator over NumPy arrays, and the two models that blocksim differentiates written in it.
 
 Imports nothing of blocksim, and shares no formula with its adjoints: gradients come from the forward equations by the
 chain rule alone. `step_model` is the layer step by step, equations (1)-(6), whose gradient is "standard";

@@ -163,7 +163,7 @@ def test_a_grid(run, tmp_path, jobs):
 def test_a_training_that_fails_does_not_stop_the_others(run, tmp_path):
     (tmp_path / "grid" / "refractory2").mkdir(parents=True)
     (tmp_path / "grid" / "refractory2" / "last.npz").write_text("damaged")
-    done = run("train", "--data", "train.npz", "-o", "grid", *SMALL, "--refractory", "2,4", "--epochs", "1", "--resume")
+    done = run("train", "--data", "train.npz", "-o", "grid", *SMALL, "--arp", "2,4", "--epochs", "1", "--resume")
     assert done.exit_code == 2
     assert "refractory2: " in done.output
     assert "begins with" in done.output

@@ -81,7 +81,10 @@ def test_pages_load_and_can_be_read(browser, site, pages):
             tab.check_contrast()
             tab.change(dark=True, width=PHONE)
             tab.check_contrast()
-            wide = page.evaluate("document.documentElement.scrollWidth")
+            # the theme gives what is too wide a scroll bar of its own, which is no better
+            wide = page.evaluate(
+                "Math.max(...[...document.querySelectorAll('html, .content')].map((e) => e.scrollWidth))"
+            )
             tab.check(wide <= PHONE, f"{wide} pixels wide on a screen of {PHONE}")
             behind = "[...document.querySelectorAll('article img')].map((i) => getComputedStyle(i).backgroundColor)"
             for colour in page.evaluate(behind):
@@ -94,7 +97,7 @@ def test_equations_have_numbers_and_places(browser, site):
     numbers = re.findall(r"\\tag\{(\d+)\}", (ROOT / "docs" / "model.md").read_text())
     with Visitor(browser, site) as tab:
         page = tab.go("model.html")
-        assert tab.check_formulas() > 100
+        assert tab.check_formulas() > len(numbers)
         for number in numbers:
             shown = page.locator(f"#equation-{number} mjx-container").evaluate("e => e.textContent")
             assert f"({number})" in "".join(shown.split()), number

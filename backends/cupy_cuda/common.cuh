@@ -1,9 +1,9 @@
 // What every kernel of the CuPy backend shares. kernels.py joins the files of this folder into one text, in its order.
 //
-// Equations are those of docs/model.md. Arrays are (B, T, N), C-contiguous; a thread of the dynamics has one neuron of one
-// sample, its unit = sample * N + n, and walks through time with its state in registers, so that neighbouring threads read
-// neighbouring addresses. Kernels check nothing and allocate nothing. Nothing is summed by atomics: every run repeats its
-// own bits.
+// Equations are those of docs/model.md and docs/adjoint.md. Arrays are (B, T, N), C-contiguous; a thread of the dynamics
+// has one neuron of one sample, its unit = sample * N + n, and walks through time with its state in registers, so that
+// neighbouring threads read neighbouring addresses. Kernels check nothing and allocate nothing. Nothing is summed by
+// atomics: every run repeats its own bits.
 
 typedef long long Index;
 typedef unsigned char Flag;  // bool arrays

@@ -1,4 +1,4 @@
-"""Adjoint kernels: a whole layer differentiated in one parallel region, equations (7)-(17) of docs/model.md.
+"""Adjoint kernels: a whole layer differentiated in one parallel region, equations (7)-(17) of docs/adjoint.md.
 
 Owns the fused adjoint loop and the kernels' copies of the surrogates. Kernels check nothing and allocate nothing. Rows
 of time are flat, row = sample * steps + step; work is split over samples and, without recurrence, over columns of

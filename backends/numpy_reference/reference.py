@@ -1,8 +1,8 @@
 """The NumPy reference: one block at a time, whole arrays, in the order of the paper.
 
-Owns the readable form of the algorithm. Equation numbers are those of docs/model.md. Inside a block the membrane is
-computed as if it never spiked, the first crossing of the threshold is the spike, and what follows it in the block is
-reset and refractory.
+Owns the readable form of the algorithm. Equations are numbered as in docs/model.md and docs/adjoint.md. Inside a
+block the membrane is computed as if it never spiked, the first crossing of the threshold is the spike, and what follows
+it in the block is reset and refractory: docs/block.md.
 """
 
 from __future__ import annotations

@@ -62,15 +62,15 @@ def experiment(
     "-o", "--output", default="blocksim-demo", type=click.Path(path_type=Path), help="Folder for the results."
 )
 @backend_option(type=Several(str, "names"), help="Backends to run, apart by commas.  [default: every ready one]")
-@click.option("--batch", type=click.IntRange(min=1), default=64)
-@click.option("--steps", type=click.IntRange(min=1), default=1024)
-@click.option("--inputs", type=click.IntRange(min=1), default=1000)
-@click.option("--neurons", type=click.IntRange(min=1), default=128)
-@click.option("--refractory-steps", type=click.IntRange(min=0), default=40)
+@click.option("--batch", type=click.IntRange(min=1), default=64, help="Samples at a time.")
+@click.option("--steps", type=click.IntRange(min=1), default=1024, help="Time steps.")
+@click.option("--inputs", type=click.IntRange(min=1), default=1000, help="Poisson inputs.")
+@click.option("--neurons", type=click.IntRange(min=1), default=128, help="ALIF neurons.")
+@click.option("--refractory-steps", type=click.IntRange(min=0), default=40, help="Refractory period in steps.")
 @click.option("--density", type=click.FloatRange(0, 1), default=0.1, help="Spikes of an input in a step.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, help="Timed calls; one where a call takes long.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
-@click.option("--seed", type=int, default=0)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Precision.")
+@click.option("--seed", type=int, default=0, help="Of inputs and weights.")
 @click.pass_context
 def demo(
     context: click.Context,

@@ -60,7 +60,11 @@ def _default(name: str) -> str:
     "--adaptation", type=float, help="Rise of the threshold at a spike; 0: LIF neurons." + _default("adaptation")
 )
 @click.option(
-    "--refractory", type=Several(float, "periods in ms"), help="Refractory periods in ms, a grid.  [default: 20]"
+    "--refractory",
+    "--arp",
+    "refractory",
+    type=Several(float, "periods in ms"),
+    help="Refractory periods in ms, a grid.  [default: 20]",
 )
 @click.option("--method", type=Several(str, "methods", METHODS), help="blocks, standard, or both.  [default: blocks]")
 @click.option(

@@ -20,7 +20,7 @@ from sphinx.util.inspect import stringify_signature
 
 from blocksim.cli import main
 
-MODEL = "model"  # the page on which every equation stands
+NUMBERED = ("model", "block", "adjoint")  # the pages on which equations stand
 TAG = re.compile(r"\\tag\{(\d+)\}")
 CITED = re.compile(r"(?<![\w)\]\d])\((?P<number>\d{1,2})\)(?![\w(])|\bdocs/(?P<page>[\w/]+)\.md\b")
 
@@ -138,15 +138,18 @@ class Citations(SphinxPostTransform):
 
     def target(self, match):
         """Where a citation leads, or None if what looks like one is none."""
-        page, place = (match["page"], "") if match["page"] else (MODEL, "#" + anchor(match["number"]))
-        if page not in self.env.found_docs or (place and int(match["number"]) not in self.tags):
+        page, place = match["page"], ""
+        if not page:
+            page, place = self.tags.get(int(match["number"])), "#" + anchor(match["number"])
+        if page not in self.env.found_docs:
             return None
         return self.app.builder.get_relative_uri(self.env.docname, page) + place
 
     @cached_property
     def tags(self):
-        """Numbers of the equations that there are."""
-        return {int(number) for number in TAG.findall(self.env.doc2path(MODEL).read_text())}
+        """The page of each equation, by its number."""
+        text = {page: self.env.doc2path(page).read_text() for page in NUMBERED}
+        return {int(number): page for page in NUMBERED for number in TAG.findall(text[page])}
 
 
 def entry(domain, target):
@@ -228,14 +231,6 @@ def link_tutorials(app, docname, source):
     source[0] = re.sub(r"(?<!!)\[([^]\n]+)\]\(([\w./-]+)\)", link, source[0])
 
 
-def leave_out_unwritten(app, docname, source):
-    """Drop pages that are still being written from the front page's lists."""
-    if docname == "index":
-        there = lambda line: not line or line[0] in "`:" or line in app.env.found_docs  # noqa: E731
-        block = lambda match: "\n".join(filter(there, match[0].split("\n")))  # noqa: E731
-        source[0] = re.sub(r"```\{toctree\}\n(?:.|\n)*?```", block, source[0])
-
-
 def show_defaults(command):
     """Have sphinx-click say the defaults that `--help` says."""
     for parameter in command.params:
@@ -257,5 +252,4 @@ def setup(app):
     app.connect("autodoc-process-signature", signature_of)
     app.connect("autodoc-process-docstring", whole_sentence, priority=400)  # before napoleon's 500
     app.connect("source-read", link_tutorials)
-    app.connect("source-read", leave_out_unwritten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -30,8 +30,8 @@ Rows = list[dict[str, Any]]
 
 # what was tried by hand before a configuration was settled, beside the stage `choose`
 NOTES = {
-    "spoken_digits": """How the second configuration was chosen, on the training file alone: three speakers train, 120 of their
-samples are held out, and the fourth speaker is never heard. One seed each; accuracies in per cent, with nicolas and with
+    "spoken_digits": """How the second configuration was chosen, on the training file alone: three speakers train, 120 of their samples are held
+out, and the fourth speaker is never heard. One seed each; accuracies in per cent, with nicolas and with
 jackson as the fourth.
 
 | configuration | epochs | held-out samples | fourth speaker |
@@ -44,7 +44,9 @@ jackson as the fourth.
 | the same, averaged over 24 variations | 60 | 94.2, 87.5 | 72.0, 59.7 |
 
 Averaging over variations is worth most where training thins the events: a test sample as it is has more of them than
-the network has learned to expect.
+the network has learned to expect. The test turned out harder than the held-out samples: of the speakers that were heard, one
+(george) is recognised in 71 % of his test samples, the other three in 88 to 100 %. The training samples themselves, varied, are
+right in 81 %: they are not fitted yet. Figure 4 and the times above are of the first configuration.
 """,
 }
 

@@ -1,6 +1,6 @@
 """Draws the pictures of docs/block.md and docs/adjoint.md beside itself: python docs/images/method.py (extra `plot`).
 
-Potentials, thresholds, spikes and gradients in them are blocksim's own; only the two diagrams of order and flow are drawn.
+Potentials, thresholds, spikes and gradients are blocksim's own; the pictures of order and flow are diagrams.
 """
 
 from dataclasses import replace
@@ -9,10 +9,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 import blocksim
-from blocksim.plotting import GRID, RATE, SPIKE
+from blocksim.plotting import FOURTH, RATE, SPIKE, THIRD
 
 SHADE, DEAD, FAINT = "#eef2f6", "#d5d8dc", "#8a94a0"
 NEVER = 1e9  # a threshold that nothing reaches
@@ -136,7 +136,7 @@ def inside():
 
     staircase(first, free_threshold)
     stems(first, free, everything)
-    first.text(6, 0.77, "still refractory", ha="center", va="center", rotation=90, fontsize=11.5)
+    first.text(6, 0.73, "still refractory", ha="center", va="center", rotation=90, fontsize=10)
     first.text(9.7, 1.62, "potential", color=SPIKE, fontsize=12)
     first.text(7.0, 1.55, "threshold", color=RATE, fontsize=12)
 
@@ -163,7 +163,8 @@ def inside():
     )
     for height, text in zip((2.05, 1.3, 0.55), told, strict=True):
         fourth.text(11.15, height, text, ha="right", va="center", fontsize=14, color=SPIKE)
-        fourth.annotate("", (13.0, height), (11.5, height), arrowprops={"arrowstyle": "-|>", "color": SPIKE, "linewidth": 2.2})  # fmt: skip
+        arrow = {"arrowstyle": "-|>", "color": SPIKE, "linewidth": 2.2}
+        fourth.annotate("", (13.0, height), (11.5, height), arrowprops=arrow)
     save(drawn, "block-inside.png")
 
 

@@ -152,9 +152,11 @@ class Visitor:
 
     def check_images(self):
         """Note pictures that did not load, or that say nothing to a person who does not see them."""
-        for image in self.page.evaluate("() => [...document.images].map((i) => [i.src, i.naturalWidth, i.alt])"):
-            self.check(image[1], f"no picture: {image[0][:100]}")
-            self.check(image[2].strip(), f"no alternative text: {image[0][:100]}")
+        # a thumbnail's text is the title beside it
+        alone = "(i) => [i.src, i.naturalWidth, i.alt || (i.closest('.sphx-glr-thumbcontainer')?.textContent ?? '')]"
+        for source, width, text in self.page.evaluate(f"() => [...document.images].map({alone})"):
+            self.check(width, f"no picture: {source[:100]}")
+            self.check(text.strip(), f"no alternative text: {source[:100]}")
 
     def check_formulas(self):
         """Note formulas that were not set, and those that MathJax complains of."""
