@@ -11,9 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
-KEPT = (
-    "plain and not paper and not one_thread_and_on_two and not fused_and_composed"  # the last two take both gradients
-)
+# the last two take both gradients
+KEPT = "plain and not paper and not one_thread_and_on_two and not fused_and_composed"
 QUICK = ("long_recordings", "train_on_events")
 
 # runs a script as a person would, but that plt.show() looks at the pictures
@@ -29,8 +28,9 @@ def show():
     for number in plt.get_fignums():
         figure = plt.figure(number)
         figure.canvas.draw()
-        assert len(figure.get_label()) > 40, f"picture {len(shown) + 1} does not say what it shows"
-        assert figure.get_facecolor() == (1, 1, 1, 1), f"picture {len(shown) + 1} is not on white"
+        name = f"picture {len(shown) + 1}"
+        assert len(figure.get_label()) > 40, f"{name} does not say what it shows: {figure.get_label()!r}"
+        assert figure.get_facecolor() == (1, 1, 1, 1), f"{name} is not on white"
         shown.append(figure.get_label())
     plt.close("all")
 
