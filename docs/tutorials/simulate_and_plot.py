@@ -56,6 +56,8 @@ run.spikes.shape, run.spikes.dtype, run.voltage.dtype, run.block_length
 # Spikes always come back, as booleans. Potential and threshold come back because ``record`` asked for them: they take
 # eight times the memory. ``run.voltage`` is the potential *before* reset, the one that was compared with the threshold,
 # so a spike shows as a crossing. Each spike raises the threshold by 0.3, which decays with 150 ms: the intervals grow.
+#
+# (``num`` is matplotlib's title of a window; here it says in words what a picture shows, for those who do not see it.)
 
 spike_times = time[run.spikes[:, 0]]
 print(f"{len(spike_times)} spikes; intervals of {np.diff(spike_times).round(1)} ms")
