@@ -276,7 +276,9 @@ def flow():
         arrow(at("V", step + 1), at("S", step), SPIKE, linestyle=(0, (2.5, 1.2)), linewidth=1.6)
         arrow(at("V", step), (step, 5.45), "black", shrinkB=0)
     arrow((7.1, 2), (spike + 0.25, 2), RATE, linewidth=2.6, shrinkA=0, shrinkB=6, mutation_scale=18)
-    axes.text(7.15, 2.0, "recurrent spikes,\nfrom later blocks,\nto every live step", va="center", fontsize=12, color=RATE)
+    axes.text(
+        7.15, 2.0, "recurrent spikes,\nfrom later blocks,\nto every live step", va="center", fontsize=12, color=RATE
+    )
     axes.text(7.15, 0.0, "adaptation", va="center", fontsize=12, color="#8a6d12")
     arrow((7.1, 0), at("a", 5), FOURTH, shrinkA=0)
     axes.text(-1.55, 4.0, r"$\lambda_V$", va="center", fontsize=17)
