@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -262,6 +263,61 @@ class Events:
         indices = np.concatenate([self.indices[a:b] for a, b in zip(edges, ends, strict=True)])
         counts = np.diff(self.indptr).reshape(batch, time)[:, start:stop].ravel()
         return Events.trusted(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
+
+    def delayed(self, delays: Sequence[int]) -> Events:
+        """The same spikes by lines of several delays: each input enters once for each of them.
+
+        Input k of the delay of index i is input i * K + k of the result. With weights of their own to each of them, the
+        neurons of a layer tell not only which inputs spike but in what order. What arrives after the last step is lost.
+
+        Parameters
+        ----------
+        delays : sequence of int
+            Steps, 0 or more, ascending.
+
+        Returns
+        -------
+        Events
+            (batch, time, K * number of delays).
+
+        Raises
+        ------
+        ArgumentError
+            No delays, or they are not as described.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim import Events
+        >>> Events.from_dense(np.array([[1, 0], [0, 1], [0, 0]])).delayed([0, 1]).to_dense()[0]
+        array([[1, 0, 0, 0],
+               [0, 1, 1, 0],
+               [0, 0, 0, 1]], dtype=uint8)
+        """
+        shifts = [whole("delays", delay, 0) for delay in delays]
+        if not shifts or any(later <= sooner for sooner, later in pairwise(shifts)):
+            raise ArgumentError(f"delays: expected steps in ascending order, at least one; found {shifts}")
+        batch, time, inputs = self.shape
+        if inputs * len(shifts) > np.iinfo(np.int32).max:
+            raise ArgumentError(f"delays: expected at most 2**31 - 1 inputs in all; found {inputs * len(shifts)}")
+        counts = np.diff(self.indptr).reshape(batch, time)
+        arriving = np.zeros((len(shifts), batch, time), np.int64)  # events of each line, by the step of their arrival
+        for line, shift in enumerate(shifts):
+            arriving[line, :, shift:] = counts[:, : max(time - shift, 0)]
+        indptr = np.concatenate([[0], np.cumsum(arriving.sum(axis=0))])
+        # within a row the lines stand one after the other
+        starts = indptr[:-1].reshape(batch, time) + np.cumsum(arriving, axis=0) - arriving
+        indices = np.empty(indptr[-1], np.int32)
+        own = self.indptr[:-1].reshape(batch, time)
+        for line, shift in enumerate(shifts):
+            kept = counts[:, : max(time - shift, 0)]
+            begin = own[:, : kept.shape[1]]
+            running = np.cumsum(kept).reshape(kept.shape) - kept
+            within = np.arange(kept.sum())
+            source = within + np.repeat((begin - running).ravel(), kept.ravel())
+            target = within + np.repeat((starts[line, :, shift:] - running).ravel(), kept.ravel())
+            indices[target] = self.indices[source] + np.int32(line * inputs)
+        return Events.trusted(indptr, indices, (batch, time, inputs * len(shifts)))
 
     def samples(self, start: int, stop: int) -> Events:
         """The events of samples start .. stop: as a dense array's ``x[start:stop]``. Shares the indices."""

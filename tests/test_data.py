@@ -118,6 +118,22 @@ def test_clip_counts_several_spikes_of_a_step_once():
     np.testing.assert_array_equal(labelled(dt=8.0, clip=True).batch(np.arange(7)).x.to_dense(), counts > 0)
 
 
+@pytest.mark.parametrize("steps", [None, 5, 60])
+def test_every_channel_enters_once_for_each_delay(steps):
+    places = np.arange(7)
+    plain = labelled(steps=60, pool=2).batch(places).x.to_dense()
+    data = labelled(steps=steps, pool=2, delays=(0, 3.7, 40))
+    found_ = data.subset(places).batch(places).x.to_dense()
+    assert data.delays == (0, 3, 40)
+    assert data.channels == found_.shape[2] == 3 * plain.shape[2] == 3 * data.statistics()["channels"]
+    time = found_.shape[1]
+    assert time == (steps or 40 + labelled().batch(places).x.shape[1])
+    for line, delay in enumerate(data.delays):
+        expected = np.zeros_like(plain, shape=(7, 100, plain.shape[2]))
+        expected[:, delay : delay + 60] = plain
+        np.testing.assert_array_equal(found_[:, :, line * 6 : line * 6 + 6], expected[:, :time])
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 300, 2**30])
 def test_the_cache_is_bounded_and_changes_nothing(cache_bytes):
     data = labelled(cache_bytes=cache_bytes)
@@ -414,6 +430,9 @@ ARGUMENTS = {
     "steps": (lambda: labelled(steps=0), ["steps:", "at least 1", "0"]),
     "pool": (lambda: labelled(pool=0), ["pool:", "0"]),
     "clip": (lambda: labelled(clip=1), ["clip:", "True or False"]),
+    "no delay": (lambda: labelled(delays=()), ["delays:", "ascending", "()"]),
+    "delay below": (lambda: labelled(delays=(-1.0, 0.0)), ["delays:", "0 or more", "-1"]),
+    "delays the same step": (lambda: labelled(delays=(0.0, 0.5)), ["delays:", "ascending", "0.5"]),
     "index": (lambda: labelled().batch([7]), ["indices:", "0 to 6", "7"]),
     "index below": (lambda: labelled().subset([-1]), ["indices:", "-1"]),
     "no index": (lambda: labelled().batch([]), ["indices:", "at least one"]),

@@ -171,6 +171,16 @@ def test_events_slice_like_arrays(start, stop):
     np.testing.assert_array_equal(events[start:stop].to_dense(), x[:, start:stop])
 
 
+@pytest.mark.parametrize("delays", [(0,), (2,), (0, 1), (0, 7, 29), (3, 30, 99)])
+def test_delayed_events_are_the_dense_array_shifted(delays):
+    x = make_case(6, batch=3).x * np.array([2, 1, 1, 3], np.uint8)
+    events = blocksim.Events.from_dense(x).delayed(delays)
+    expected = [np.pad(x, ((0, 0), (delay, 0), (0, 0)))[:, : x.shape[1]] for delay in delays]
+    np.testing.assert_array_equal(events.to_dense(), np.concatenate(expected, axis=2))
+    blocksim.Events(events.indptr, events.indices, events.shape)  # as the class describes
+    assert (np.diff(events.indices)[np.diff(np.repeat(np.arange(90), np.diff(events.indptr))) == 0] >= 0).all()
+
+
 def test_events_are_sorted_within_a_step():
     events = blocksim.Events(np.array([0, 3, 4]), np.array([2, 0, 1, 0]), (1, 2, 3))
     np.testing.assert_array_equal(events.indices, [0, 1, 2, 0])

@@ -13,12 +13,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from blocksim.data.augmentation import Augmentation
+from blocksim.data.augmentation import MOST, Augmentation
 from blocksim.data.binning import Sample, Space, binned, pooled_space
 from blocksim.data.randomness import AUGMENT, SHUFFLE, Streams
 from blocksim.data.sources import ArraySource, Source, join_lists
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
+from blocksim.trains import steps_of
 from blocksim.validation import found, frozen, milliseconds, real_array, whole
 
 
@@ -65,6 +66,9 @@ class EventDataset:
         34 x 34 x 2 sensor by 2 gives 17 x 17 x 2. Where it does not divide, the last is made of fewer.
     clip : bool
         Whether several spikes of a channel in one step count as one; otherwise each is an event.
+    delays : sequence of float
+        Delays in ms, whole steps rounded down, ascending: every channel enters once for each of them, as
+        `Events.delayed` has it. What arrives after a fixed duration is cut.
     cache_bytes : int
         Memory for binned samples; those beyond it are read and binned anew each time. Subsets share it.
 
@@ -79,9 +83,11 @@ class EventDataset:
     group_names : tuple of str or None
         Name of each group.
     channels : int
-        Number of inputs K, after pooling.
+        Number of inputs K of a batch: channels after pooling, times the number of delays.
     grid : (polarities, height, width) or None
-        For a camera, after pooling: channel = (polarity * height + y) * width + x.
+        For a camera, after pooling: channel = (polarity * height + y) * width + x, of each delay.
+    delays : tuple of int
+        Steps.
     dt : float
         Length of a step in ms.
     steps : int or None
@@ -108,6 +114,7 @@ class EventDataset:
         *,
         pool: int = 1,
         clip: bool = False,
+        delays: Sequence[float] = (0.0,),
         cache_bytes: int = 2**30,
     ) -> None:
         dt = milliseconds("dt", dt)
@@ -116,6 +123,7 @@ class EventDataset:
         self.steps = None if steps is None else whole("steps", steps, 1)
         pool = whole("pool", pool, 1)
         space = pooled_space(source, dt, pool, clip)
+        self.delays = _delays(delays, dt)
         self._store = _Store(source, space, pool, whole("cache_bytes", cache_bytes, 0))
         self._select(np.arange(len(source)))
 
@@ -138,8 +146,8 @@ class EventDataset:
 
     @property
     def channels(self) -> int:
-        """Number of inputs K, after pooling."""
-        return self._store.space.channels
+        """Number of inputs K of a batch: channels after pooling, times the number of delays."""
+        return self._store.space.channels * len(self.delays)
 
     @property
     def grid(self) -> tuple[int, int, int] | None:
@@ -184,7 +192,7 @@ class EventDataset:
     def subset(self, indices: Any) -> Self:
         """The samples of those indices, in that order; shares the file and the cache."""
         part = object.__new__(type(self))
-        part.steps, part._store = self.steps, self._store
+        part.steps, part.delays, part._store = self.steps, self.delays, self._store
         part._select(self._places[self._indices(indices)])
         return part
 
@@ -220,7 +228,8 @@ class EventDataset:
                 )
                 for at, sample in zip(places, samples, strict=True)
             ]
-        return Batch(_assemble(samples, self.steps, self.channels), frozen(self.labels[places]), frozen(places))
+        x = _assemble(samples, self.steps, self._store.space.channels, self.delays)
+        return Batch(x, frozen(self.labels[places]), frozen(places))
 
     def batches(
         self,
@@ -280,11 +289,12 @@ class EventDataset:
         if self.groups is not None and self.group_names is not None:
             groups = _tally(self.groups, self.group_names)
         result: dict[str, Any] = {
-            "name": self.name, "kind": self.kind, "samples": len(self), "channels": self.channels, "grid": self.grid,
-            "dt_ms": self.dt, "steps": self.steps, "classes": _tally(self.labels, self.class_names), "groups": groups,
+            "name": self.name, "kind": self.kind, "samples": len(self), "channels": self._store.space.channels,
+            "grid": self.grid, "dt_ms": self.dt, "steps": self.steps,
+            "classes": _tally(self.labels, self.class_names), "groups": groups,
             "events": _spread(counts), "duration_ms": _spread(lengths * self.dt),
             "silent": int((counts == 0).sum()),
-            "density": float(counts.sum() / (lengths.sum() * self.channels)),
+            "density": float(counts.sum() / (lengths.sum() * self._store.space.channels)),
         }  # fmt: skip
         if self.steps is not None:
             result["cut"] = int((lengths > self.steps).sum())
@@ -449,9 +459,22 @@ class _Store:
         self.__dict__.update(state, _lock=threading.Lock())
 
 
-def _assemble(samples: list[Sample], steps: int | None, channels: int) -> Events:
+def _delays(delays: Sequence[float], dt: float) -> tuple[int, ...]:
+    """Delays in ms as steps."""
+    values = real_array("delays", delays)
+    steps = np.zeros(0, np.int64)
+    if values.ndim == 1 and np.isfinite(values).all() and (np.abs(values) <= MOST).all():
+        steps = steps_of(values.astype(np.float64), dt)
+    if not len(steps) or steps[0] < 0 or (np.diff(steps) < 1).any():
+        raise ArgumentError(
+            f"delays: expected times in ms, 0 or more, ascending by steps of {dt:g} ms at least; found {found(delays)}"
+        )
+    return tuple(steps.tolist())
+
+
+def _assemble(samples: list[Sample], steps: int | None, channels: int, delays: tuple[int, ...]) -> Events:
     """Events of samples whose events are in order: concatenated and counted, not sorted."""
-    time = max(sample.length for sample in samples) if steps is None else steps
+    time = max(sample.length for sample in samples) + delays[-1] if steps is None else steps
     parts = [(sample.steps, sample.channels) for sample in samples]
     for place, sample in enumerate(samples):
         if sample.length > time:
@@ -462,4 +485,5 @@ def _assemble(samples: list[Sample], steps: int | None, channels: int) -> Events
     indptr = np.zeros(len(parts) * time + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows, minlength=len(parts) * time), out=indptr[1:])
     indices = np.concatenate([part[1] for part in parts], dtype=np.int32)
-    return Events.trusted(indptr, indices, (len(parts), time, channels))
+    events = Events.trusted(indptr, indices, (len(parts), time, channels))
+    return events if delays == (0,) else events.delayed(delays)

@@ -44,17 +44,20 @@ class DataChoices:
     dt : float
         Step in ms.
     duration : float or None
-        Of every sample, in ms; None: that of the longest training sample.
+        Of every sample, in ms; None: that of the longest training sample, and the longest delay.
     pool : int
         Neighbouring channels that become one.
     clip : bool
         Whether several spikes of a channel in one step count as one.
+    delays : tuple of float
+        ms; every channel enters once for each of them.
     """
 
     dt: float = 2.0
     duration: float | None = None
     pool: int = 1
     clip: bool = False
+    delays: tuple[float, ...] = (0.0,)
 
 
 @dataclass(frozen=True)
@@ -233,12 +236,12 @@ def grid_of(experiment: Experiment, seeds: int = 1, **axes: Sequence[Any]) -> li
 def open_samples(path: str | Path, choices: DataChoices) -> EventDataset:
     """Open samples as an experiment bins them, every one of the same duration."""
     dt = milliseconds("dt", choices.dt)
-    data = open_dataset(path, dt, pool=choices.pool, clip=choices.clip)
+    data = open_dataset(path, dt, pool=choices.pool, clip=choices.clip, delays=choices.delays)
     duration = choices.duration
     if duration is None:
-        duration = data.statistics()["duration_ms"]["max"]
+        duration = data.statistics()["duration_ms"]["max"] + data.delays[-1] * dt
     steps = max(1, math.floor(milliseconds("duration", duration) / dt + 1e-6))
-    return open_dataset(path, dt, steps, pool=choices.pool, clip=choices.clip)
+    return open_dataset(path, dt, steps, pool=choices.pool, clip=choices.clip, delays=choices.delays)
 
 
 def first_network(data: EventDataset, experiment: Experiment) -> Network:
