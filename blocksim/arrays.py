@@ -120,6 +120,18 @@ class ParameterSums:
 
 
 @dataclass(frozen=True)
+class FromAbove:
+    """dLoss/dS of a layer whose spikes drive another: dLoss/dx of that one, (11), not multiplied out."""
+
+    current: Array  # (B, T, M) dtype, dLoss/dI of the layer above
+    weights: Array  # (N, M) dtype, its input weights
+    own: Array | None  # (B, T, N) dtype, what the loss itself adds
+
+
+SpikeGradient = Array | FromAbove
+
+
+@dataclass(frozen=True)
 class AdjointResult:
     """What an adjoint pass returns, equations (11)-(13)."""
 

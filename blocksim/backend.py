@@ -31,6 +31,7 @@ from blocksim.arrays import (
     LayerArrays,
     ParameterSums,
     Plan,
+    SpikeGradient,
     Tape,
 )
 from blocksim.errors import ArgumentError, MissingLibraryError
@@ -194,6 +195,11 @@ class Backend(ABC):
         """Raise `ArgumentError` if this backend cannot compute this surrogate; called before a run with a tape."""
         del surrogate  # any, unless a backend says otherwise
 
+    def takes_products(self, layer: LayerArrays, rule: AdjointRule) -> bool:
+        """Whether `layer_adjoint` of that layer takes dLoss/dS as a `FromAbove`; otherwise it is given the array."""
+        del layer, rule
+        return False
+
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
         """Simulate a whole layer; composed of the methods above unless a backend replaces it."""
         return blocks.forward(self, layer, x, carry, history, plan)
@@ -204,12 +210,15 @@ class Backend(ABC):
         x: Input,
         tape: Tape,
         rule: AdjointRule,
-        grad_spikes: Array | None,
+        grad_spikes: SpikeGradient | None,
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_history: Array,
     ) -> AdjointResult:
-        """Differentiate a whole layer; composed of the methods above unless a backend replaces it."""
+        """Differentiate a whole layer; composed of the methods above unless a backend replaces it.
+
+        `grad_spikes` is a `FromAbove` only where `takes_products` says so.
+        """
         return blocks.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
 
@@ -227,7 +236,7 @@ class FusedBackend(Backend):
         x: Input,
         tape: Tape,
         rule: AdjointRule,
-        grad_spikes: Array | None,
+        grad_spikes: SpikeGradient | None,
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_history: Array,
@@ -244,7 +253,7 @@ class FusedBackend(Backend):
         x: Input,
         tape: Tape,
         rule: AdjointRule,
-        grad_spikes: Array | None,
+        grad_spikes: SpikeGradient | None,
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_history: Array,

@@ -9,6 +9,7 @@ of the state, of its neighbour.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from blocksim.arrays import (
     Array,
     Carry,
     ForwardResult,
+    FromAbove,
     Input,
     LayerArrays,
     ParameterSums,
     Plan,
+    SpikeGradient,
 )
 from blocksim.backend import Backend
 from blocksim.blocks import handed_on
@@ -81,7 +84,7 @@ def adjoint(
     x: Input,
     kept: Checkpoints,
     rule: AdjointRule,
-    grad_spikes: Array | None,
+    grad_spikes: SpikeGradient | None,
     grad_voltage: Array | None,
     grad_carry: AdjointCarry,
     grad_history: Array,
@@ -110,8 +113,8 @@ def adjoint(
                 part,
                 tape,
                 rule,
-                None if grad_spikes is None else backend.asarray(grad_spikes[samples, now]),
-                None if grad_voltage is None else backend.asarray(grad_voltage[samples, now]),
+                _part_of_gradient(backend, grad_spikes, samples, now),
+                _part_of_gradient(backend, grad_voltage, samples, now),
                 carry,
                 after,
             )
@@ -136,6 +139,13 @@ def _split(length: int, number: int, unit: int) -> tuple[slice, ...]:
 
 def _sum(one: Array | None, other: Array | None) -> Array | None:
     return one if other is None else other if one is None else one + other
+
+
+def _part_of_gradient(backend: Backend, grad: SpikeGradient | None, samples: slice, steps: slice) -> Any:
+    if isinstance(grad, FromAbove):
+        current, own = (_part_of_gradient(backend, part, samples, steps) for part in (grad.current, grad.own))
+        return FromAbove(current, grad.weights, own)
+    return None if grad is None else backend.asarray(grad[samples, steps])
 
 
 def _part(backend: Backend, x: Input, samples: slice, steps: slice) -> Input:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.arrays import Array, Input
+from blocksim.arrays import Array, Input, SpikeGradient
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
 from blocksim.inputs import computing_dtype, finite_numbers, numbers, prepare, read_input
@@ -282,7 +282,7 @@ def _backward(
     lead = (batch,) if view.batched else ()
     output = cotangent("grad_output", grad_output, (*lead, network.classes), last, view)
     potential = cotangent("grad_readout", grad_readout, (*lead, steps, network.classes), last, view)
-    grad: Array | None = None
+    of_output: Array | None = None
     of_readout, before_readout = None, None
     if run._readout is not None:
         after = None
@@ -294,7 +294,7 @@ def _backward(
                 )
             finite_numbers("grad_state.readout", after, last.backend)
             after = last.backend.asarray(after, last.arrays.beta.dtype)
-        grad, of_readout, start = run._readout.adjoint(output, potential, after)
+        of_output, of_readout, start = run._readout.adjoint(output, potential, after)
         weights = view.whole.of(last.backend, of_readout.weights)
         of_readout = ReadoutGradients(weights, of_readout.bias, of_readout.beta)
         before_readout = view.whole.of(last.backend, start)
@@ -306,12 +306,17 @@ def _backward(
         if output is not None:
             counts[-1] = output if counts[-1] is None else counts[-1] + output
     gradients: list[Gradients] = []
+    current: Array | None = None
     for number in reversed(range(len(passes))):
         done = passes[number]
-        grad = _added(done, grad, spikes[number], counts[number])
+        grad: SpikeGradient | None
+        if current is None:
+            grad = _added(done, of_output, spikes[number], counts[number])
+        else:
+            grad = passes[number + 1].below(current, _added(done, None, spikes[number], counts[number]))
         result = done.adjoint(grad, None, None if grad_state is None else grad_state.layers[number])
         gradients.insert(0, gradients_of(done, result, view))
-        grad = done.to_input(result.current) if number else None
+        current = result.current
     before = NetworkStateGradient(tuple(each.state for each in gradients), before_readout)
     return NetworkGradients(tuple(gradients), of_readout, before, network)
 
@@ -327,7 +332,7 @@ def _each(name: str, given: Any, layers: int) -> Sequence[Any]:
 
 
 def _added(done: Pass, own: Array | None, spikes: Array | None, counts: Array | None) -> Array | None:
-    """dLoss/dS: from the layer above (an array of our own), from the caller, and from counts, the same at each step."""
+    """dLoss/dS: from the readout (an array of our own), from the caller, and from counts, the same at each step."""
     if spikes is None and counts is None:
         return own
     if own is None:

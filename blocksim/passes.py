@@ -20,9 +20,11 @@ from blocksim.arrays import (
     Array,
     Carry,
     ForwardResult,
+    FromAbove,
     Input,
     LayerArrays,
     Plan,
+    SpikeGradient,
     Tape,
 )
 from blocksim.backend import Backend, get_backend
@@ -97,7 +99,7 @@ class Pass:
     kept: Tape | checkpoints.Checkpoints | None
 
     def adjoint(
-        self, grad_spikes: Array | None, grad_voltage: Array | None, grad_state: StateGradient | None
+        self, grad_spikes: SpikeGradient | None, grad_voltage: Array | None, grad_state: StateGradient | None
     ) -> AdjointResult:
         """Differentiate; the first two in the backend's arrays, the last as the caller's, checked here."""
         backend, dtype, tape = self.backend, self.arrays.beta.dtype, self.kept
@@ -109,6 +111,11 @@ class Pass:
             "spikes": (batch, self.history.shape[1], neurons),
         }
         given = {name: zeros(shape, dtype, backend) for name, shape in shapes.items()}
+        if isinstance(grad_spikes, FromAbove) and not backend.takes_products(self.arrays, self.rule):
+            product = backend.input_adjoint(grad_spikes.current, grad_spikes.weights)
+            if grad_spikes.own is not None:
+                product += grad_spikes.own
+            grad_spikes = product
         if grad_state is not None:
             if not isinstance(grad_state, StateGradient):
                 raise ArgumentError(
@@ -136,6 +143,10 @@ class Pass:
     def to_input(self, grad_current: Array) -> Array:
         """dLoss/dx of a layer with weights, equation (11): (B, T, K)."""
         return self.backend.input_adjoint(grad_current, self.arrays.weights)
+
+    def below(self, grad_current: Array, own: Array | None) -> FromAbove:
+        """dLoss/dS of the layer whose spikes are this one's input: dLoss/dx, and what the loss itself adds."""
+        return FromAbove(grad_current, self.arrays.weights, own)
 
 
 def forward_pass(layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], state: Any, options: Options) -> Pass:

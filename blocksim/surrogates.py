@@ -48,6 +48,8 @@ class Surrogate:
     """
 
     kind: ClassVar[int] = -1
+    # whether sigma' is zero beyond a bounded stretch about the threshold: then much of the adjoint need not be computed
+    bounded: ClassVar[bool] = False
     # fields that only scale the height may be 0 or negative; all others are slopes and widths
     heights: ClassVar[tuple[str, ...]] = ()
 
@@ -89,6 +91,7 @@ class BoxCar(Surrogate):
 
     width: float = 1.0
     kind: ClassVar[int] = 1
+    bounded: ClassVar[bool] = True
 
     def __call__(self, m: np.ndarray) -> np.ndarray:
         """sigma'(m)."""
@@ -144,6 +147,7 @@ class Triangle(Surrogate):
 
     gamma: float = 0.3
     kind: ClassVar[int] = 5
+    bounded: ClassVar[bool] = True
     heights: ClassVar[tuple[str, ...]] = ("gamma",)
 
     def __call__(self, m: np.ndarray) -> np.ndarray:

@@ -79,7 +79,10 @@ def make_engine(name: str) -> blocksim.Backend:
     core = blocksim.Backend
     if (kind.layer_forward, kind.layer_adjoint) == (core.layer_forward, core.layer_adjoint):
         pytest.skip(f"backend {base} composes already")
-    composed = {"name": name, "layer_forward": core.layer_forward, "layer_adjoint": core.layer_adjoint}
+    composed = {
+        "name": name, "layer_forward": core.layer_forward, "layer_adjoint": core.layer_adjoint,
+        "takes_products": core.takes_products,
+    }  # fmt: skip
     options = {"cupy": emulated_cupy if base == "cupy-emulated" else None, "scan": False} if kind is CupyBackend else {}
     return type(f"Composed{kind.__name__}", (kind,), composed)(**options)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import blocksim
+from blocksim.surrogates import BoxCar, FastSigmoid, Triangle
 
 from .conftest import make_engine
 from .cuda_emulation import emulated_cupy
@@ -365,6 +366,43 @@ def test_summary_shows_sizes_and_time_constants():
     assert "5 -> 3 classes, sum" in lines[3]
     total = sum(value.size for value in make_network().parameters().values())
     assert lines[4] == f"{total} parameters"
+
+
+@pytest.mark.parametrize("tape", [True, "checkpoint"])
+@pytest.mark.parametrize("detach", [(), ("reset", "recurrent", "adaptation")])
+@pytest.mark.parametrize("surrogate", [BoxCar(width=0.05), BoxCar(width=1.0), Triangle(), FastSigmoid(k=100)])
+def test_gradients_are_the_same_wherever_products_are_cut_short(backend, surrogate, detach, tape):
+    """Against the reference, which computes them whole; from wholly silent slopes to slopes that are never zero."""
+    rng = np.random.default_rng(3)
+    sizes, steps, batch = (12, 40, 70, 35), 60, 3
+    layers = []
+    for number, (inputs, size) in enumerate(itertools.pairwise(sizes)):
+        neuron = blocksim.ALIF(beta=rng.uniform(0.7, 0.95, size), p=0.9, b=0.2, refractory_steps=5)
+        recurrent = rng.normal(0, 0.4, (size, size)) if number < 2 else None
+        layers.append(blocksim.Layer(neuron, rng.normal(0.1, 0.4, (inputs, size)), 0.1, recurrent))
+    network = blocksim.Network(layers, blocksim.LeakyReadout(rng.normal(0, 1, (35, 4)), beta=0.8))
+    x = rng.random((batch, steps, 12)) < 0.2
+    of_output = rng.normal(size=(batch, 4))
+    of_counts = [rng.normal(size=(batch, size)) if size == 70 else None for size in sizes[1:]]
+    of_spikes = [rng.normal(size=(batch, steps, size)) if size == 40 else None for size in sizes[1:]]
+    states = []
+    found = []
+    for engine in (backend, "numpy"):
+        first = blocksim.simulate(network, x[:, :23], engine, tape=tape, surrogate=surrogate, detach=detach)
+        run = blocksim.simulate(
+            network, x[:, 23:], engine, state=first.state, tape=tape, surrogate=surrogate, detach=detach
+        )
+        later = run.backward(of_output, of_counts, [None if g is None else g[:, 23:] for g in of_spikes])
+        sooner = first.backward(grad_state=later.state)
+        states.append(run.counts)
+        found.append({**{f"later {k}": v for k, v in later.parameters().items()},
+                      **{f"sooner {k}": v for k, v in sooner.parameters().items()},
+                      "x": later.layers[0].x, "history": sooner.state.layers[0].spikes})  # fmt: skip
+    for counts, expected in zip(*states, strict=True):
+        np.testing.assert_array_equal(counts, expected)
+        assert expected.sum() > 100
+    for name, expected in found[1].items():
+        assert relative(found[0][name], expected) < 1e-10, name
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -8,7 +8,7 @@ import re
 import numba
 import numpy as np
 import pytest
-from blocksim.backends.numba_cpu import adjoint, compiling, events, few, forward, lanes, launch, memory
+from blocksim.backends.numba_cpu import adjoint, compiling, events, few, forward, lanes, launch, memory, products
 from blocksim.backends.numba_cpu.backend import NumbaBackend
 
 import blocksim
@@ -115,6 +115,39 @@ def test_weight_gradient_of_events_is_the_dense_product(dtype, size, batch, step
     found = NumbaBackend().projection_adjoint(counts > 0, grad_current)
     expected = (counts > 0).reshape(-1, 11).T @ grad_current.reshape(-1, size).astype(np.float64)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize(("rows", "size", "above"), [(1, 1, 1), (5, 9, 40), (7, 33, 7), (10, 70, 65), (12, 9, 9)])
+def test_a_product_is_whole_or_where_it_matters(rows, size, above, share, dtype):
+    """Of the rows of dLoss/dI with the transposed weights: needed places are few, many, all or none."""
+    rng = np.random.default_rng(size)
+    width = (0,) * 8
+    begin, padded = 0 if size < 20 else 8, -(-size // 8) * 8
+    gradient = rng.normal(size=(rows + 3, above)).astype(dtype)
+    gradient[rng.random(gradient.shape) < 0.3] = 0
+    weights = rng.normal(size=(size, above)).astype(dtype)
+    slope = np.ones((rows + 2, padded), dtype)  # beyond the last neuron too
+    slope[:, :size][rng.random((rows + 2, size)) >= share] = 0
+    start = rng.normal(size=(rows + 4, padded)).astype(dtype)
+    connection = products.Connection(gradient, weights, np.ascontiguousarray(weights.T))
+    places = np.zeros(max(size, above) + 1, np.int64)
+    found = {}
+    for masked in (False, True):
+        found[masked] = start.copy()
+        products.add_product(connection, 2, rows, slope, 2, masked, begin, size, places, found[masked], width)
+        np.testing.assert_array_equal(found[masked][rows:], start[rows:])
+    expected = start[:rows, :size] + gradient[2 : 2 + rows].astype(float) @ weights.T.astype(float)
+    expected[:, :begin] = start[:rows, :begin]
+    needed = slope[2:, :size] != 0
+    tolerance = {"rtol": 0, "atol": 1e-4 if dtype == np.float32 else 1e-12}
+    np.testing.assert_allclose(found[False][:rows, :size], expected, **tolerance)
+    np.testing.assert_allclose(found[True][:rows, :size][needed], expected[needed], **tolerance)
+    # what is not needed is left alone where needed places are few
+    seldom = products.COST * needed[:, begin:].sum() < rows * (size - begin)
+    untouched = (found[True][:rows, :size] == start[:rows, :size])[~needed]
+    assert untouched.all() if seldom else np.array_equal(found[True], found[False])
 
 
 def test_memory_is_used_again_only_when_no_array_is_left_in_it():

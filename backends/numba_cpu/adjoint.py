@@ -5,8 +5,8 @@ of time are flat, row = sample * steps + step; work is split over samples and, w
 neurons, so results do not depend on the number of threads.
 
 Last block first: walk the block forward once for what the tape does not hold (liveness, adaptation, the surrogate's
-slope), add the recurrent term of (7) for the whole block as one product, then walk it backward with the adjoint state
-of `width` neurons in registers.
+slope), add the recurrent term of (7), and dLoss/dx of the layer above, for the whole block as one product each
+(`products`), then walk it backward with the adjoint state of `width` neurons in registers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numba
-import numpy as np
 from numba import prange
 
 from .compiling import helper, inlined, kernel
@@ -32,19 +31,16 @@ from .lanes import (
     less,
     load,
     mul,
-    multiply_add,
     opposite,
     power_of_two,
     prefetch,
     round_even,
     select,
-    splat,
     store,
     sub,
     widen,
 )
-
-ROWS = 4  # rows of time that share a load of recurrent weights
+from .products import Connection, add_product
 
 
 class AdjointNeurons(NamedTuple):
@@ -52,7 +48,8 @@ class AdjointNeurons(NamedTuple):
 
     values: Any  # (4, N): beta, p, b, theta_0
     refractory: Any  # (1, N) int32 steps
-    transposed: Any  # (N, N), recurrent weights, row = to; empty if no gradient passes
+    recurrent: Any  # (N, N), row = from; empty without recurrence
+    transposed: Any  # (N, N), row = to; likewise
     latency: int  # D steps; 0 without recurrence
     tiny: Any
 
@@ -73,8 +70,12 @@ class Cotangents(NamedTuple):
     spikes: Any  # (B * T, N)
     voltage: Any  # (B * T, N)
     history: Any  # (B * D, N), with respect to the spikes that the state after the run holds
+    above: Any  # (B * T, M), dLoss/dI of the layer above, whose dLoss/dx is part of the first
+    above_weights: Any  # (N, M), its input weights, row = from
+    above_transposed: Any  # (M, N)
     has_spikes: bool
     has_voltage: bool
+    has_above: bool
 
 
 class Rule(NamedTuple):
@@ -110,7 +111,7 @@ class Scratch(NamedTuple):
     slope: Any  # (threads, L, N)
     live: Any  # (threads, L, N) bool
     grad_spikes: Any  # (threads, CHUNK, N); for gradient="paper" a whole block
-    sources: Any  # (threads, N + 1) int64
+    places: Any  # (threads, most neurons of this layer and the one above + 1) int64
 
 
 @inlined
@@ -214,65 +215,13 @@ def _walk_forward(
 
 
 @helper
-def _list_sources(grad_current, row, sources):
-    """sources OUT: the neurons with a dLoss/dI in any of ROWS rows; returns their number.
-
-    Half of all neurons may be refractory: written always and counted without a branch, there is nothing to mispredict.
-    """
-    count = 0
-    for j in range(grad_current.shape[1]):
-        sources[count] = j
-        some = (grad_current[row, j] != 0) | (grad_current[row + 1, j] != 0)
-        more = (grad_current[row + 2, j] != 0) | (grad_current[row + 3, j] != 0)
-        count += np.int64(some | more)
-    return count
-
-
-@helper
-def _add_feedback(grad_current, transposed, row, rows, sources, grad_spikes, width):
-    """grad_spikes[: rows] INOUT += grad_current[row : row + rows] R^T: the recurrent term of (7), one product.
-
-    ROWS rows of time share each load of R^T, and a neuron that is refractory in all of them (its dLoss/dI is zero) is
-    passed over. Rounding is not part of any promise here, so multiply and add may be one operation.
-    """
-    lanes = len(width)
-    size = transposed.shape[1]
-    whole = rows - rows % ROWS
-    for t in range(0, whole, ROWS):
-        count = _list_sources(grad_current, row + t, sources)
-        for n in range(0, size, lanes):
-            s0 = load(grad_spikes, t, n, lanes, width)
-            s1 = load(grad_spikes, t + 1, n, lanes, width)
-            s2 = load(grad_spikes, t + 2, n, lanes, width)
-            s3 = load(grad_spikes, t + 3, n, lanes, width)
-            for source in range(count):
-                j = sources[source]
-                r = load(transposed, j, n, size - n, width)
-                s0 = multiply_add(splat(grad_current[row + t, j], width), r, s0)
-                s1 = multiply_add(splat(grad_current[row + t + 1, j], width), r, s1)
-                s2 = multiply_add(splat(grad_current[row + t + 2, j], width), r, s2)
-                s3 = multiply_add(splat(grad_current[row + t + 3, j], width), r, s3)
-            store(s0, grad_spikes, t, n, lanes)
-            store(s1, grad_spikes, t + 1, n, lanes)
-            store(s2, grad_spikes, t + 2, n, lanes)
-            store(s3, grad_spikes, t + 3, n, lanes)
-    for t in range(whole, rows):
-        for n in range(0, size, lanes):
-            s0 = load(grad_spikes, t, n, lanes, width)
-            for j in range(size):
-                g0 = grad_current[row + t, j]
-                if g0 != 0:
-                    s0 = multiply_add(splat(g0, width), load(transposed, j, n, size - n, width), s0)
-            store(s0, grad_spikes, t, n, lanes)
-
-
-@helper
 def _gather_grad_spikes(
-    neurons, cotangents, rule, out, sample, steps, step, rows, begin, end, sources, grad_spikes, width
+    neurons, cotangents, rule, out, sample, steps, step, rows, slope, offset, begin, end, places, grad_spikes, width
 ):
     """grad_spikes[: rows] OUT: lambda_S of (7) for steps step .. but for its last two terms.
 
-    `step` may lie before the run (negative): then it is the gradient of the spikes that the run started from.
+    By (8) only its product with slope[offset : offset + rows] matters. `step` may lie before the run (negative): then
+    it is the gradient of the spikes that the run started from, and all of it matters.
     """
     lanes = len(width)
     latency = neurons.latency
@@ -286,11 +235,15 @@ def _gather_grad_spikes(
             if latency and held >= 0:
                 total = add(total, load(cotangents.history, sample * latency + held, n, end - n, width))
             store(total, grad_spikes, t, n, lanes)
+    masked = step >= 0 and not rule.paper
+    if cotangents.has_above and step >= 0:
+        above = Connection(cotangents.above, cotangents.above_weights, cotangents.above_transposed)
+        add_product(above, sample * steps + step, rows, slope, offset, masked, begin, end, places, grad_spikes, width)
     if latency and rule.through_recurrent and step + latency < steps:
         ahead = min(rows, steps - (step + latency))
-        _add_feedback(
-            out.current, neurons.transposed, sample * steps + step + latency, ahead, sources, grad_spikes, width
-        )
+        feedback = Connection(out.current, neurons.recurrent, neurons.transposed)
+        row = sample * steps + step + latency
+        add_product(feedback, row, ahead, slope, offset, masked, begin, end, places, grad_spikes, width)
 
 
 @helper
@@ -437,12 +390,12 @@ def _walk_backward_paper(
 
 
 @helper
-def _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, sources, grad_spikes, width):
+def _into_history(neurons, cotangents, rule, out, sample, steps, slope, begin, end, places, grad_spikes, width):
     """out.history OUT: the recurrent term of (7) for the D steps before the run, (13)."""
     for first in range(0, neurons.latency, CHUNK):
         rows = min(CHUNK, neurons.latency - first)
         _gather_grad_spikes(
-            neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, begin, end, sources,
+            neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, slope, 0, begin, end, places,
             grad_spikes, width,
         )  # fmt: skip
         for t in range(rows):
@@ -466,7 +419,7 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
         slope = scratch.slope[thread]
         live = scratch.live[thread]
         grad_spikes = scratch.grad_spikes[thread]
-        sources = scratch.sources[thread]
+        places = scratch.places[thread]
         for back in range(blocks):
             block = blocks - 1 - back
             start = block * block_length
@@ -478,8 +431,8 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
             )  # fmt: skip
             if rule.paper:
                 _gather_grad_spikes(
-                    neurons, cotangents, rule, out, sample, steps, start, length, begin, end, sources, grad_spikes,
-                    width,
+                    neurons, cotangents, rule, out, sample, steps, start, length, slope, 0, begin, end, places,
+                    grad_spikes, width,
                 )  # fmt: skip
                 _walk_backward_paper(
                     neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation,
@@ -491,11 +444,11 @@ def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, col
                 offset = (chunks - 1 - chunk_back) * CHUNK
                 rows = min(CHUNK, length - offset)
                 _gather_grad_spikes(
-                    neurons, cotangents, rule, out, sample, steps, start + offset, rows, begin, end, sources,
-                    grad_spikes, width,
+                    neurons, cotangents, rule, out, sample, steps, start + offset, rows, slope, offset, begin, end,
+                    places, grad_spikes, width,
                 )  # fmt: skip
                 _walk_backward(
                     neurons, tape, cotangents, rule, out, block, sample, row + offset, offset, rows, begin, end,
                     adaptation, slope, live, grad_spikes, width,
                 )  # fmt: skip
-        _into_history(neurons, cotangents, rule, out, sample, steps, begin, end, sources, grad_spikes, width)
+        _into_history(neurons, cotangents, rule, out, sample, steps, slope, begin, end, places, grad_spikes, width)

@@ -20,6 +20,7 @@ from blocksim.arrays import (
     Input,
     LayerArrays,
     Plan,
+    SpikeGradient,
     Tape,
 )
 from blocksim.backend import FusedBackend, HostBackend
@@ -110,6 +111,10 @@ class NumbaBackend(FusedBackend, HostBackend):
         """Equation (11), without BLAS: its threads would hold the processors that the next kernel needs."""
         return launch.input_adjoint(grad_current, weights)
 
+    def takes_products(self, layer: LayerArrays, rule: AdjointRule) -> bool:
+        """Where most of dLoss/dS is multiplied by a slope of zero, the adjoint computes only what it needs."""
+        return rule.surrogate.bounded and not rule.paper and not launch.are_few(layer)
+
     def fused_forward(
         self, layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan
     ) -> ForwardResult:
@@ -122,7 +127,7 @@ class NumbaBackend(FusedBackend, HostBackend):
         x: Input,
         tape: Tape,
         rule: AdjointRule,
-        grad_spikes: np.ndarray | None,
+        grad_spikes: SpikeGradient | None,
         grad_voltage: np.ndarray | None,
         grad_carry: AdjointCarry,
         grad_history: np.ndarray,

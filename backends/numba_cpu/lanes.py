@@ -347,6 +347,22 @@ def clear_seldom(typingctx: Any, lanes: Any, tiny: Any) -> Any:
 
 
 @intrinsic
+def total(typingctx: Any, lanes: Any) -> Any:
+    """Sum of the lanes, in the order that is quickest."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = args[0].type
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(kind.element, [kind.element, kind]),
+            f"llvm.vector.reduce.fadd.{_vector_name(kind)}",
+        )
+        return builder.call(function, [ir.Constant(kind.element, -0.0), args[0]], fastmath=("reassoc",))
+
+    return lanes.dtype(lanes), generate
+
+
+@intrinsic
 def widen(typingctx: Any, lanes: Any) -> Any:
     """Lanes as float64."""
 

@@ -18,10 +18,12 @@ from blocksim.arrays import (
     AdjointRule,
     Carry,
     ForwardResult,
+    FromAbove,
     Input,
     LayerArrays,
     ParameterSums,
     Plan,
+    SpikeGradient,
     Tape,
 )
 from blocksim.events import Events
@@ -72,7 +74,7 @@ def prepared(layer: LayerArrays) -> Prepared:
             weights = plain(aligned(layer.weights))
         _PREPARED[layer] = Prepared(
             forward.Neurons(values, refractory, recurrent, latency, smallest),
-            adjoint.AdjointNeurons(values, refractory, transposed, latency, smallest),
+            adjoint.AdjointNeurons(values, refractory, recurrent, plain(transposed), latency, smallest),
             weights,
         )
     return _PREPARED[layer]
@@ -106,7 +108,7 @@ def layer_forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarra
         plan.record_threshold,
         paper,
     )
-    run = _few_forward if _are_few(layer) and not paper else _forward
+    run = _few_forward if are_few(layer) and not paper else _forward
     run(layer, x, plan, after, out, starts, history)
     kept = free_voltage if plan.paper else voltage
     return ForwardResult(
@@ -118,7 +120,8 @@ def layer_forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarra
     )
 
 
-def _are_few(layer: LayerArrays) -> bool:
+def are_few(layer: LayerArrays) -> bool:
+    """Whether the kernels of `few` compute this layer."""
     return layer.recurrent is None and layer.beta.nbytes <= FEW_BYTES
 
 
@@ -169,16 +172,22 @@ def layer_adjoint(
     layer: LayerArrays,
     tape: Tape,
     rule: AdjointRule,
-    grad_spikes: np.ndarray | None,
+    grad_spikes: SpikeGradient | None,
     grad_voltage: np.ndarray | None,
     grad_carry: AdjointCarry,
     grad_history: np.ndarray,
 ) -> AdjointResult:
     """Differentiate a layer: everything but the weights."""
+    above = above_weights = above_transposed = _nothing(layer.beta.dtype)
+    has_above = isinstance(grad_spikes, FromAbove)
+    if isinstance(grad_spikes, FromAbove):
+        above, weights = plain(as_rows(grad_spikes.current)), grad_spikes.weights
+        above_weights, above_transposed = plain(aligned(weights)), plain(aligned(weights.T))
+        grad_spikes = grad_spikes.own
     dtype = layer.beta.dtype
     batch, steps, size = tape.spikes.shape
     latency = tape.history.shape[1]
-    few_of_them = _are_few(layer) and not rule.paper
+    few_of_them = are_few(layer) and not rule.paper
     out = adjoint.AdjointOutputs(
         voltage=grad_carry.voltage.copy(),
         adaptation=grad_carry.adaptation.copy(),
@@ -197,8 +206,12 @@ def layer_adjoint(
         spikes=_nothing(dtype) if grad_spikes is None else plain(as_rows(grad_spikes)),
         voltage=_nothing(dtype) if grad_voltage is None else plain(as_rows(grad_voltage)),
         history=plain(as_rows(grad_history)),
+        above=above,
+        above_weights=above_weights,
+        above_transposed=above_transposed,
         has_spikes=grad_spikes is not None,
         has_voltage=grad_voltage is not None,
+        has_above=has_above,
     )
     kernel_rule = adjoint.Rule(
         rule.surrogate.kind,
@@ -241,11 +254,11 @@ def _adjoint(
         slope=empty((threads, length, padded), dtype),
         live=empty((threads, length, padded), np.bool_),
         grad_spikes=empty((threads, at_once, padded), dtype),
-        sources=empty((threads, size + 1), np.int64),
+        places=empty((threads, max(size, cotangents.above.shape[1]) + 1), np.int64),
     )
     adjoint.layer_adjoint(
-        prepared(layer).adjoint, arrays, cotangents, rule, out, steps, length, _columns(batch, size, width, latency),
-        scratch, *_series(dtype), width,
+        prepared(layer).adjoint, arrays, cotangents, rule, out, steps, length,
+        _columns(batch, size, width, latency or cotangents.has_above), scratch, *_series(dtype), width,
     )  # fmt: skip
 
 
@@ -376,9 +389,10 @@ def width_of(bytes_: int, array: np.ndarray) -> tuple[int, ...]:
     return (0,) * (narrow if array.shape[-1] <= narrow else bytes_ // array.dtype.itemsize)
 
 
-def _columns(batch: int, size: int, width: tuple[int, ...], latency: int) -> int:
-    """Neurons in one item of work: all of a sample, unless there are too few samples to share among the threads."""
-    if latency or batch >= 4 * numba.get_num_threads():
+def _columns(batch: int, size: int, width: tuple[int, ...], together: int) -> int:
+    """Neurons in one item of work: all of a sample where they are computed together; otherwise, if there are too few
+    samples to share among the threads, so many as fill the lanes."""
+    if together or batch >= 4 * numba.get_num_threads():
         return size
     return min(size, len(width))
 
