@@ -144,13 +144,19 @@ def _linear(work: DigitsNetwork, name: str) -> Any:
     return linear
 
 
+def _box_car(m: Any, grad: Any, spikes: Any) -> Any:
+    """blocksim's default width."""
+    return grad * (m.abs() < 0.5)
+
+
 def snntorch_network(work: DigitsNetwork) -> Step:
     import snntorch
     import torch
     from snntorch import surrogate
 
     x = torch.from_numpy(_dense(work))
-    slope = surrogate.fast_sigmoid(slope=10)
+    boxed = work.surrogate == "box_car"
+    slope = surrogate.custom_surrogate(_box_car) if boxed else surrogate.fast_sigmoid(slope=10)
     linears = [_linear(work, f"layers.{number}") for number in range(2)] + [_linear(work, "readout")]
     cells = []
     for number, layer in enumerate(work.network.layers):

@@ -1,11 +1,12 @@
 """blocksim against other tools, on the same work: python asv_bench/peers.py [--rounds 5] [--only NAME] [--json FILE].
 
-`--work "network step"` does the training step of a network alone, `--data FILE` on samples of an event file in place of
-made-up ones. Each tool runs in a process of its own, where its threads and its memory trouble no other, and does one
-step a round, one tool after the other; reported are medians over the rounds, quartiles, and ratios within a round: of
-the clock, and of the processors' time, which says more where others use the machine as well. What is not installed is
-left out, and said (extras of this package: peer-torch, peer-snntorch, peer-norse, peer-spikingjelly, peer-jax). The
-tools compute what they can of the work; `lacks` says what each leaves out.
+`--work "network step"` does the training step of a network alone, `"network step, box car"` with a surrogate that is
+zero away from the threshold; `--data FILE` takes samples of an event file in place of made-up ones. Each tool runs in a
+process of its own, where its threads and its memory trouble no other, and does one step a round, one tool after the
+other; reported are medians over the rounds, quartiles, and ratios within a round: of the clock, and of the processors'
+time, which says more where others use the machine as well. What is not installed is left out, and said (extras of this
+package: peer-torch, peer-snntorch, peer-norse, peer-spikingjelly, peer-jax). The tools compute what they can of the
+work; `lacks` says what each leaves out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ import peer_networks
 from benchmarks.workloads import DigitsNetwork, OneNeuron, PaperLayer
 
 NETWORK = "network step"
-WORK = ("training step", "fit step", NETWORK)
+# the same with a surrogate that is zero away from the threshold
+BOXED = "network step, box car"
+WORK = ("training step", "fit step", NETWORK, BOXED)
 ENOUGH = 0.1  # seconds: shorter steps are repeated
 Step = Callable[[], int]  # returns the number of spikes
 
@@ -344,15 +347,18 @@ NETWORKS: dict[str, tuple[Callable[[DigitsNetwork], Step], str]] = {
         "adaptation, refractory period, recurrence, a time constant of its own for each neuron",
     ),
 }
+WITH_BOX_CAR = ("blocksim", "snnTorch")
 
 
 def serve(name: str, works: list[str], data: str | None) -> None:
     """A tool's process: does the work named on each line of its input, and answers with seconds and spikes."""
     answers, sys.stdout = sys.stdout, sys.stderr  # tools print
     make, distributions, _ = PEERS[name]
-    steps = make() if set(works) - {NETWORK} else {}
+    steps = make() if set(works) - {NETWORK, BOXED} else {}
     if NETWORK in works:
         steps[NETWORK] = NETWORKS[name][0](DigitsNetwork(path=data))
+    if BOXED in works and name in WITH_BOX_CAR:
+        steps[BOXED] = NETWORKS[name][0](DigitsNetwork(path=data, surrogate="box_car"))
     hello = {"versions": {d: version(d) for d in distributions}, "work": [work for work in works if work in steps]}
     print(json.dumps(hello), file=answers, flush=True)
     for line in sys.stdin:
@@ -409,7 +415,7 @@ def table(name: str, times: dict[str, list[float]], cpu: dict[str, list[float]],
         of_cpu = float(np.median(np.array(cpu[peer]) / ours["cpu"]))
         row = {"tool": peer, "ms": median, "low": low, "high": high, "ratio": ratio, "spikes": spikes[peer]}
         row |= {"cpu_ms": 1e3 * float(np.median(cpu[peer])), "cpu_ratio": of_cpu}
-        rows.append(row | {"lacks": NETWORKS[peer][1] if name == NETWORK else PEERS[peer][2]})
+        rows.append(row | {"lacks": NETWORKS[peer][1] if name in (NETWORK, BOXED) else PEERS[peer][2]})
     header = [name, "ms", "times blocksim", "CPU ms", "times blocksim", "spikes", "leaves out"]
     print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for row in rows:

@@ -134,12 +134,15 @@ def network(plan: Plan) -> None:
     work = DigitsNetwork(samples=1200)
     batch = np.random.default_rng(5).permutation(1200)[:64]
 
-    def epoch(method: str) -> Callable[[], object]:
-        choices = Training(epochs=1, validation=0, optimiser=Adam(1e-9), clip_norm=None, method=method)
+    def epoch(method: str, surrogate: str = "fast_sigmoid") -> Callable[[], object]:
+        choices = Training(
+            epochs=1, validation=0, optimiser=Adam(1e-9), clip_norm=None, method=method, surrogate=surrogate
+        )
         return lambda: fit(work.network, work.data, choices, progress=False)
 
     for method in ("blocks", "standard"):
         plan.piece(f"epoch of 1200 samples, {method}", epoch(method))
+    plan.piece("epoch of 1200 samples, blocks, box car", epoch("blocks", "box_car"))
     run = work.forward()
     gradients = work.backward(run)
     forward = plan.piece("step, forward with tape", work.forward)
@@ -147,6 +150,9 @@ def network(plan: Plan) -> None:
     plan.piece("step, Adam", lambda: work.update(gradients))
     plan.piece("a batch of 64 put together", lambda: work.data.batch(batch))
     step = plan.piece("step", work.step)
+    boxed = DigitsNetwork(surrogate="box_car")
+    with_box_car = plan.piece("step, box car", boxed.step)
+    plan.ratio("fast sigmoid / box car, step", (step,), (with_box_car,))
     plan.piece("step with checkpoints", lambda: work.step(tape="checkpoint"))
     standard = plan.piece("step, standard", lambda: work.step(method="standard"))
     plan.ratio("19 steps / epoch", (step,), ("epoch of 1200 samples, blocks",), 19)

@@ -143,7 +143,14 @@ class DigitsNetwork:
 
     channels, hidden, steps, dt, rate = 700, (256, 256), 500, 2.0, 10.0
 
-    def __init__(self, batch: int = 64, samples: int = 64, path: str | None = None, refractory: float = 20.0) -> None:
+    def __init__(
+        self,
+        batch: int = 64,
+        samples: int = 64,
+        path: str | None = None,
+        refractory: float = 20.0,
+        surrogate: str = "fast_sigmoid",
+    ) -> None:
         # here, for commits that asv goes back to have no networks
         from blocksim.data import from_lists, open_dataset
         from blocksim.initialisers import calibrate, make_network
@@ -166,6 +173,7 @@ class DigitsNetwork:
             rounding="nearest", input_rate=self.x.density / (self.dt / 1000), rate=self.rate,
         )  # fmt: skip
         self.network = calibrate(network, self.x, rate=self.rate, dt=self.dt)
+        self.surrogate = surrogate
         trained = ("weights", "recurrent", "bias")
         values = self.network.parameters()
         self.values = {name: value for name, value in values.items() if name.rpartition(".")[2] in trained}
@@ -174,7 +182,7 @@ class DigitsNetwork:
 
     def forward(self, backend: str = "numba", method: str = "blocks", tape: bool | str = True) -> blocksim.NetworkRun:
         network = self.network.with_parameters(self.values)
-        return blocksim.simulate(network, self.x, backend, method, tape=tape)
+        return blocksim.simulate(network, self.x, backend, method, tape=tape, surrogate=self.surrogate)
 
     def backward(self, run: blocksim.NetworkRun) -> dict[str, np.ndarray]:
         """Cross-entropy, and the gradients of what is trained."""

@@ -54,11 +54,13 @@ TIMES = (
 NETWORK = {
     "epoch of 1200 samples, blocks": "an epoch of `fit`, 1200 samples, blocks",
     "epoch of 1200 samples, standard": "the same, step by step",
+    "epoch of 1200 samples, blocks, box car": "blocks, with a box car for the surrogate",
     "step, forward with tape": "a step: forward with a tape",
     "step, cross-entropy and backward": "cross-entropy and backward",
     "step, Adam": "Adam",
     "a batch of 64 put together": "a batch of 64 put together",
     "step": "a step, all of it",
+    "step, box car": "with a box car for the surrogate",
     "step with checkpoints": "with checkpoints",
     "step, standard": "step by step",
     "step, one thread": "one Numba thread",
@@ -67,8 +69,12 @@ OF_STEP = {
     "standard / blocks, step": "step by step, of blocks",
     "one thread / all, step": "one thread, of two",
     "backward / forward": "cross-entropy and backward, of forward",
+    "fast sigmoid / box car, step": "a fast sigmoid, of a box car",
 }
-WORK = {"training step": "training-step", "fit step": "fit-step", "network step": "network-step"}
+WORK = {
+    "training step": "training-step", "fit step": "fit-step", "network step": "network-step",
+    "network step, box car": "network-step-box-car",
+}  # fmt: skip
 
 
 def of_peers(name: str, rows: Sequence[dict[str, Any]]) -> str:
