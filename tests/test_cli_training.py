@@ -63,7 +63,14 @@ def test_train_and_evaluate(run, tmp_path):
     assert result["experiment"]["network"]["refractory"] == 4.0
     assert f"{100 * result['validation_accuracy']:.1f} %" in done.output
     model = load_model("out/best.npz")
-    assert model.info["data"] == {"dt": 1.0, "duration": float(STEPS), "pool": 1, "clip": False, "delays": [0.0]}
+    assert model.info["data"] == {
+        "dt": 1.0,
+        "duration": float(STEPS),
+        "pool": 1,
+        "clip": False,
+        "trim": None,
+        "delays": [0.0],
+    }
     assert model.info["class_names"] == ["low", "middle", "high"]
     assert model.network.layers[0].neuron.refractory_steps == 4
 

@@ -118,6 +118,25 @@ def test_clip_counts_several_spikes_of_a_step_once():
     np.testing.assert_array_equal(labelled(dt=8.0, clip=True).batch(np.arange(7)).x.to_dense(), counts > 0)
 
 
+@pytest.mark.parametrize("trim", [0, 0.02, 0.5, 0.99])
+def test_samples_begin_where_a_share_of_their_events_has_passed(trim):
+    times, units = trains()
+    data = labelled(trim=trim)
+    for place in range(7):
+        x = data.batch([place]).x
+        if not len(times[place]):
+            assert x.shape == (1, 1, 11)
+            continue
+        steps = np.floor(times[place]).astype(int)
+        start = np.sort(steps)[int(trim * len(steps))]
+        kept = steps >= start
+        assert_same_events(
+            x, blocksim.Events.from_lists([steps[kept] - start + 0.5], [units[place][kept]], channels=11)
+        )
+    lengths = [sum(each.batch([place]).x.shape[1] for place in range(7)) for each in (labelled(), data)]
+    assert lengths[0] > lengths[1]
+
+
 @pytest.mark.parametrize("steps", [None, 5, 60])
 def test_every_channel_enters_once_for_each_delay(steps):
     places = np.arange(7)
@@ -430,6 +449,8 @@ ARGUMENTS = {
     "steps": (lambda: labelled(steps=0), ["steps:", "at least 1", "0"]),
     "pool": (lambda: labelled(pool=0), ["pool:", "0"]),
     "clip": (lambda: labelled(clip=1), ["clip:", "True or False"]),
+    "trim": (lambda: labelled(trim=1.0), ["trim:", "below 1", "1.0"]),
+    "trim below": (lambda: labelled(trim=-0.1), ["trim:", "at least 0", "-0.1"]),
     "no delay": (lambda: labelled(delays=()), ["delays:", "ascending", "()"]),
     "delay below": (lambda: labelled(delays=(-1.0, 0.0)), ["delays:", "0 or more", "-1"]),
     "delays the same step": (lambda: labelled(delays=(0.0, 0.5)), ["delays:", "ascending", "0.5"]),

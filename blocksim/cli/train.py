@@ -31,7 +31,7 @@ from blocksim.training.settings import Training
 
 # where a flag that was given goes in the configuration
 PLACES = {
-    "dt": "data", "duration": "data", "pool": "data", "delays": "data",
+    "dt": "data", "duration": "data", "pool": "data", "trim": "data", "delays": "data",
     "hidden": "network", "rate": "network", "adaptation": "network",
     "epochs": "training", "batch_size": "training", "learning_rate": "training", "validation": "training",
     "validation_by": "training", "patience": "training", "shares": "training", "seed": "training",
@@ -54,6 +54,9 @@ def _default(name: str) -> str:
 @click.option("--dt", type=float, help="Step in ms." + _default("dt"))
 @click.option("--duration", type=float, help="Duration of every sample in ms.  [default: that of the longest]")
 @click.option("--pool", type=int, help="Neighbouring channels that become one." + _default("pool"))
+@click.option(
+    "--trim", type=float, help="Samples begin where this share of their events has passed.  [default: time 0]"
+)
 @click.option(
     "--delays", type=Several(float, "times in ms"), help="Each channel enters once for each, ms." + _default("delays")
 )

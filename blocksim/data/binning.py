@@ -98,8 +98,8 @@ def pooled_space(source: Source, dt: float, pool: int, clip: bool) -> Space:
     return Space(dt, int(np.prod(grid)), grid, clip)
 
 
-def binned(source: Source, place: int, space: Space, pool: int) -> Sample:
-    """Sample `place` of a source, read, checked and binned."""
+def binned(source: Source, place: int, space: Space, pool: int, trim: float | None) -> Sample:
+    """Sample `place` of a source, read, checked and binned; begun where the share `trim` of its events has passed."""
     times, units = source.checked(place)
     steps = steps_of(times, space.dt)
     length = int(steps.max()) + 1 if len(steps) else 1
@@ -108,6 +108,10 @@ def binned(source: Source, place: int, space: Space, pool: int) -> Sample:
             f"expected at most 2**31 - 1 steps in {source.which(place)}; found {length} at dt = {space.dt:g} ms"
         )
     steps, channels = space.ordered(steps, _pooled(units.astype(np.int64), source.grid, space.grid, pool))
+    if trim is not None and len(steps):
+        start = steps[int(trim * len(steps))]
+        first = int(np.searchsorted(steps, start))
+        steps, channels, length = steps[first:] - start, channels[first:], length - int(start)
     return Sample(
         frozen(steps.astype(np.uint16 if length <= 2**16 else np.int32)),
         frozen(channels.astype(np.uint16 if space.channels <= 2**16 else np.int32)),

@@ -20,7 +20,7 @@ from blocksim.data.sources import ArraySource, Source, join_lists
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
 from blocksim.trains import steps_of
-from blocksim.validation import found, frozen, milliseconds, real_array, whole
+from blocksim.validation import found, frozen, milliseconds, number, real_array, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,9 @@ class EventDataset:
         34 x 34 x 2 sensor by 2 gives 17 x 17 x 2. Where it does not divide, the last is made of fewer.
     clip : bool
         Whether several spikes of a channel in one step count as one; otherwise each is an event.
+    trim : float or None
+        A sample begins with the step in which this share of its events has passed, 0 to below 1: 0 is the first event,
+        a little more leaves out what is noise before the sound. What comes before is lost. None: it begins at time 0.
     delays : sequence of float
         Delays in ms, whole steps rounded down, ascending: every channel enters once for each of them, as
         `Events.delayed` has it. What arrives after a fixed duration is cut.
@@ -114,6 +117,7 @@ class EventDataset:
         *,
         pool: int = 1,
         clip: bool = False,
+        trim: float | None = None,
         delays: Sequence[float] = (0.0,),
         cache_bytes: int = 2**30,
     ) -> None:
@@ -124,7 +128,9 @@ class EventDataset:
         pool = whole("pool", pool, 1)
         space = pooled_space(source, dt, pool, clip)
         self.delays = _delays(delays, dt)
-        self._store = _Store(source, space, pool, whole("cache_bytes", cache_bytes, 0))
+        if trim is not None:
+            trim = number("trim", trim, least=0, below=1)
+        self._store = _Store(source, space, pool, trim, whole("cache_bytes", cache_bytes, 0))
         self._select(np.arange(len(source)))
 
     def _select(self, places: np.ndarray) -> None:
@@ -433,8 +439,8 @@ def from_lists(
 class _Store:
     """Binned samples of a source, kept while there is room."""
 
-    def __init__(self, source: Source, space: Space, pool: int, cache_bytes: int) -> None:
-        self.source, self.space, self.pool, self.cache_bytes = source, space, pool, cache_bytes
+    def __init__(self, source: Source, space: Space, pool: int, trim: float | None, cache_bytes: int) -> None:
+        self.source, self.space, self.pool, self.trim, self.cache_bytes = source, space, pool, trim, cache_bytes
         self.bytes = 0
         self._kept: dict[int, Sample] = {}
         self._lock = threading.Lock()
@@ -443,7 +449,7 @@ class _Store:
         """Sample `place` of the source."""
         sample = self._kept.get(place)
         if sample is None:
-            sample = binned(self.source, place, self.space, self.pool)
+            sample = binned(self.source, place, self.space, self.pool, self.trim)
             size = sample.steps.nbytes + sample.channels.nbytes
             with self._lock:
                 if place not in self._kept and self.bytes + size <= self.cache_bytes:

@@ -49,6 +49,8 @@ class DataChoices:
         Neighbouring channels that become one.
     clip : bool
         Whether several spikes of a channel in one step count as one.
+    trim : float or None
+        Samples begin where this share of their events has passed; None: at time 0.
     delays : tuple of float
         ms; every channel enters once for each of them.
     """
@@ -57,6 +59,7 @@ class DataChoices:
     duration: float | None = None
     pool: int = 1
     clip: bool = False
+    trim: float | None = None
     delays: tuple[float, ...] = (0.0,)
 
 
@@ -236,12 +239,13 @@ def grid_of(experiment: Experiment, seeds: int = 1, **axes: Sequence[Any]) -> li
 def open_samples(path: str | Path, choices: DataChoices) -> EventDataset:
     """Open samples as an experiment bins them, every one of the same duration."""
     dt = milliseconds("dt", choices.dt)
-    data = open_dataset(path, dt, pool=choices.pool, clip=choices.clip, delays=choices.delays)
+    binning: dict[str, Any] = {name: getattr(choices, name) for name in ("pool", "clip", "trim", "delays")}
+    data = open_dataset(path, dt, **binning)
     duration = choices.duration
     if duration is None:
         duration = data.statistics()["duration_ms"]["max"] + data.delays[-1] * dt
     steps = max(1, math.floor(milliseconds("duration", duration) / dt + 1e-6))
-    return open_dataset(path, dt, steps, pool=choices.pool, clip=choices.clip, delays=choices.delays)
+    return open_dataset(path, dt, steps, **binning)
 
 
 def first_network(data: EventDataset, experiment: Experiment) -> Network:
