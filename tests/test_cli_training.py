@@ -69,6 +69,7 @@ def test_train_and_evaluate(run, tmp_path):
         "pool": 1,
         "clip": False,
         "trim": None,
+        "span": None,
         "delays": [0.0],
     }
     assert model.info["class_names"] == ["low", "middle", "high"]

@@ -118,23 +118,27 @@ def test_clip_counts_several_spikes_of_a_step_once():
     np.testing.assert_array_equal(labelled(dt=8.0, clip=True).batch(np.arange(7)).x.to_dense(), counts > 0)
 
 
-@pytest.mark.parametrize("trim", [0, 0.02, 0.5, 0.99])
-def test_samples_begin_where_a_share_of_their_events_has_passed(trim):
+@pytest.mark.parametrize("span", [None, 25.0])
+@pytest.mark.parametrize("trim", [0, 0.1, 0.4])
+def test_samples_begin_where_a_share_of_their_events_has_passed_and_last_as_asked(trim, span):
     times, units = trains()
-    data = labelled(trim=trim)
+    times[1], units[1] = np.array([7.2]), units[1][:1]  # a sample that lasts no time
+    data = from_lists(times, units, np.zeros(7, int), channels=11, trim=trim, span=span)
+    lengths = []
     for place in range(7):
-        x = data.batch([place]).x
-        if not len(times[place]):
+        x, count = data.batch([place]).x, len(times[place])
+        if not count:
             assert x.shape == (1, 1, 11)
             continue
-        steps = np.floor(times[place]).astype(int)
-        start = np.sort(steps)[int(trim * len(steps))]
-        kept = steps >= start
-        assert_same_events(
-            x, blocksim.Events.from_lists([steps[kept] - start + 0.5], [units[place][kept]], channels=11)
-        )
-    lengths = [sum(each.batch([place]).x.shape[1] for place in range(7)) for each in (labelled(), data)]
-    assert lengths[0] > lengths[1]
+        start, end = np.sort(times[place])[[int(trim * count), count - 1 - int(trim * count)]]
+        kept = times[place] >= start
+        when = times[place][kept] - start
+        if span and end > start:
+            when = when * (span / (end - start))
+        assert_same_events(x, blocksim.Events.from_lists([when], [units[place][kept]], channels=11))
+        lengths.append(x.shape[1])
+    # all as long as asked, but the one that lasts no time, and what comes after the stretch
+    assert (sorted(set(lengths)) == [1, 26]) == (trim == 0 and span is not None)
 
 
 @pytest.mark.parametrize("steps", [None, 5, 60])
@@ -449,8 +453,10 @@ ARGUMENTS = {
     "steps": (lambda: labelled(steps=0), ["steps:", "at least 1", "0"]),
     "pool": (lambda: labelled(pool=0), ["pool:", "0"]),
     "clip": (lambda: labelled(clip=1), ["clip:", "True or False"]),
-    "trim": (lambda: labelled(trim=1.0), ["trim:", "below 1", "1.0"]),
+    "trim": (lambda: labelled(trim=1.0), ["trim:", "below 0.5", "1.0"]),
     "trim below": (lambda: labelled(trim=-0.1), ["trim:", "at least 0", "-0.1"]),
+    "span": (lambda: labelled(trim=0.1, span=0), ["span:", "above 0", "0"]),
+    "span alone": (lambda: labelled(span=10.0), ["span:", "trim", "None"]),
     "no delay": (lambda: labelled(delays=()), ["delays:", "ascending", "()"]),
     "delay below": (lambda: labelled(delays=(-1.0, 0.0)), ["delays:", "0 or more", "-1"]),
     "delays the same step": (lambda: labelled(delays=(0.0, 0.5)), ["delays:", "ascending", "0.5"]),

@@ -31,7 +31,8 @@ from blocksim.training.settings import Training
 
 # where a flag that was given goes in the configuration
 PLACES = {
-    "dt": "data", "duration": "data", "pool": "data", "trim": "data", "delays": "data",
+    "dt": "data", "duration": "data", "pool": "data", "trim": "data", "span": "data",
+    "delays": "data",
     "hidden": "network", "rate": "network", "adaptation": "network",
     "epochs": "training", "batch_size": "training", "learning_rate": "training", "validation": "training",
     "validation_by": "training", "patience": "training", "shares": "training", "seed": "training",
@@ -57,6 +58,7 @@ def _default(name: str) -> str:
 @click.option(
     "--trim", type=float, help="Samples begin where this share of their events has passed.  [default: time 0]"
 )
+@click.option("--span", type=float, help="Time is scaled until the events last so many ms.  [default: as they do]")
 @click.option(
     "--delays", type=Several(float, "times in ms"), help="Each channel enters once for each, ms." + _default("delays")
 )

@@ -1,6 +1,6 @@
 """Events of one sample, binned to steps and pooled channels: `Sample`, and the `Space` its numbers belong to.
 
-Owns binning, pooling, order, and moving events about among the channels.
+Owns the clock, binning, pooling, order, and moving events about among the channels.
 """
 
 from __future__ import annotations
@@ -98,9 +98,37 @@ def pooled_space(source: Source, dt: float, pool: int, clip: bool) -> Space:
     return Space(dt, int(np.prod(grid)), grid, clip)
 
 
-def binned(source: Source, place: int, space: Space, pool: int, trim: float | None) -> Sample:
-    """Sample `place` of a source, read, checked and binned; begun where the share `trim` of its events has passed."""
-    times, units = source.checked(place)
+@dataclass(frozen=True)
+class Clock:
+    """What time a sample's events are said to have.
+
+    Attributes
+    ----------
+    trim : float or None
+        Time 0 is where this share of the events has passed, and what comes before is lost; None: as it stands.
+    span : float or None
+        Time is scaled so that the events but for the share `trim` at either end last so many ms; None: as it stands.
+    """
+
+    trim: float | None = None
+    span: float | None = None
+
+    def read(self, times: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The events by this clock."""
+        if self.trim is None or not len(times):
+            return times, units
+        inner = np.sort(times)
+        start, end = inner[int(self.trim * len(times))], inner[-1 - int(self.trim * len(times))]
+        kept = times >= start
+        times, units = times[kept] - start, units[kept]
+        if self.span is not None and end > start:
+            times = times * (self.span / (end - start))
+        return times, units
+
+
+def binned(source: Source, place: int, space: Space, pool: int, clock: Clock) -> Sample:
+    """Sample `place` of a source, read, checked and binned."""
+    times, units = clock.read(*source.checked(place))
     steps = steps_of(times, space.dt)
     length = int(steps.max()) + 1 if len(steps) else 1
     if length > np.iinfo(np.int32).max:
@@ -108,10 +136,6 @@ def binned(source: Source, place: int, space: Space, pool: int, trim: float | No
             f"expected at most 2**31 - 1 steps in {source.which(place)}; found {length} at dt = {space.dt:g} ms"
         )
     steps, channels = space.ordered(steps, _pooled(units.astype(np.int64), source.grid, space.grid, pool))
-    if trim is not None and len(steps):
-        start = steps[int(trim * len(steps))]
-        first = int(np.searchsorted(steps, start))
-        steps, channels, length = steps[first:] - start, channels[first:], length - int(start)
     return Sample(
         frozen(steps.astype(np.uint16 if length <= 2**16 else np.int32)),
         frozen(channels.astype(np.uint16 if space.channels <= 2**16 else np.int32)),

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim.data.augmentation import MOST, Augmentation
-from blocksim.data.binning import Sample, Space, binned, pooled_space
+from blocksim.data.binning import Clock, Sample, Space, binned, pooled_space
 from blocksim.data.randomness import AUGMENT, SHUFFLE, Streams
 from blocksim.data.sources import ArraySource, Source, join_lists
 from blocksim.errors import ArgumentError
@@ -67,8 +67,11 @@ class EventDataset:
     clip : bool
         Whether several spikes of a channel in one step count as one; otherwise each is an event.
     trim : float or None
-        A sample begins with the step in which this share of its events has passed, 0 to below 1: 0 is the first event,
-        a little more leaves out what is noise before the sound. What comes before is lost. None: it begins at time 0.
+        A sample begins where this share of its events has passed, 0 to below 1/2: 0 is the first event, a little more
+        leaves out noise before the sound. What comes before is lost. None: it begins at time 0.
+    span : float or None
+        Time is scaled, sample by sample, so that the events, but for the share `trim` at either end, last so many ms:
+        speakers then differ in tempo no more. Needs `trim`. None: time is what it is.
     delays : sequence of float
         Delays in ms, whole steps rounded down, ascending: every channel enters once for each of them, as
         `Events.delayed` has it. What arrives after a fixed duration is cut.
@@ -118,6 +121,7 @@ class EventDataset:
         pool: int = 1,
         clip: bool = False,
         trim: float | None = None,
+        span: float | None = None,
         delays: Sequence[float] = (0.0,),
         cache_bytes: int = 2**30,
     ) -> None:
@@ -129,8 +133,12 @@ class EventDataset:
         space = pooled_space(source, dt, pool, clip)
         self.delays = _delays(delays, dt)
         if trim is not None:
-            trim = number("trim", trim, least=0, below=1)
-        self._store = _Store(source, space, pool, trim, whole("cache_bytes", cache_bytes, 0))
+            trim = number("trim", trim, least=0, below=0.5)
+        if span is not None:
+            span = milliseconds("span", span)
+            if trim is None:
+                raise ArgumentError("span: expected trim beside it, the share of events at either end; found None")
+        self._store = _Store(source, space, pool, Clock(trim, span), whole("cache_bytes", cache_bytes, 0))
         self._select(np.arange(len(source)))
 
     def _select(self, places: np.ndarray) -> None:
@@ -439,8 +447,8 @@ def from_lists(
 class _Store:
     """Binned samples of a source, kept while there is room."""
 
-    def __init__(self, source: Source, space: Space, pool: int, trim: float | None, cache_bytes: int) -> None:
-        self.source, self.space, self.pool, self.trim, self.cache_bytes = source, space, pool, trim, cache_bytes
+    def __init__(self, source: Source, space: Space, pool: int, clock: Clock, cache_bytes: int) -> None:
+        self.source, self.space, self.pool, self.clock, self.cache_bytes = source, space, pool, clock, cache_bytes
         self.bytes = 0
         self._kept: dict[int, Sample] = {}
         self._lock = threading.Lock()
@@ -449,7 +457,7 @@ class _Store:
         """Sample `place` of the source."""
         sample = self._kept.get(place)
         if sample is None:
-            sample = binned(self.source, place, self.space, self.pool, self.trim)
+            sample = binned(self.source, place, self.space, self.pool, self.clock)
             size = sample.steps.nbytes + sample.channels.nbytes
             with self._lock:
                 if place not in self._kept and self.bytes + size <= self.cache_bytes:

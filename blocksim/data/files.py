@@ -34,6 +34,7 @@ def open_dataset(
     pool: int = 1,
     clip: bool = False,
     trim: float | None = None,
+    span: float | None = None,
     delays: Sequence[float] = (0.0,),
     channels: int | None = None,
     sensor: tuple[int, int] | None = None,
@@ -54,7 +55,7 @@ def open_dataset(
           optionally `sensor`, its (height, width), and names and groups as above;
         - N-MNIST's original files, CLASS/NAME.bin, in a folder (`Train` or `Test`), a zip or an uncompressed tar
           archive.
-    dt, steps, pool, clip, trim, delays, cache_bytes
+    dt, steps, pool, clip, trim, span, delays, cache_bytes
         As for `EventDataset`.
     channels : int or None
         Number of channels; None: what the file says, or 700 for HDF5.
@@ -78,7 +79,9 @@ def open_dataset(
     if sensor is not None:
         sensor = (whole("sensor: height", sensor[0], 1), whole("sensor: width", sensor[1], 1))
     source = _source(Path(path), channels, sensor)
-    return EventDataset(source, dt, steps, pool=pool, clip=clip, trim=trim, delays=delays, cache_bytes=cache_bytes)
+    return EventDataset(
+        source, dt, steps, pool=pool, clip=clip, trim=trim, span=span, delays=delays, cache_bytes=cache_bytes
+    )
 
 
 def _source(path: Path, channels: int | None, sensor: tuple[int, int] | None) -> Source:

@@ -51,6 +51,8 @@ class DataChoices:
         Whether several spikes of a channel in one step count as one.
     trim : float or None
         Samples begin where this share of their events has passed; None: at time 0.
+    span : float or None
+        ms that the events of a sample last, but for that share at either end; None: as long as they do.
     delays : tuple of float
         ms; every channel enters once for each of them.
     """
@@ -60,6 +62,7 @@ class DataChoices:
     pool: int = 1
     clip: bool = False
     trim: float | None = None
+    span: float | None = None
     delays: tuple[float, ...] = (0.0,)
 
 
@@ -239,7 +242,7 @@ def grid_of(experiment: Experiment, seeds: int = 1, **axes: Sequence[Any]) -> li
 def open_samples(path: str | Path, choices: DataChoices) -> EventDataset:
     """Open samples as an experiment bins them, every one of the same duration."""
     dt = milliseconds("dt", choices.dt)
-    binning: dict[str, Any] = {name: getattr(choices, name) for name in ("pool", "clip", "trim", "delays")}
+    binning: dict[str, Any] = {name: getattr(choices, name) for name in ("pool", "clip", "trim", "span", "delays")}
     data = open_dataset(path, dt, **binning)
     duration = choices.duration
     if duration is None:
