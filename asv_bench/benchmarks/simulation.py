@@ -63,6 +63,10 @@ class Network:
     def time_training_step(self, backend, method):
         self.work.step(backend, method)
 
+    def time_training_step_with_a_box_car(self, backend, method):
+        self.work.surrogate = "box_car"
+        self.work.step(backend, method)
+
     def peakmem_training_step(self, backend, method):
         self.work.step(backend, method)
 
