@@ -8,6 +8,8 @@
 7
 """
 
+from pathlib import Path as _Path
+
 from blocksim.backend import Backend, BackendEntry, available_backends, get_backend
 from blocksim.errors import (
     ArgumentError,
@@ -29,6 +31,11 @@ from blocksim.state import State, StateGradient
 from blocksim.surrogates import Surrogate
 
 __version__ = "0.1.0"
+
+# Python started in a checkout finds the package there, whatever is installed; and there the backends lie beside it
+_here = _Path(__file__).resolve().parent
+if not (_here / "backends").is_dir() and (_here.parent / "backends").is_dir():
+    __path__.append(str(_here.parent))
 
 __all__ = [
     "ALIF",

@@ -94,3 +94,16 @@ for name in {modules!r}:
     assert module.__file__.startswith({str(site)!r}), module.__file__
 """
     subprocess.run([sys.executable, "-P", "-c", code], check=True, cwd=tmp_path)
+
+
+def test_python_started_in_a_checkout_finds_the_backends():
+    """After `pip install .`, which leaves nothing that leads back here."""
+    code = (
+        "import sys; sys.meta_path[:] = [finder for finder in sys.meta_path if 'editable' not in str(finder).lower()]; "
+        "import blocksim; print(blocksim.__file__, type(blocksim.get_backend('numpy')).__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == [
+        str(ROOT / "blocksim" / "__init__.py"),
+        "blocksim.backends.numpy_reference.reference",
+    ]
