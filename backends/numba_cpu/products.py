@@ -21,7 +21,8 @@ from .lanes import bits, count_bits, equal, fill, load, lowest_bit, multiply_add
 
 ROWS = 4  # rows of time that share a load of weights, and neurons that share a load of a row
 SPAN = 96  # rows of an item of work: a tile of the weights is read from the first-level cache by all of them
-# How many times as long a product takes, a number of the result, where only some are computed.
+# How many times as long a number of the result takes where only some are computed: measured, 2.5 where 14 % were, and
+# 3.5 where 6 % were (two layers of 256, float32).
 COST = 3
 
 

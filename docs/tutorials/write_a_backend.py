@@ -288,6 +288,7 @@ plt.show()
 # ``layer_forward``, ``layer_adjoint``  a whole layer, and its adjoint, in one go: where most speed is
 # ``events``                            finding the spikes of an array; may return them in a form of the backend's own
 # ``input_adjoint``                     dLoss/dx
+# ``takes_products``                    being handed dLoss/dx of the layer above unmultiplied, to fuse or to cut short
 # ``leaky_filter``, ``train_distance``  the filter (18) of losses, and the distance (19) of fits
 # ``fetch``                             copying several small arrays at once, from a device
 # ``owns``                              which arrays of a caller's lie on the device already, and stay there
