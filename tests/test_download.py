@@ -341,6 +341,8 @@ def test_command_info(run):
     assert result.exit_code == 0, result.output
     assert "2 samples, 2 channels, dt = 0.5 ms" in result.output
     assert "1 sample cut by 1 event in all, 1 padded" in result.output
+    facts = json.loads(run("info", "events.npz", "--trim", "0", "--span", "4", "--json").output)
+    assert facts["duration_ms"]["max"] == 5.0
     facts = json.loads(run("info", "events.npz", "--json").output)
     assert (facts["events"]["max"], facts["steps"]) == (2.0, None)
     result = run("info", "none.h5")

@@ -65,9 +65,20 @@ def download(name: str, output: Path, unpack: bool, base_url: str | None) -> Non
     "--pool", type=click.IntRange(min=1), default=1, help="Neighbouring channels, or pixels, that become one."
 )
 @click.option("--clip", is_flag=True, help="Count several spikes of a channel in one step once.")
+@click.option("--trim", type=float, help="Samples begin where this share of their events has passed.")
+@click.option("--span", type=float, help="Time is scaled until the events last so many ms.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(path: Path, dt: float, steps: int | None, pool: int, clip: bool, as_json: bool) -> None:
+def info(
+    path: Path,
+    dt: float,
+    steps: int | None,
+    pool: int,
+    clip: bool,
+    trim: float | None,
+    span: float | None,
+    as_json: bool,
+) -> None:
     """What a file or folder of events holds; reads and checks every sample."""
     # nothing needs to be kept
-    dataset = open_dataset(path, dt, steps, pool=pool, clip=clip, cache_bytes=0)
+    dataset = open_dataset(path, dt, steps, pool=pool, clip=clip, trim=trim, span=span, cache_bytes=0)
     click.echo(json.dumps(dataset.statistics(), indent=2) if as_json else dataset.summary())
