@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.arrays import Array, Input, SpikeGradient
+from blocksim.arrays import Array, FromAbove, Input, SpikeGradient
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
 from blocksim.inputs import computing_dtype, finite_numbers, numbers, prepare, read_input
@@ -309,11 +309,14 @@ def _backward(
     current: Array | None = None
     for number in reversed(range(len(passes))):
         done = passes[number]
+        own = spikes[number], counts[number]
         grad: SpikeGradient | None
         if current is None:
-            grad = _added(done, of_output, spikes[number], counts[number])
+            grad = _added(done, of_output, *own)
+        elif done.takes_products:
+            grad = FromAbove(current, passes[number + 1].arrays.weights, _added(done, None, *own))
         else:
-            grad = passes[number + 1].below(current, _added(done, None, spikes[number], counts[number]))
+            grad = _added(done, passes[number + 1].to_input(current), *own)
         result = done.adjoint(grad, None, None if grad_state is None else grad_state.layers[number])
         gradients.insert(0, gradients_of(done, result, view))
         current = result.current
@@ -332,7 +335,7 @@ def _each(name: str, given: Any, layers: int) -> Sequence[Any]:
 
 
 def _added(done: Pass, own: Array | None, spikes: Array | None, counts: Array | None) -> Array | None:
-    """dLoss/dS: from the readout (an array of our own), from the caller, and from counts, the same at each step."""
+    """dLoss/dS: from above (an array of our own), from the caller, and from counts, the same at each step."""
     if spikes is None and counts is None:
         return own
     if own is None:

@@ -20,7 +20,6 @@ from blocksim.arrays import (
     Array,
     Carry,
     ForwardResult,
-    FromAbove,
     Input,
     LayerArrays,
     Plan,
@@ -111,11 +110,6 @@ class Pass:
             "spikes": (batch, self.history.shape[1], neurons),
         }
         given = {name: zeros(shape, dtype, backend) for name, shape in shapes.items()}
-        if isinstance(grad_spikes, FromAbove) and not backend.takes_products(self.arrays, self.rule):
-            product = backend.input_adjoint(grad_spikes.current, grad_spikes.weights)
-            if grad_spikes.own is not None:
-                product += grad_spikes.own
-            grad_spikes = product
         if grad_state is not None:
             if not isinstance(grad_state, StateGradient):
                 raise ArgumentError(
@@ -144,9 +138,10 @@ class Pass:
         """dLoss/dx of a layer with weights, equation (11): (B, T, K)."""
         return self.backend.input_adjoint(grad_current, self.arrays.weights)
 
-    def below(self, grad_current: Array, own: Array | None) -> FromAbove:
-        """dLoss/dS of the layer whose spikes are this one's input: dLoss/dx, and what the loss itself adds."""
-        return FromAbove(grad_current, self.arrays.weights, own)
+    @property
+    def takes_products(self) -> bool:
+        """Whether `adjoint` takes dLoss/dS as a `FromAbove`."""
+        return self.backend.takes_products(self.arrays, self.rule)
 
 
 def forward_pass(layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], state: Any, options: Options) -> Pass:
