@@ -28,10 +28,9 @@ import numpy as np
 import peer_networks
 from benchmarks.workloads import DigitsNetwork, OneNeuron, PaperLayer
 
-NETWORK = "network step"
-# the same with a surrogate that is zero away from the threshold
-BOXED = "network step, box car"
-WORK = ("training step", "fit step", NETWORK, BOXED)
+# by its surrogate; a box car is zero away from the threshold
+NETWORK_STEPS = {"network step": "fast_sigmoid", "network step, box car": "box_car"}
+WORK = ("training step", "fit step", *NETWORK_STEPS)
 ENOUGH = 0.1  # seconds: shorter steps are repeated
 Step = Callable[[], int]  # returns the number of spikes
 
@@ -347,18 +346,18 @@ NETWORKS: dict[str, tuple[Callable[[DigitsNetwork], Step], str]] = {
         "adaptation, refractory period, recurrence, a time constant of its own for each neuron",
     ),
 }
-WITH_BOX_CAR = ("blocksim", "snnTorch")
+# which tools are given each surrogate
+WITH = {"fast_sigmoid": tuple(NETWORKS), "box_car": ("blocksim", "snnTorch")}
 
 
 def serve(name: str, works: list[str], data: str | None) -> None:
     """A tool's process: does the work named on each line of its input, and answers with seconds and spikes."""
     answers, sys.stdout = sys.stdout, sys.stderr  # tools print
     make, distributions, _ = PEERS[name]
-    steps = make() if set(works) - {NETWORK, BOXED} else {}
-    if NETWORK in works:
-        steps[NETWORK] = NETWORKS[name][0](DigitsNetwork(path=data))
-    if BOXED in works and name in WITH_BOX_CAR:
-        steps[BOXED] = NETWORKS[name][0](DigitsNetwork(path=data, surrogate="box_car"))
+    steps = make() if set(works) - set(NETWORK_STEPS) else {}
+    for work, surrogate in NETWORK_STEPS.items():
+        if work in works and name in WITH[surrogate]:
+            steps[work] = NETWORKS[name][0](DigitsNetwork(path=data, surrogate=surrogate))
     hello = {"versions": {d: version(d) for d in distributions}, "work": [work for work in works if work in steps]}
     print(json.dumps(hello), file=answers, flush=True)
     for line in sys.stdin:
@@ -415,7 +414,7 @@ def table(name: str, times: dict[str, list[float]], cpu: dict[str, list[float]],
         of_cpu = float(np.median(np.array(cpu[peer]) / ours["cpu"]))
         row = {"tool": peer, "ms": median, "low": low, "high": high, "ratio": ratio, "spikes": spikes[peer]}
         row |= {"cpu_ms": 1e3 * float(np.median(cpu[peer])), "cpu_ratio": of_cpu}
-        rows.append(row | {"lacks": NETWORKS[peer][1] if name in (NETWORK, BOXED) else PEERS[peer][2]})
+        rows.append(row | {"lacks": NETWORKS[peer][1] if name in NETWORK_STEPS else PEERS[peer][2]})
     header = [name, "ms", "times blocksim", "CPU ms", "times blocksim", "spikes", "leaves out"]
     print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for row in rows:
