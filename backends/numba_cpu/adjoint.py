@@ -13,9 +13,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
-from numba import prange
-
 from .compiling import helper, inlined, kernel
 from .forward import CHUNK, flush
 from .lanes import (
@@ -404,16 +401,32 @@ def _into_history(neurons, cotangents, rule, out, sample, steps, slope, begin, e
 
 
 @kernel
-def layer_adjoint(neurons, tape, cotangents, rule, out, steps, block_length, columns, scratch, lowest, terms, width):
+def layer_adjoint(
+    first_item,
+    stop_item,
+    slot,
+    neurons,
+    tape,
+    cotangents,
+    rule,
+    out,
+    steps,
+    block_length,
+    columns,
+    scratch,
+    lowest,
+    terms,
+    width,
+):
     """Differentiate a layer. `lowest`, `terms`: of `_exp`, for the dtype."""
-    batch, size = out.voltage.shape
+    size = out.voltage.shape[1]
     parts = (size + columns - 1) // columns
     blocks = (steps + block_length - 1) // block_length
-    for item in prange(batch * parts):
+    for item in range(first_item, stop_item):
         sample = item // parts
         begin = item % parts * columns
         end = min(begin + columns, size)
-        thread = numba.get_thread_id()
+        thread = slot
         adaptation = scratch.adaptation[thread]
         free_adaptation = scratch.free_adaptation[thread]
         slope = scratch.slope[thread]

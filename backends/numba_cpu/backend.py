@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
 from blocksim.arrays import (
@@ -30,6 +29,7 @@ from blocksim.surrogates import Surrogate, require_compiled
 from . import events, forward, launch
 from .launch import FORWARD_BYTES, width_of
 from .memory import as_rows, empty, plain, release
+from .threads import number_of_threads
 
 FEWEST = 4  # neurons from which their own kernel compares trains
 GRADIENT_ITEMS = 8  # at least so many items of work in a weight gradient, each with a sum of its own
@@ -78,8 +78,9 @@ class NumbaBackend(FusedBackend, HostBackend):
     def describe(self) -> dict[str, str]:
         """Threads, and where compiled kernels are kept between processes: NUMBA_CACHE_DIR, or beside the sources."""
         return {
-            "threads": f"{numba.get_num_threads()} ({numba.threading_layer()})",
-            "kernel cache": str(forward.layer_forward.stats.cache_path),
+            "threads": str(number_of_threads()),
+            "kernel cache": forward.layer_forward.cache_path
+            or "none: no folder can be written to (set NUMBA_CACHE_DIR)",
         }
 
     def check_surrogate(self, surrogate: Surrogate) -> None:
@@ -162,7 +163,7 @@ def _listed(flat: np.ndarray, shape: tuple[int, ...], density: float) -> Events 
     rows, inputs = flat.shape
     words = empty((rows, -(-inputs // 64)), np.uint64)
     counts = empty(rows, np.int64)
-    events.pack(flat, words, counts, (0,) * 64)
+    events.pack(rows, flat, words, counts, (0,) * 64)
     packed = not rows or counts.min() >= 0
     if not packed:
         counts = _counts(flat)
@@ -174,15 +175,15 @@ def _listed(flat: np.ndarray, shape: tuple[int, ...], density: float) -> Events 
     np.cumsum(counts, out=indptr[1:])
     indices = empty(indptr[-1], np.int32)
     if packed:
-        events.unpack(words, indptr, indices)
+        events.unpack(rows, words, indptr, indices)
     else:
-        events.repeat(flat, indptr, indices)
+        events.repeat(rows, flat, indptr, indices)
     return Events.trusted(indptr, indices, shape)
 
 
 def _counts(flat: np.ndarray) -> np.ndarray:
     counts = np.empty(len(flat), np.int64)
-    events.count(flat, counts)
+    events.count(len(flat), flat, counts)
     return counts
 
 
@@ -193,18 +194,21 @@ def _event_gradient(x: Events, grad_current: np.ndarray) -> np.ndarray:
     marks = empty((batch, spans, inputs), np.uint64)
     repeats = empty(batch * spans, np.uint64)
     indptr, indices = plain(x.indptr), plain(x.indices)
-    events.mark_events(indptr, indices, steps, marks, repeats)
+    events.mark_events(batch * spans, indptr, indices, steps, marks, repeats)
     grad = _marks_gradient(marks, grad_current, 0)
     if repeats.any():
-        events.add_repeats(indptr, indices, as_rows(grad_current), grad, width_of(FORWARD_BYTES, grad_current))
+        width = width_of(FORWARD_BYTES, grad_current)
+        tiles = -(-grad_current.shape[2] // len(width))
+        events.add_repeats(tiles, indptr, indices, as_rows(grad_current), grad, width)
     return grad
 
 
 def _spike_gradient(spikes: np.ndarray, grad_current: np.ndarray, shift: int) -> np.ndarray:
     """Sum over spikes (B, T, K) bool of dLoss/dI `shift` steps later: (K, N)."""
     batch, steps, size = spikes.shape
-    marks = empty((batch, -(-steps // events.SPAN), size), np.uint64)
-    events.mark_spikes(plain(spikes), marks, (0,) * events.SPAN)
+    spans = -(-steps // events.SPAN)
+    marks = empty((batch, spans, size), np.uint64)
+    events.mark_spikes(batch * spans, plain(spikes), marks, (0,) * events.SPAN)
     return _marks_gradient(marks, grad_current, shift)
 
 
@@ -220,9 +224,9 @@ def _marks_gradient(marks: np.ndarray, grad_current: np.ndarray, shift: int) -> 
     shares = min(-(-GRADIENT_ITEMS // tiles), batch * spans)
     totals = empty((tiles, shares, inputs, columns), dtype)
     events.weight_gradient(
-        marks, plain(as_rows(grad_current)), steps, shift, shares,
+        tiles * shares, marks, plain(as_rows(grad_current)), steps, shift, shares,
         empty((tiles * shares, events.SPAN, columns), dtype), totals, width,
     )  # fmt: skip
     grad = empty((inputs, size), dtype)
-    events.hand_out(totals, grad, width)
+    events.hand_out(inputs, totals, grad, width)
     return grad

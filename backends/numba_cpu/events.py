@@ -9,7 +9,6 @@ dLoss/dI that stays in the first-level cache. The order of summation depends on 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from .compiling import helper, kernel
 from .lanes import add, bits, count_bits, either, equal, fill, load, lowest_bit, select, splat, store
@@ -18,13 +17,13 @@ SPAN = 64  # steps: one bit each of a word
 
 
 @kernel
-def pack(x, words, counts, width):
+def pack(first_item, stop_item, slot, x, words, counts, width):
     """words OUT (rows, ceil(K / 64)) uint64: bit k % 64 of word k // 64 is set where x IN (rows, K) is not 0.
 
     counts OUT (rows,) int64: spikes of each row; -1 where a row holds anything but 0 and 1. 64 lanes.
     """
     inputs = x.shape[1]
-    for row in prange(x.shape[0]):
+    for row in range(first_item, stop_item):
         count = 0
         odd = np.uint64(0)
         for word in range(words.shape[1]):
@@ -51,12 +50,12 @@ def _write_eight(first, left, indices, place):
 
 
 @kernel
-def unpack(words, indptr, indices):
+def unpack(first_item, stop_item, slot, words, indptr, indices):
     """indices OUT: the bits that are set in each row of words, ascending, from indptr[row] on.
 
     Eight at a time, whether there are as many or not, where they stay within the row: nothing to mispredict.
     """
-    for row in prange(words.shape[0]):
+    for row in range(first_item, stop_item):
         place = indptr[row]
         end = indptr[row + 1]
         for word in range(words.shape[1]):
@@ -74,9 +73,9 @@ def unpack(words, indptr, indices):
 
 
 @kernel
-def count(x, counts):
+def count(first_item, stop_item, slot, x, counts):
     """counts OUT (rows,) int64: spikes of each row of x IN (rows, K), -1 where x is no spike count."""
-    for row in prange(x.shape[0]):
+    for row in range(first_item, stop_item):
         total = 0
         valid = True
         for k in range(x.shape[1]):
@@ -87,9 +86,9 @@ def count(x, counts):
 
 
 @kernel
-def repeat(x, indptr, indices):
+def repeat(first_item, stop_item, slot, x, indptr, indices):
     """indices OUT: each input of a row of spike counts x IN (rows, K), as often as it spikes, from indptr[row] on."""
-    for row in prange(x.shape[0]):
+    for row in range(first_item, stop_item):
         place = indptr[row]
         for k in range(x.shape[1]):
             for _ in range(np.int64(x[row, k])):
@@ -98,14 +97,14 @@ def repeat(x, indptr, indices):
 
 
 @kernel
-def mark_events(indptr, indices, steps, marks, repeats):
+def mark_events(first_item, stop_item, slot, indptr, indices, steps, marks, repeats):
     """marks OUT (B, spans, K) uint64: bit t is set where input k has an event in step t of the span.
 
     indptr, indices IN as in `Events`. repeats OUT (B * spans,) uint64: bit t is set where some input has more than one
     event in step t, of which `marks` tells one.
     """
-    batch, spans, inputs = marks.shape
-    for item in prange(batch * spans):
+    spans, inputs = marks.shape[1:]
+    for item in range(first_item, stop_item):
         sample = item // spans
         first = item % spans * SPAN
         marks_of_span = marks[sample, item % spans]
@@ -124,11 +123,11 @@ def mark_events(indptr, indices, steps, marks, repeats):
 
 
 @kernel
-def mark_spikes(spikes, marks, width):
+def mark_spikes(first_item, stop_item, slot, spikes, marks, width):
     """marks OUT (B, spans, N) uint64, as `mark_events` makes them, of spikes IN (B, T, N) bool."""
-    batch, spans, size = marks.shape
+    spans, size = marks.shape[1:]
     steps = spikes.shape[1]
-    for item in prange(batch * spans):
+    for item in range(first_item, stop_item):
         sample = item // spans
         span = item % spans
         first = span * SPAN
@@ -193,7 +192,7 @@ def _gradient_of_twice_the_columns(marks, grad_current, steps, shift, first, las
 
 
 @kernel
-def weight_gradient(marks, grad_current, steps, shift, shares, stretches, totals, width):
+def weight_gradient(first_item, stop_item, slot, marks, grad_current, steps, shift, shares, stretches, totals, width):
     """totals OUT (tiles, shares, K, columns): sums of rows of grad_current IN (B * T, N) `shift` steps after the marks.
 
     Work is split over tiles of columns, one or two vectors wide, and over `shares` of the spans; what comes later than
@@ -202,7 +201,7 @@ def weight_gradient(marks, grad_current, steps, shift, shares, stretches, totals
     """
     number = marks.shape[0] * marks.shape[1]
     columns = totals.shape[3]
-    for item in prange(len(stretches)):
+    for item in range(first_item, stop_item):
         tile = item // shares
         share = item % shares
         first = number * share // shares
@@ -219,11 +218,11 @@ def weight_gradient(marks, grad_current, steps, shift, shares, stretches, totals
 
 
 @kernel
-def hand_out(totals, grad, width):
+def hand_out(first_item, stop_item, slot, totals, grad, width):
     """grad OUT (K, N): totals IN (tiles, shares, K, columns) summed over the shares, in order."""
-    tiles, shares, inputs, columns = totals.shape
+    tiles, shares, _, columns = totals.shape
     size = grad.shape[1]
-    for k in prange(inputs):
+    for k in range(first_item, stop_item):
         for tile in range(tiles):
             for first in range(0, columns, len(width)):
                 n = tile * columns + first
@@ -235,11 +234,11 @@ def hand_out(totals, grad, width):
 
 
 @kernel
-def add_repeats(indptr, indices, grad_current, grad, width):
+def add_repeats(first_item, stop_item, slot, indptr, indices, grad_current, grad, width):
     """grad INOUT (K, N): add the rows of grad_current for the events that are not the first of an input in a step."""
     lanes = len(width)
     size = grad.shape[1]
-    for tile in prange((size + lanes - 1) // lanes):
+    for tile in range(first_item, stop_item):
         n = tile * lanes
         for row in range(len(indptr) - 1):
             for event in range(indptr[row] + 1, indptr[row + 1]):

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .adjoint import surrogate_slope
 from .compiling import helper, kernel
@@ -108,9 +107,9 @@ def _forward(given, neurons, carry, out, starts, few, first, width):
 
 
 @kernel
-def layer_forward(given, neurons, carry, out, starts, few, width):
+def layer_forward(first_item, stop_item, slot, given, neurons, carry, out, starts, few, width):
     """Simulate a layer. given IN: currents without bias; carry INOUT; out OUT flat, its spikes INOUT of zeros."""
-    for item in prange(few.places.shape[1] // len(width)):
+    for item in range(first_item, stop_item):
         _forward(given, neurons, carry, out, starts, few, item * len(width), width)
 
 
@@ -249,8 +248,10 @@ def _adjoint(neurons, tape, starts, cotangents, rule, out, few, first, walk, low
 
 
 @kernel
-def layer_adjoint(neurons, tape, starts, cotangents, rule, out, few, walk, lowest, terms, width):
+def layer_adjoint(
+    first_item, stop_item, slot, neurons, tape, starts, cotangents, rule, out, few, walk, lowest, terms, width
+):
     """Differentiate a layer; arrays are flat. `walk`: scratch of (items, L, width)."""
-    for item in prange(few.places.shape[1] // len(width)):
+    for item in range(first_item, stop_item):
         mine = Walk(walk.values[item], walk.marks[item])
         _adjoint(neurons, tape, starts, cotangents, rule, out, few, item * len(width), mine, lowest, terms, width)

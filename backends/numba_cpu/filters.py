@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from numba import prange
-
 from .compiling import helper, kernel
 from .few import TRACE
 from .lanes import add, clear_seldom, fill, gather, load, multiply_add, scatter, select, splat, store, sub, widen
@@ -29,19 +27,19 @@ def _filter_few(x, y, few, decay, tiny, reverse, first, width):
 
 
 @kernel
-def filter_few(x, y, few, decay, tiny, reverse, width):
+def filter_few(first_item, stop_item, slot, x, y, few, decay, tiny, reverse, width):
     """y OUT, x IN (B * T * N,), flat; lanes are neurons of all samples."""
-    for item in prange(few.places.shape[1] // len(width)):
+    for item in range(first_item, stop_item):
         _filter_few(x, y, few, decay, tiny, reverse, item * len(width), width)
 
 
 @kernel
-def filter_rows(x, y, steps, decay, tiny, reverse, width):
+def filter_rows(first_item, stop_item, slot, x, y, steps, decay, tiny, reverse, width):
     """y OUT, x IN (B * T, N); lanes are neighbouring neurons of a sample."""
     lanes = len(width)
     size = x.shape[1]
     tiles = (size + lanes - 1) // lanes
-    for item in prange(x.shape[0] // steps * tiles):
+    for item in range(first_item, stop_item):
         first = item // tiles * steps
         n = item % tiles * lanes
         total = splat(y.dtype.type(0), width)
@@ -91,12 +89,12 @@ def _filter_difference(trains, y, keep, total, decay, tiny, row, begin, end, n, 
 
 
 @kernel
-def train_distance(trains, y, keep, before, after, decay, tiny, width):
+def train_distance(first_item, stop_item, slot, trains, y, keep, before, after, decay, tiny, width):
     """before, after OUT (B, N) float64: sums of squares; y OUT (B * T, N) where kept: z of (19). Lanes are neurons."""
     lanes = len(width)
     size = trains.spikes.shape[1]
     tiles = (size + lanes - 1) // lanes
-    for item in prange(len(trains.stops) * tiles):
+    for item in range(first_item, stop_item):
         sample = item // tiles
         row = sample * trains.steps
         n = item % tiles * lanes

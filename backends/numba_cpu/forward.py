@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
-from numba import prange
 
 from .compiling import helper, kernel
 from .lanes import (
@@ -212,19 +210,34 @@ def _start_block(carry, starts, keep_free, block, sample, begin, end):
 
 
 @kernel
-def layer_forward(source, neurons, carry, history, out, starts, steps, block_length, columns, scratch, width):
+def layer_forward(
+    first_item,
+    stop_item,
+    slot,
+    source,
+    neurons,
+    carry,
+    history,
+    out,
+    starts,
+    steps,
+    block_length,
+    columns,
+    scratch,
+    width,
+):
     """Simulate a layer.
 
     history IN (B * D, N) bool, spikes of the D steps before the first; columns: neurons of one item of work, a multiple
     of the width unless it is all of them; scratch: (threads, CHUNK, N rounded up to the width).
     """
-    batch, size = carry.voltage.shape
+    size = carry.voltage.shape[1]
     parts = (size + columns - 1) // columns
-    for item in prange(batch * parts):
+    for item in range(first_item, stop_item):
         sample = item // parts
         begin = item % parts * columns
         end = min(begin + columns, size)
-        current = scratch[numba.get_thread_id()]
+        current = scratch[slot]
         for block in range((steps + block_length - 1) // block_length):
             start = block * block_length
             stop = min(start + block_length, steps)
@@ -244,11 +257,11 @@ def layer_forward(source, neurons, carry, history, out, starts, steps, block_len
 
 
 @kernel
-def project(indptr, indices, weights, out, width):
+def project(first_item, stop_item, slot, indptr, indices, weights, out, width):
     """out INOUT (rows, N) += weights[indices], event by event in ascending order: (2) for one kind of input."""
     lanes = len(width)
     size = out.shape[1]
-    for row in prange(out.shape[0]):
+    for row in range(first_item, stop_item):
         for n in range(0, size, lanes):
             total = load(out, row, n, size - n, width)
             for event in range(indptr[row], indptr[row + 1]):

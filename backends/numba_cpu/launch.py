@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import numba
 import numpy as np
 
 from blocksim.arrays import (
@@ -32,6 +31,7 @@ from blocksim.surrogates import kernel_scales
 
 from . import adjoint, few, filters, forward, products
 from .memory import aligned, as_rows, empty, plain
+from .threads import number_of_threads
 
 # Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
 FORWARD_BYTES, ADJOINT_BYTES, NARROW_BYTES = 256, 128, 32
@@ -136,11 +136,12 @@ def _forward(
         carry.voltage, carry.adaptation, carry.refractory, empty(shape, dtype), empty(shape, np.int32)
     )
     rows = min(forward.CHUNK, plan.block_length)
+    columns = _columns(batch, size, width, history.shape[1])
     forward.layer_forward(
-        _source(x, layer), prepared(layer).forward, moved, plain(as_rows(history)), out,
+        batch * -(-size // columns), _source(x, layer), prepared(layer).forward, moved, plain(as_rows(history)), out,
         forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
-        steps, plan.block_length, _columns(batch, size, width, history.shape[1]),
-        empty((numba.get_num_threads(), rows, _round_up(size, len(width))), dtype), width,
+        steps, plan.block_length, columns,
+        empty((number_of_threads(), rows, _round_up(size, len(width))), dtype), width,
     )  # fmt: skip
 
 
@@ -160,11 +161,12 @@ def _few_forward(
     else:
         given = _currents(x, layer)
     out.spikes[...] = False
+    where = _few(batch, steps, size, given.shape[2], plan.block_length, len(width))
     flat = few.Flat(carry.voltage.reshape(-1), carry.adaptation.reshape(-1), carry.refractory.reshape(-1))
     few.layer_forward(
-        plain(given).reshape(-1), neurons, flat,
+        where.places.shape[1] // len(width), plain(given).reshape(-1), neurons, flat,
         out._replace(**{name: getattr(out, name).reshape(-1) for name in forward.Recorded._fields[:4]}),
-        _flat_starts(starts, plan.tape), _few(batch, steps, size, given.shape[2], plan.block_length, len(width)), width,
+        _flat_starts(starts, plan.tape), where, width,
     )  # fmt: skip
 
 
@@ -246,7 +248,8 @@ def _adjoint(
     latency, length = tape.history.shape[1], tape.block_length
     width = width_of(ADJOINT_BYTES, layer.beta)
     padded = _round_up(size, len(width))
-    threads = numba.get_num_threads()
+    threads = number_of_threads()
+    columns = _columns(batch, size, width, latency or cotangents.has_above)
     at_once = max(length if rule.paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
     scratch = adjoint.Scratch(
         adaptation=empty((threads, length, padded), dtype),
@@ -257,8 +260,8 @@ def _adjoint(
         places=empty((threads, max(size, cotangents.above.shape[1]) + 1), np.int64),
     )
     adjoint.layer_adjoint(
-        prepared(layer).adjoint, arrays, cotangents, rule, out, steps, length,
-        _columns(batch, size, width, latency or cotangents.has_above), scratch, *_series(dtype), width,
+        batch * -(-size // columns), prepared(layer).adjoint, arrays, cotangents, rule, out, steps, length, columns,
+        scratch, *_series(dtype), width,
     )  # fmt: skip
 
 
@@ -277,7 +280,7 @@ def _few_adjoint(
     items, rows = where.places.shape[1] // len(width), min(tape.block_length, steps)
     walk = few.Walk(empty((items, rows, 3 * len(width)), dtype), empty((items, rows, 2 * len(width)), np.bool_))
     few.layer_adjoint(
-        prepared(layer).adjoint, few.Trace(arrays.voltage.reshape(-1), arrays.spikes.reshape(-1)),
+        items, prepared(layer).adjoint, few.Trace(arrays.voltage.reshape(-1), arrays.spikes.reshape(-1)),
         _flat_starts(tape.starts, True),
         cotangents._replace(spikes=cotangents.spikes.reshape(-1), voltage=cotangents.voltage.reshape(-1)), rule,
         out._replace(
@@ -323,9 +326,13 @@ def leaky_filter(x: np.ndarray, decay: float, reverse: bool) -> np.ndarray:
     if size * dtype.itemsize <= FEW_BYTES:
         width = _few_width(batch * size)
         where = _few(batch, steps, size, size, steps, len(width))
-        filters.filter_few(plain(x).reshape(-1), y.reshape(-1), where, *numbers, width)
+        filters.filter_few(
+            where.places.shape[1] // len(width), plain(x).reshape(-1), y.reshape(-1), where, *numbers, width
+        )
     else:
-        filters.filter_rows(plain(as_rows(x)), as_rows(y), steps, *numbers, width_of(ADJOINT_BYTES, x))
+        width = width_of(ADJOINT_BYTES, x)
+        tiles = -(-size // len(width))
+        filters.filter_rows(batch * tiles, plain(as_rows(x)), as_rows(y), steps, *numbers, width)
     return y
 
 
@@ -334,7 +341,9 @@ def input_adjoint(grad_current: np.ndarray, weights: np.ndarray) -> np.ndarray:
     batch, steps, _ = grad_current.shape
     out = empty((batch, steps, weights.shape[0]), grad_current.dtype)
     rows, transposed = plain(as_rows(grad_current)), aligned(weights.T)
-    products.input_adjoint(rows, plain(transposed), as_rows(out), width_of(PRODUCT_BYTES, out))
+    products.input_adjoint(
+        -(-len(rows) // products.SPAN), rows, plain(transposed), as_rows(out), width_of(PRODUCT_BYTES, out)
+    )
     return out
 
 
@@ -353,14 +362,22 @@ def train_distance(
     trains = filters.Trains(
         plain(as_rows(spikes)), as_rows(target), target.reshape(-1), padded, steps, first, plain(stops)
     )
-    filters.train_distance(trains, as_rows(z), keep, before, after, dtype.type(decay), dtype.type(tiny(dtype)), width)
+    filters.train_distance(
+        batch * (len(padded) // len(width)), trains, as_rows(z), keep, before, after, dtype.type(decay),
+        dtype.type(tiny(dtype)), width,
+    )  # fmt: skip
     return before, after, z if keep else None
 
 
 def project(x: Events, weights: np.ndarray, out: np.ndarray) -> None:
     """out INOUT (B, T, N) += the rows of weights for each event, (2)."""
     forward.project(
-        plain(x.indptr), plain(x.indices), plain(aligned(weights)), as_rows(out), width_of(FORWARD_BYTES, out)
+        x.shape[0] * x.shape[1],
+        plain(x.indptr),
+        plain(x.indices),
+        plain(aligned(weights)),
+        as_rows(out),
+        width_of(FORWARD_BYTES, out),
     )
 
 
@@ -392,7 +409,7 @@ def width_of(bytes_: int, array: np.ndarray) -> tuple[int, ...]:
 def _columns(batch: int, size: int, width: tuple[int, ...], together: int) -> int:
     """Neurons in one item of work: all of a sample where they are computed together; otherwise, if there are too few
     samples to share among the threads, so many as fill the lanes."""
-    if together or batch >= 4 * numba.get_num_threads():
+    if together or batch >= 4 * number_of_threads():
         return size
     return min(size, len(width))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .compiling import helper, kernel
 from .lanes import bits, count_bits, equal, fill, load, lowest_bit, multiply_add, opposite, splat, store, total
@@ -191,10 +190,10 @@ def _one_row(rows, weights, out, row, n, width):
 
 
 @kernel
-def input_adjoint(rows, weights, out, width):
+def input_adjoint(first_item, stop_item, slot, rows, weights, out, width):
     """out OUT (B * T, K) = rows IN (B * T, N), dLoss/dI, times weights IN (N, K), transposed beforehand."""
     total_rows = rows.shape[0]
-    for item in prange((total_rows + SPAN - 1) // SPAN):
+    for item in range(first_item, stop_item):
         stop = min((item + 1) * SPAN, total_rows)
         for tile in range((out.shape[1] + len(width) - 1) // len(width)):
             n = tile * len(width)

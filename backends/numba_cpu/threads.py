@@ -1,0 +1,113 @@
+"""Threads that share the work of a kernel.
+
+Owns the threads and how items of work are handed to them. A kernel computes the items first .. last - 1 without
+Python's global lock; idle threads wait in a queue and use no processor, so another process, or a matrix product of a
+BLAS library, has the cores to itself. Items are handed out in pieces, as threads become free: on a busy machine no
+thread waits for one that was held up. Which thread computes an item changes no result.
+
+Numba's own parallel loops are not used. Their OpenMP threads spin while they wait, die in a forked process, and the
+loops take twice as long to compile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+import numba
+from numba.np.ufunc import parallel
+
+PIECES = 4  # pieces of work a thread: more would cost calls, fewer would leave threads waiting for the slowest
+
+
+def number_of_threads() -> int:
+    """What `numba.set_num_threads` was told in this thread, else NUMBA_NUM_THREADS, else the number of processors."""
+    # asked of Numba only where it was told: the question alone starts its threads
+    told = getattr(parallel, "_is_initialized", True)
+    return int(numba.get_num_threads() if told else numba.config.NUMBA_NUM_THREADS)
+
+
+class _Job:
+    """One call of a kernel, done by any number of threads."""
+
+    def __init__(self, compute: Callable[..., Any], items: int, pieces: int, arguments: tuple[Any, ...]) -> None:
+        self.compute = compute
+        self.items = items
+        self.pieces = pieces
+        self.arguments = arguments
+        self.error: BaseException | None = None
+        self.slots: Iterator[int] = count()
+        self.waiting: Iterator[int] = iter(range(pieces))
+        self.left = pieces
+        self.lock = Lock()
+        self.finished = Lock()
+        self.finished.acquire()
+
+    def work(self) -> None:
+        """Compute pieces until none is left."""
+        slot = next(self.slots)  # of the scratch memory, this thread's alone
+        for piece in self.waiting:
+            first, last = (number * self.items // self.pieces for number in (piece, piece + 1))
+            try:
+                if self.error is None:
+                    self.compute(first, last, slot, *self.arguments)
+            except BaseException as error:  # handed to the caller's thread
+                self.error = error
+            with self.lock:
+                self.left -= 1
+                if not self.left:
+                    self.finished.release()
+
+
+_queue: SimpleQueue[_Job] = SimpleQueue()
+_started = 0
+_starting = Lock()
+
+
+def _serve(queue: SimpleQueue[_Job]) -> None:
+    while True:
+        queue.get().work()
+
+
+def _start(threads: int) -> None:
+    global _started
+    with _starting:
+        while _started < threads:
+            Thread(target=_serve, args=(_queue,), name=f"blocksim-{_started}", daemon=True).start()
+            _started += 1
+
+
+def _after_fork() -> None:
+    """A forked process has none of its parent's threads: it starts its own when it needs them."""
+    global _queue, _started, _starting
+    _queue, _started, _starting = SimpleQueue(), 0, Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def share(compute: Callable[..., Any], items: int, arguments: tuple[Any, ...]) -> None:
+    """Call compute(first, last, slot, *arguments) for pieces that together are the items 0 .. items - 1.
+
+    Slots are below `number_of_threads()`, and no two threads have the same at a time. Returns when all is computed.
+    """
+    threads = min(number_of_threads(), items)
+    if threads <= 1:
+        if items:
+            compute(0, items, 0, *arguments)
+        return
+    if _started < threads - 1:
+        _start(threads - 1)
+    job = _Job(compute, items, min(PIECES * threads, items), arguments)
+    for _ in range(threads - 1):
+        _queue.put(job)
+    job.work()
+    job.finished.acquire()
+    job.arguments = ()  # a thread that comes late holds on to no array
+    if job.error is not None:
+        raise job.error
