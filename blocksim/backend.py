@@ -35,8 +35,8 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.errors import ArgumentError, MissingLibraryError
-from blocksim.events import Events, is_sparse_counts
-from blocksim.numerics import tiny
+from blocksim.events import Events
+from blocksim.numerics import spike_rows, tiny
 from blocksim.surrogates import Surrogate
 
 GROUP = "blocksim.backends"
@@ -80,8 +80,9 @@ class Backend(ABC):
     def projection(self, x: Input, weights: Array, out: Array) -> None:
         """Add x @ weights to `out`: the first and the last term of (2).
 
-        Rows of spikes (events, or bool arrays) are added to `out` one at a time in ascending order of the input, so
-        that every backend gives the same bits; real-valued input is a matrix product.
+        In ascending order of the input, so that every backend gives the same bits: rows of spikes (events, or rows of
+        an array that `blocksim.numerics.spike_rows` takes for spikes) are added to `out` one spike at a time; in other
+        rows each value is multiplied with its weights, and the product is rounded and added.
 
         Parameters: x IN (B, T, K); weights IN (K, N); out INOUT (B, T, N).
         """
@@ -130,13 +131,14 @@ class Backend(ABC):
         is handed.
         """
 
-    def events(self, x: Array, density: float) -> Input | None:
-        """The events of spike counts x (B, T, K); None if x holds anything else, or more than `density` an element.
+    def events(self, x: Array) -> Input | None:
+        """The events of x (B, T, K) where every row is spikes by `blocksim.numerics.spike_rows`; else None.
 
         A backend may replace it by a faster one, and return spikes in whatever form its own `projection`,
         `projection_adjoint` and `asarray` take. x is a NumPy array, or integers or flags that the backend `owns`.
         """
-        return Events.from_dense(x) if is_sparse_counts(x, density) else None
+        rows = x.reshape(-1, x.shape[2])
+        return Events.from_dense(x) if spike_rows(rows[:1]).all() and spike_rows(rows).all() else None
 
     def leaky_filter(self, x: Array, decay: float, reverse: bool = False) -> Array:
         """y[t] = decay y[t - 1] + x[t], equation (18), or from the last step on, y[t] = decay y[t + 1] + x[t].

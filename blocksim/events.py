@@ -334,27 +334,6 @@ def is_count(values: np.ndarray) -> np.ndarray:
     return (values >= 0) & whole_numbers
 
 
-def is_sparse_counts(x: np.ndarray, density: float) -> bool:
-    """Whether x holds spike counts, whole numbers >= 0, and at most `density` of them an element.
-
-    Floating input is looked at in slices, and no further than the first that holds anything else.
-    """
-    if x.dtype == np.bool_:
-        return bool(np.count_nonzero(x) <= density * x.size)
-    if x.dtype.kind in "iu":
-        return bool(x.min() >= 0 and x.sum(dtype=np.float64) <= density * x.size)
-    total = 0.0
-    for sample in x:
-        for start in range(0, len(sample), 64):
-            part = sample[start : start + 64]
-            if not is_count(part).all():
-                return False
-            total += float(part.sum(dtype=np.float64))
-            if total > density * x.size:
-                return False
-    return True
-
-
 def _row_starts(rows: np.ndarray, total: int) -> np.ndarray:
     """Offsets of each of `total` rows in a sorted array of row numbers."""
     starts = np.zeros(total + 1, dtype=np.int64)

@@ -1,6 +1,6 @@
 """Input of a layer: what a caller may pass as x, checked, and the form in which kernels read it.
 
-Owns the choice between event-driven and dense projection, and the choice of the computing precision.
+Owns the choice of the computing precision, and of the form in which a backend reads x.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from blocksim.errors import ArgumentError
 from blocksim.events import Events
 from blocksim.layer import Layer
 from blocksim.validation import finite, found, real_array
-
-# Spikes denser than this go through a matrix product: docs/performance.md, "Events or dense".
-EVENT_DENSITY = 0.25
 
 
 def read_input(x: Any, layer: Layer, batch_size: int | None, backend: Backend) -> tuple[Any, bool]:
@@ -77,19 +74,19 @@ def computing_dtype(x: Any, dtypes: frozenset[np.dtype[Any]]) -> np.dtype[Any]:
 
 
 def prepare(x: Any, layer: Layer, backend: Backend, dtype: np.dtype[Any]) -> Any:
-    """The form a backend computes with: events where x is sparse spikes, else real numbers of the computing dtype.
+    """The form a backend computes with: events where x is spikes, else real numbers of the computing dtype.
 
     Floating numbers on a device are not searched for spikes. Raises `ArgumentError` if x holds NaN or infinity.
     """
     if backend.owns(x):
         finite_numbers("x", x, backend)
-        spikes = backend.events(x, EVENT_DENSITY) if layer.weights is not None and x.dtype.kind != "f" else None
+        spikes = backend.events(x) if layer.weights is not None and x.dtype.kind != "f" else None
         return backend.asarray(x, dtype) if spikes is None else spikes
     if isinstance(x, np.ndarray) and ((x.dtype.itemsize == 2 and x.dtype.kind == "f") or not x.dtype.isnative):
         # kernels read neither float16 nor foreign byte orders
         x = x.astype(np.float32 if x.dtype.itemsize == 2 and x.dtype.kind == "f" else x.dtype.newbyteorder("="))
     if isinstance(x, np.ndarray) and layer.weights is not None:
-        sparse = backend.events(x, EVENT_DENSITY)
+        sparse = backend.events(x)
         if sparse is not None:
             return sparse
     if isinstance(x, Events):

@@ -6,7 +6,6 @@ the readout by `blocksim.readout`. Spikes go from layer to layer as events on th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -231,7 +230,7 @@ def _handed(engine: Backend, spikes: Array) -> Input:
     """A layer's spikes as the next layer reads them: all as events, however many, so that sums keep their order."""
     if engine.owns(spikes):
         return spikes
-    events = engine.events(engine.to_numpy(spikes), math.inf)
+    events = engine.events(engine.to_numpy(spikes))
     assert events is not None
     return events
 

@@ -153,7 +153,8 @@ def forward_pass(layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], sta
     carry, history = _start(state, x.shape[0], neurons, latency, layer, dtype, engine)
     plan = Plan(
         batch=x.shape[0],
-        block_length=block_length_of(layer, options.method, options.block_length),
+        # no longer than the run, for which the adjoint's memory is taken
+        block_length=min(block_length_of(layer, options.method, options.block_length), x.shape[1]),
         record_voltage="voltage" in options.record,
         record_threshold="threshold" in options.record,
         tape=bool(options.tape),

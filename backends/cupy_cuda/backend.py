@@ -28,8 +28,8 @@ from blocksim.arrays import (
 )
 from blocksim.backend import FusedBackend
 from blocksim.errors import DeviceError, MissingLibraryError
-from blocksim.events import Events, is_sparse_counts
-from blocksim.numerics import tiny
+from blocksim.events import Events
+from blocksim.numerics import MOST_SPIKES, spike_rows, tiny
 from blocksim.surrogates import Surrogate, require_compiled
 
 from . import dynamics
@@ -121,26 +121,29 @@ class CupyBackend(FusedBackend):
         """Kernels hold copies of the package's own surrogates only."""
         require_compiled(surrogate, self.name)
 
-    def events(self, x: Array, density: float) -> Input | None:
+    def events(self, x: Array) -> Input | None:
         """Spike counts as bytes on the device, which kernels read as they are (docs/performance.md, "On a GPU").
 
-        x may be on the host or on the device. Flags that are there already are taken for sparse, unseen.
+        x may be on the host or on the device. Flags that are there already are taken as they are, unseen.
         """
         if self.owns(x) and x.dtype == np.bool_:
             return self.asarray(x)
+        inputs = x.shape[2]
         if x.dtype.itemsize == 1 or self.owns(x):
             x = self.asarray(x)
             counts = x.view(np.uint8) if x.dtype == np.bool_ else x
-            least, most, total = self.fetch([counts.min(), counts.max(), counts.sum(dtype=np.float64)])
-            if least < 0 or most > BYTE or total > density * x.size:
+            row = counts.reshape(-1, inputs).sum(axis=1, dtype=np.float64)
+            least, most, spikes = self.fetch([counts.min(), counts.max(), row.max()])
+            if least < 0 or most > BYTE or spikes > MOST_SPIKES * inputs:
                 return None
             return x if x.dtype == np.bool_ else counts.astype(np.uint8, copy=False)
-        if not is_sparse_counts(x, density):
+        rows = x.reshape(-1, inputs)
+        if not spike_rows(rows[:1]).all() or not spike_rows(rows).all():
             return None
         return self.asarray(x, np.uint8) if x.max() <= BYTE else Events.from_dense(x)
 
     def projection(self, x: Input, weights: Array, out: Array) -> None:
-        """Equation (2): event by event, from bytes, or a matrix product."""
+        """Equation (2): event by event, from bytes, or for real-valued input cuBLAS' matrix product."""
         whole = self.asarray(out)
         if isinstance(x, Events):
             indptr, indices = self._on_device(x)

@@ -5,7 +5,6 @@ Owns the conversion of dense spikes to events, and the weight gradients; `launch
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from blocksim.arrays import (
 )
 from blocksim.backend import FusedBackend, HostBackend
 from blocksim.events import Events
+from blocksim.numerics import MOST_SPIKES, spike_rows
 from blocksim.surrogates import Surrogate, require_compiled
 
 from . import events, forward, launch
@@ -44,13 +44,11 @@ class NumbaBackend(FusedBackend, HostBackend):
         """A new array, of memory that was used before if there is some."""
         return empty(shape, dtype)
 
-    def events(self, x: np.ndarray, density: float) -> Events | None:
-        """Events of spike counts x (B, T, K) by parallel passes; None if x is something else, or too dense."""
+    def events(self, x: np.ndarray) -> Events | None:
+        """Events of spike counts x (B, T, K) by parallel passes; None if x is something else, or many."""
         flat = plain(as_rows(x))
         # most real-valued input shows itself in its first row, without a pass over all of it
-        if _counts(flat[:1]).min() < 0:
-            return None
-        return _listed(flat, x.shape, density)
+        return _listed(flat, x.shape) if spike_rows(flat[:1]).all() else None
 
     def leaky_filter(self, x: np.ndarray, decay: float, reverse: bool = False) -> np.ndarray:
         """Equation (18), many neurons at once."""
@@ -88,15 +86,11 @@ class NumbaBackend(FusedBackend, HostBackend):
         require_compiled(surrogate, self.name)
 
     def projection(self, x: Input, weights: np.ndarray, out: np.ndarray) -> None:
-        """Equation (2), event by event or as a matrix product."""
-        x = _spikes_as_events(x)
-        if isinstance(x, Events):
-            total = np.ascontiguousarray(out)
-            launch.project(x, weights, total)
-            if total is not out:
-                out[...] = total
-        else:
-            out += x @ weights
+        """Equation (2), event by event or row by row."""
+        total = np.ascontiguousarray(out)
+        launch.project(_spikes_as_events(x), weights, total)
+        if total is not out:
+            out[...] = total
 
     def projection_adjoint(self, x: Input, grad_current: np.ndarray) -> np.ndarray:
         """Equation (11), by marked events or as a matrix product."""
@@ -151,14 +145,14 @@ def _spikes_as_events(x: Input) -> Input:
 
 
 def _all_events(spikes: np.ndarray) -> Events:
-    """Events of a bool array (B, T, N), however dense."""
-    found = _listed(as_rows(np.ascontiguousarray(spikes)), spikes.shape, math.inf)
-    assert found is not None
-    return found
+    """Events of a bool array (B, T, N)."""
+    events = _listed(as_rows(np.ascontiguousarray(spikes)), spikes.shape)
+    assert events is not None
+    return events
 
 
-def _listed(flat: np.ndarray, shape: tuple[int, ...], density: float) -> Events | None:
-    """Events of spike counts (rows, K); None where they are something else, or more than `density` an element."""
+def _listed(flat: np.ndarray, shape: tuple[int, ...]) -> Events | None:
+    """Events of spike counts (rows, K); None where they are something else, or many."""
     flat = flat.view(np.uint8) if flat.dtype == np.bool_ else flat
     rows, inputs = flat.shape
     words = empty((rows, -(-inputs // 64)), np.uint64)
@@ -166,11 +160,9 @@ def _listed(flat: np.ndarray, shape: tuple[int, ...], density: float) -> Events 
     events.pack(rows, flat, words, counts, (0,) * 64)
     packed = not rows or counts.min() >= 0
     if not packed:
-        counts = _counts(flat)
+        events.count(rows, flat, MOST_SPIKES * inputs, counts)
         if counts.min() < 0:
             return None
-    if counts.sum() > density * flat.size:
-        return None
     indptr = np.zeros(rows + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     indices = empty(indptr[-1], np.int32)
@@ -179,12 +171,6 @@ def _listed(flat: np.ndarray, shape: tuple[int, ...], density: float) -> Events 
     else:
         events.repeat(rows, flat, indptr, indices)
     return Events.trusted(indptr, indices, shape)
-
-
-def _counts(flat: np.ndarray) -> np.ndarray:
-    counts = np.empty(len(flat), np.int64)
-    events.count(len(flat), flat, counts)
-    return counts
 
 
 def _event_gradient(x: Events, grad_current: np.ndarray) -> np.ndarray:

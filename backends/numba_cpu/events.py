@@ -73,16 +73,17 @@ def unpack(first_item, stop_item, slot, words, indptr, indices):
 
 
 @kernel
-def count(first_item, stop_item, slot, x, counts):
-    """counts OUT (rows,) int64: spikes of each row of x IN (rows, K), -1 where x is no spike count."""
+def count(first_item, stop_item, slot, x, most, counts):
+    """counts OUT (rows,) int64: spikes of each row of x IN (rows, K); -1 where x is no spike count, or above `most`."""
     for row in range(first_item, stop_item):
         total = 0
-        valid = True
         for k in range(x.shape[1]):
-            value = np.int64(x[row, k])
-            valid &= (value >= 0) & (value == x[row, k])
-            total += value
-        counts[row] = total if valid else -1
+            value = x[row, k]
+            if not (value >= 0 and value <= most and value == np.int64(value)):
+                total = most + 1
+                break
+            total += np.int64(value)
+        counts[row] = total if total <= most else -1
 
 
 @kernel

@@ -26,7 +26,7 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.events import Events
-from blocksim.numerics import tiny
+from blocksim.numerics import MOST_SPIKES, tiny
 from blocksim.surrogates import kernel_scales
 
 from . import adjoint, few, filters, forward, products
@@ -137,8 +137,9 @@ def _forward(
     )
     rows = min(forward.CHUNK, plan.block_length)
     columns = _columns(batch, size, width, history.shape[1])
+    source, neurons = _source(x, layer)
     forward.layer_forward(
-        batch * -(-size // columns), _source(x, layer), prepared(layer).forward, moved, plain(as_rows(history)), out,
+        batch * -(-size // columns), source, neurons, moved, plain(as_rows(history)), out,
         forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
         steps, plan.block_length, columns,
         empty((number_of_threads(), rows, _round_up(size, len(width))), dtype), width,
@@ -149,17 +150,12 @@ def _few_forward(
     layer: LayerArrays, x: Input, plan: Plan, carry: Carry, out: forward.Recorded, starts: Carry, history: np.ndarray
 ) -> None:
     batch, steps = x.shape[:2]
-    size, dtype = layer.beta.shape[0], layer.beta.dtype
+    size = layer.beta.shape[0]
     width = _few_width(batch * size)
     neurons = prepared(layer).forward
-    if isinstance(x, Events):
-        given = empty((batch, steps, size), dtype)
-        given[...] = layer.bias
-        project(x, prepared(layer).weights, given)
-        neurons = neurons._replace(values=neurons.values.copy())
-        neurons.values[4] = 0  # the bias is among the currents, where the sum of (2) begins
-    else:
-        given = _currents(x, layer)
+    given = x
+    if layer.weights is not None:
+        given, neurons = _projected(x, layer), _without_bias(neurons)
     out.spikes[...] = False
     where = _few(batch, steps, size, given.shape[2], plan.block_length, len(width))
     flat = few.Flat(carry.voltage.reshape(-1), carry.adaptation.reshape(-1), carry.refractory.reshape(-1))
@@ -369,35 +365,46 @@ def train_distance(
     return before, after, z if keep else None
 
 
-def project(x: Events, weights: np.ndarray, out: np.ndarray) -> None:
-    """out INOUT (B, T, N) += the rows of weights for each event, (2)."""
-    forward.project(
-        x.shape[0] * x.shape[1],
-        plain(x.indptr),
-        plain(x.indices),
-        plain(aligned(weights)),
-        as_rows(out),
-        width_of(FORWARD_BYTES, out),
-    )
+def project(x: Input, weights: np.ndarray, out: np.ndarray) -> None:
+    """out INOUT (B, T, N) += the rows of weights for each event, or their product with real-valued x: (2)."""
+    weights = plain(aligned(weights))
+    if isinstance(x, Events):
+        width = width_of(FORWARD_BYTES, out)
+        forward.project(x.shape[0] * x.shape[1], plain(x.indptr), plain(x.indices), weights, as_rows(out), width)
+    else:
+        values, width = plain(as_rows(x)), width_of(PRODUCT_BYTES, out)
+        most = MOST_SPIKES * x.shape[2]
+        products.project_values(-(-len(values) // products.SPAN), values, weights, most, as_rows(out), width)
 
 
-def _currents(x: np.ndarray, layer: LayerArrays) -> np.ndarray:
-    """Real-valued input as currents without bias."""
-    return x if layer.weights is None else np.matmul(x, layer.weights)
+def _projected(x: Input, layer: LayerArrays) -> np.ndarray:
+    """Currents (B, T, N) of input through weights. The sum of (2) begins with the bias, so that is among them."""
+    given = empty((*x.shape[:2], layer.beta.shape[0]), layer.beta.dtype)
+    given[...] = layer.bias
+    project(x, prepared(layer).weights, given)
+    return given
 
 
-def _source(x: Input, layer: LayerArrays) -> forward.Source:
-    """Events as they are; anything else as currents."""
-    dtype = layer.beta.dtype
+def _without_bias(neurons: forward.Neurons) -> forward.Neurons:
+    values = neurons.values.copy()
+    values[4] = 0
+    return neurons._replace(values=values)
+
+
+def _source(x: Input, layer: LayerArrays) -> tuple[forward.Source, forward.Neurons]:
+    """Events as they are, anything else as currents; and the neurons, without the bias where that is among these."""
+    dtype, neurons = layer.beta.dtype, prepared(layer).forward
     nothing = _nothing(np.int64, 1), _nothing(np.int32, 1)
     if isinstance(x, Events):
-        return forward.Source(
+        source = forward.Source(
             forward.EVENTS, _nothing(dtype), plain(x.indptr), plain(x.indices), prepared(layer).weights
         )
-    current = _currents(x, layer)
-    shared = current.shape[2] == 1 and layer.beta.shape[0] > 1
+        return source, neurons
+    if layer.weights is not None:
+        x, neurons = _projected(x, layer), _without_bias(neurons)
+    shared = x.shape[2] == 1 and layer.beta.shape[0] > 1
     kind = forward.SHARED if shared else forward.GIVEN
-    return forward.Source(kind, plain(as_rows(current)), *nothing, _nothing(dtype))
+    return forward.Source(kind, plain(as_rows(x)), *nothing, _nothing(dtype)), neurons
 
 
 def width_of(bytes_: int, array: np.ndarray) -> tuple[int, ...]:

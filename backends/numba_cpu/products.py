@@ -1,9 +1,11 @@
-"""Products of the adjoint: rows of dLoss/dI times transposed weights, the recurrent term of (7) and dLoss/dx of (11).
+"""Products of rows and weights: real-valued input (2), the recurrent term of (7), and dLoss/dx of (11).
 
 Owns how they are computed: whole, or, where that is less work, only where the result matters. By (8) nothing becomes
 of lambda_S but its product with the surrogate's slope; where that is zero, as it is for a surrogate of bounded width at
-most neurons and steps, lambda_S need not be known (an observation of Perez-Nieves and Goodman 2021). Rounding is no
-part of any promise here, so multiply and add may be one operation.
+most neurons and steps, lambda_S need not be known (an observation of Perez-Nieves and Goodman 2021).
+
+The order of the sum (2) is part of the model, so its products are rounded before they are added. Rounding is no part of
+any promise in the adjoint, where multiply and add may be one operation.
 
 A BLAS library computes whole products as fast, but its threads spin for a while after each, and hold the processors
 that the next kernel needs.
@@ -15,8 +17,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .compiling import helper, kernel
-from .lanes import bits, count_bits, equal, fill, load, lowest_bit, multiply_add, opposite, splat, store, total
+from .compiling import helper, inlined, kernel
+from .lanes import (
+    add,
+    bits,
+    count_bits,
+    equal,
+    fill,
+    load,
+    lowest_bit,
+    mul,
+    multiply_add,
+    opposite,
+    splat,
+    store,
+    total,
+)
 
 ROWS = 4  # rows of time that share a load of weights, and neurons that share a load of a row
 SPAN = 96  # rows of an item of work: a tile of the weights is read from the first-level cache by all of them
@@ -158,20 +174,29 @@ def add_product(connection, row, rows, slope, offset, masked, begin, end, places
         _add_whole(connection, row, rows, begin, end, places, grad_spikes, width)
 
 
+@inlined
+def _multiply_add(x, y, z, rounded):
+    return add(mul(x, y), z) if rounded else multiply_add(x, y, z)
+
+
 @helper
-def _six_rows(rows, weights, out, first, n, width):
-    """Six rows share each load of the weights, and keep a processor's multiply-adds busy."""
+def _six_rows(rows, weights, out, first, n, rounded, width):
+    """Six rows of `out` INOUT share each load of the weights, and keep a processor's multiply-adds busy."""
     valid = out.shape[1] - n
-    a = splat(out.dtype.type(0), width)
-    b, c, d, e, f = a, a, a, a, a
+    a = load(out, first, n, valid, width)
+    b = load(out, first + 1, n, valid, width)
+    c = load(out, first + 2, n, valid, width)
+    d = load(out, first + 3, n, valid, width)
+    e = load(out, first + 4, n, valid, width)
+    f = load(out, first + 5, n, valid, width)
     for m in range(rows.shape[1]):
         weight = load(weights, m, n, valid, width)
-        a = multiply_add(splat(rows[first, m], width), weight, a)
-        b = multiply_add(splat(rows[first + 1, m], width), weight, b)
-        c = multiply_add(splat(rows[first + 2, m], width), weight, c)
-        d = multiply_add(splat(rows[first + 3, m], width), weight, d)
-        e = multiply_add(splat(rows[first + 4, m], width), weight, e)
-        f = multiply_add(splat(rows[first + 5, m], width), weight, f)
+        a = _multiply_add(splat(rows[first, m], width), weight, a, rounded)
+        b = _multiply_add(splat(rows[first + 1, m], width), weight, b, rounded)
+        c = _multiply_add(splat(rows[first + 2, m], width), weight, c, rounded)
+        d = _multiply_add(splat(rows[first + 3, m], width), weight, d, rounded)
+        e = _multiply_add(splat(rows[first + 4, m], width), weight, e, rounded)
+        f = _multiply_add(splat(rows[first + 5, m], width), weight, f, rounded)
     store(a, out, first, n, valid)
     store(b, out, first + 1, n, valid)
     store(c, out, first + 2, n, valid)
@@ -181,26 +206,82 @@ def _six_rows(rows, weights, out, first, n, width):
 
 
 @helper
-def _one_row(rows, weights, out, row, n, width):
+def _one_row(rows, weights, out, row, n, rounded, width):
     valid = out.shape[1] - n
-    sums = splat(out.dtype.type(0), width)
+    sums = load(out, row, n, valid, width)
     for m in range(rows.shape[1]):
-        sums = multiply_add(splat(rows[row, m], width), load(weights, m, n, valid, width), sums)
+        sums = _multiply_add(splat(rows[row, m], width), load(weights, m, n, valid, width), sums, rounded)
     store(sums, out, row, n, valid)
+
+
+@helper
+def _row_of_counts(counts, weights, out, row, n, width):
+    """Spike by spike, as events are added."""
+    valid = out.shape[1] - n
+    sums = load(out, row, n, valid, width)
+    for m in range(counts.shape[1]):
+        for _ in range(np.int64(counts[row, m])):
+            sums = add(sums, load(weights, m, n, valid, width))
+    store(sums, out, row, n, valid)
+
+
+@helper
+def _has_repeats(rows, row, most):
+    """Whether a row is at most `most` spikes, and not only of 0 and 1, for which a product is the sum."""
+    spikes = 0.0
+    repeats = False
+    for m in range(rows.shape[1]):
+        value = rows[row, m]
+        spikes += value
+        if not (value >= 0 and value == np.floor(value) and spikes <= most):
+            return False
+        repeats |= value > 1
+    return repeats
+
+
+@kernel
+def project_values(first_item, stop_item, slot, x, weights, most, out, width):
+    """out INOUT (B * T, N) += x IN (B * T, K) times weights IN (K, N), inputs ascending: (2) for real-valued input.
+
+    A row of at most `most` spikes is added spike by spike, as if it were events. An item is SPAN rows.
+    """
+    for item in range(first_item, stop_item):
+        first = item * SPAN
+        stop = min(first + SPAN, out.shape[0])
+        repeats = False
+        for row in range(first, stop):
+            repeats |= _has_repeats(x, row, most)
+        for n in range(0, out.shape[1], len(width)):
+            row = first
+            while row < stop:
+                if repeats and _has_repeats(x, row, most):
+                    _row_of_counts(x, weights, out, row, n, width)
+                    row += 1
+                elif repeats or row + 6 > stop:
+                    _one_row(x, weights, out, row, n, True, width)
+                    row += 1
+                else:
+                    _six_rows(x, weights, out, row, n, True, width)
+                    row += 6
 
 
 @kernel
 def input_adjoint(first_item, stop_item, slot, rows, weights, out, width):
-    """out OUT (B * T, K) = rows IN (B * T, N), dLoss/dI, times weights IN (N, K), transposed beforehand."""
+    """out OUT (B * T, K) = rows IN (B * T, N), dLoss/dI, times weights IN (N, K), transposed beforehand.
+
+    An item is SPAN rows.
+    """
     total_rows = rows.shape[0]
     for item in range(first_item, stop_item):
         stop = min((item + 1) * SPAN, total_rows)
         for tile in range((out.shape[1] + len(width) - 1) // len(width)):
             n = tile * len(width)
             row = item * SPAN
+            for cleared in range(row, stop):
+                store(splat(out.dtype.type(0), width), out, cleared, n, out.shape[1] - n)
             while row + 6 <= stop:
-                _six_rows(rows, weights, out, row, n, width)
+                _six_rows(rows, weights, out, row, n, False, width)
                 row += 6
             while row < stop:
-                _one_row(rows, weights, out, row, n, width)
+                _one_row(rows, weights, out, row, n, False, width)
                 row += 1

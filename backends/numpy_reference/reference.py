@@ -12,7 +12,7 @@ import numpy as np
 from blocksim.arrays import AdjointCarry, AdjointRule, BlockOutputs, Carry, Input, LayerArrays, ParameterSums
 from blocksim.backend import HostBackend
 from blocksim.events import Events
-from blocksim.numerics import tiny
+from blocksim.numerics import spike_rows, tiny
 
 
 class NumpyBackend(HostBackend):
@@ -21,19 +21,23 @@ class NumpyBackend(HostBackend):
     name = "numpy"
 
     def projection(self, x: Input, weights: np.ndarray, out: np.ndarray) -> None:
-        """Equation (2): rows of weights added event by event, or a matrix product."""
+        """Equation (2): rows of weights added event by event, or multiplied by real values, inputs ascending."""
         if isinstance(x, Events):
             steps = x.shape[1]
             for sample in range(x.shape[0]):
                 rows = x.indptr[sample * steps : (sample + 1) * steps + 1]
                 step = np.repeat(np.arange(steps), np.diff(rows))
                 _add_rows(out[sample], step, x.indices[rows[0] : rows[-1]], weights)
-        elif x.dtype == np.bool_:
-            for sample in range(x.shape[0]):
-                step, unit = np.nonzero(x[sample])
-                _add_rows(out[sample], step, unit, weights)
         else:
-            out += x @ weights
+            for values, total in zip(x, out, strict=True):
+                spikes = spike_rows(values)
+                counts = np.where(spikes[:, None], values, 0).astype(np.int64)
+                step, unit = np.nonzero(counts)
+                times = counts[step, unit]
+                _add_rows(total, np.repeat(step, times), np.repeat(unit, times), weights)
+                real = np.flatnonzero(~spikes)
+                for unit in range(weights.shape[0] if len(real) else 0):
+                    total[real] += values[real, unit, None] * weights[unit]
 
     def projection_adjoint(self, x: Input, grad_current: np.ndarray) -> np.ndarray:
         """Equation (11), sample by sample."""
