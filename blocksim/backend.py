@@ -382,6 +382,10 @@ def _load(name: str) -> Backend:
         raise MissingLibraryError(
             f"backend {name!r}: importing it failed: {error}; install it with: {entry.install}"
         ) from error
+    except Exception as error:  # a broken library may raise anything; what is wrong with one backend is told, not met
+        raise MissingLibraryError(
+            f"backend {name!r}: it failed to start: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     return backend
 
 

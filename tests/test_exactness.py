@@ -145,7 +145,7 @@ def test_real_valued_input_is_multiplied_and_added_input_by_input(backend, dtype
 
 @st.composite
 def inputs_of_any_kind(draw):
-    """Steps of spikes, of counts, of numbers too large to be counts, of real values: dense in one place, not in another."""
+    """Steps of spikes, of counts, of numbers too large for counts, of real values; sparse here, dense there."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     batch, steps, inputs = draw(st.integers(1, 4)), draw(st.integers(2, 60)), draw(st.sampled_from([1, 3, 17, 70]))
     x = np.zeros((batch, steps, inputs))

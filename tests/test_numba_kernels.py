@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import multiprocessing
+import os
+import pkgutil
 import platform
 import re
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 import pytest
-from blocksim.backends.numba_cpu import adjoint, compiling, events, few, forward, lanes, launch, memory, products
+from blocksim.backends import numba_cpu
+from blocksim.backends.numba_cpu import adjoint, compiling, forward, lanes, launch, memory, products, threads
 from blocksim.backends.numba_cpu.backend import NumbaBackend
 
 import blocksim
 
 from .helpers import assert_close, assert_same_run, make_case
 
+MODULES = [
+    importlib.import_module(f"{numba_cpu.__name__}.{module.name}")
+    for module in pkgutil.iter_modules(numba_cpu.__path__)
+]
+KERNELS = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if isinstance(value, compiling.Kernel)
+}
+
+
+@contextlib.contextmanager
+def numba_threads(count):
+    """As if Numba had been told to use `count` threads, more than this machine may have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "number_of_threads", lambda: count)
+        yield
+
 
 def source_of(kernel, dtype):
     """Assembly of the instances that were compiled for this dtype."""
     name = "float32" if dtype == np.float32 else "float64"
-    chosen = [text for signature, text in kernel.inspect_asm().items() if name in str(signature)]
+    chosen = [text for signature, text in kernel.dispatcher.inspect_asm().items() if name in str(signature)]
     assert chosen
     return "\n".join(chosen)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_loops_over_neurons_are_packed_simd(dtype, monkeypatch):
+def test_loops_over_neurons_are_packed_simd(dtype, monkeypatch, tmp_path):
     """Arithmetic on vectors, not on single numbers, in forward and adjoint: what the speed rests on."""
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip(f"reads x86-64 assembly, and this is {platform.machine()}")
     # kernels taken from the cache have no assembly to look at: compile here
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     case = make_case(1, neurons=130, inputs=20, recurrent=True, dtype=dtype)
     suffix = "s" if dtype == np.float32 else "d"
     fresh = {
-        "layer_forward": compiling.njit(parallel=True, **compiling.OPTIONS)(forward.layer_forward.py_func),
-        "layer_adjoint": compiling.njit(parallel=True, **compiling.OPTIONS)(adjoint.layer_adjoint.py_func),
+        "layer_forward": compiling.kernel(forward.layer_forward.dispatcher.py_func),
+        "layer_adjoint": compiling.kernel(adjoint.layer_adjoint.dispatcher.py_func),
     }
     monkeypatch.setattr(forward, "layer_forward", fresh["layer_forward"])
     monkeypatch.setattr(adjoint, "layer_adjoint", fresh["layer_adjoint"])
     case.simulate("numba", tape=True).backward(np.ones((2, 30, 130), dtype))
-    for name, dispatcher in fresh.items():
-        text = source_of(dispatcher, dtype)
+    for name, kernel in fresh.items():
+        text = source_of(kernel, dtype)
         for operation in ("mul", "add"):
             packed = len(re.findall(rf"\bv?{operation}p{suffix}\b", text))
             single = len(re.findall(rf"\bv?{operation}s{suffix}\b", text))
@@ -56,37 +85,139 @@ def test_a_kept_kernel_is_stale_when_any_file_changes(tmp_path, monkeypatch):
     (tmp_path / "helper.py").write_text("a = 2")
     assert len({first, second, compiling.folder_mark(tmp_path)}) == 3
 
-    def work(x):
-        for i in numba.prange(len(x)):
-            x[i] += 1
-
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
-
-    def hits(mark):
-        kernel = compiling.kernel(work, mark)
-        kernel(np.zeros(4))
-        return sum(kernel.stats.cache_hits.values())
-
     assert [hits("one"), hits("one"), hits("two"), hits("two")] == [0, 1, 0, 1]
 
 
-def test_every_kernel_bears_the_mark():
-    modules = (adjoint, events, few, forward)
-    kernels = {name: value for module in modules for name, value in vars(module).items() if hasattr(value, "_cache")}
-    kernels = {name: value for name, value in kernels.items() if value.targetoptions.get("parallel")}
-    assert {"layer_forward", "project", "layer_adjoint", "pack", "weight_gradient"} <= set(kernels)
-    for kernel in kernels.values():
-        assert kernel._cache._cache_file._source_stamp == compiling.MARK
+def add_one(first_item, stop_item, slot, x):
+    for i in range(first_item, stop_item):
+        x[i] += 1
+
+
+def hits(mark):
+    """How often a kernel of this mark is found among the kept ones, when it is called by a new process."""
+    kernel = compiling.kernel(add_one, mark)
+    x = np.zeros(5)
+    kernel(5, x)
+    assert (x == 1).all()
+    return sum(kernel.dispatcher.stats.cache_hits.values())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_bears_the_mark(kernel):
+    assert KERNELS[kernel].dispatcher._cache._cache_file._source_stamp == compiling.MARK
+
+
+def test_damaged_kept_kernels_are_compiled_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert [hits("one"), hits("one")] == [0, 1]
+    for damage in (b"", b"not a pickle", b"\x80"):
+        for suffix in ("nbi", "nbc"):
+            for file in tmp_path.rglob(f"*.{suffix}"):
+                file.write_bytes(damage)
+            assert [hits("one"), hits("one")] == [0, 1], (damage, suffix)
+
+
+@pytest.mark.parametrize("stage", ["no folder", "full disk"])
+def test_kernels_that_cannot_be_kept_are_compiled_all_the_same(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "_warned", False)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def fails(*arguments, **options):
+        if stage == "no folder":
+            raise RuntimeError("cannot cache function: no locator available")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compiling.FunctionCache, "__init__" if stage == "no folder" else "save_overload", fails)
+    with pytest.warns(blocksim.BlocksimWarning, match="NUMBA_CACHE_DIR"):
+        assert hits("one") == 0
+    assert hits("one") == 0  # said once
+    if stage == "no folder":
+        assert compiling.kernel(add_one).cache_path is None
+
+
+def test_helpers_are_called_by_kernels_only():
+    with pytest.raises(TypeError, match="flush"):
+        forward.flush(1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize(("count", "items"), [(1, 7), (2, 0), (2, 1), (2, 2), (3, 1000), (8, 100)])
+def test_threads_compute_every_item_once_each_with_memory_of_its_own(count, items):
+    times, slots, busy = [0] * items, set(), set()
+
+    def compute(first, last, slot, sums):
+        assert slot not in busy
+        busy.add(slot)
+        slots.add(slot)
+        for item in range(first, last):
+            time.sleep(1e-5)
+            sums[item] += 1
+        busy.discard(slot)
+
+    with numba_threads(count):
+        threads.share(compute, items, (times,))
+    assert times == [1] * items
+    assert slots <= set(range(count))
+
+
+def test_an_error_in_a_thread_is_raised_in_the_caller():
+    def compute(first, last, slot):
+        raise ValueError(f"{first}")
+
+    with numba_threads(2), pytest.raises(ValueError, match=r"\d"):
+        threads.share(compute, 100, ())
+
+
+def test_many_python_threads_at_once():
+    case = make_case(5, batch=9, steps=200, neurons=70)
+    expected = case.simulate("numba")
+    with ThreadPoolExecutor(4) as pool:
+        for run in pool.map(lambda _: case.simulate("numba"), range(40)):
+            assert_same_run(run, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_computes_with_threads_of_its_own():
+    case = make_case(5, batch=9, steps=200, neurons=70)
+    expected = case.simulate("numba", tape=True)
+    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
+
+    def child():
+        run = case.simulate("numba", tape=True)
+        sender.send((run.spikes, run.backward(np.ones(run.spikes.shape)).weights))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of Python 3.12 on: fork with threads, which is the case here
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+    assert receiver.poll(60), "no result from the forked process"
+    spikes, weights = receiver.recv()
+    process.join(10)
+    assert process.exitcode == 0
+    np.testing.assert_array_equal(spikes, expected.spikes)
+    np.testing.assert_array_equal(weights, expected.backward(np.ones(spikes.shape)).weights)
+
+
+def test_a_surrogate_unknown_to_a_kernel_has_no_slope(monkeypatch):
+    """Not another one's: where a kernel and the list of surrogates disagree, gradients are not numbers."""
+    for neurons in (3, 70):
+        case = make_case(7, neurons=neurons)
+        run = case.simulate("numba", tape=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(run._pass.rule.surrogate), "kind", 6)
+            assert np.isnan(run.backward(np.ones(run.spikes.shape)).bias).all()
 
 
 def test_read_only_arrays_do_not_compile_anew():
     case = make_case(3)
     case.simulate("numba")
-    before = len(forward.layer_forward.signatures)
+    before = len(forward.layer_forward.dispatcher.signatures)
     locked = case.x.copy()
     locked.flags.writeable = False
     blocksim.simulate(case.layer, locked, "numba", record=("voltage", "threshold"))
-    assert len(forward.layer_forward.signatures) == before
+    assert len(forward.layer_forward.dispatcher.signatures) == before
 
 
 def test_lanes_stop_where_the_array_does():
@@ -117,6 +248,11 @@ def test_weight_gradient_of_events_is_the_dense_product(dtype, size, batch, step
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 if dtype == np.float32 else 1e-12)
 
 
+@numba.njit
+def add_product(connection, row, rows, slope, offset, masked, begin, end, places, grad_spikes, width):
+    products.add_product(connection, row, rows, slope, offset, masked, begin, end, places, grad_spikes, width)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
 @pytest.mark.parametrize(("rows", "size", "above"), [(1, 1, 1), (5, 9, 40), (7, 33, 7), (10, 70, 65), (12, 9, 9)])
@@ -136,7 +272,7 @@ def test_a_product_is_whole_or_where_it_matters(rows, size, above, share, dtype)
     found = {}
     for masked in (False, True):
         found[masked] = start.copy()
-        products.add_product(connection, 2, rows, slope, 2, masked, begin, size, places, found[masked], width)
+        add_product(connection, 2, rows, slope, 2, masked, begin, size, places, found[masked], width)
         np.testing.assert_array_equal(found[masked][rows:], start[rows:])
     expected = start[:rows, :size] + gradient[2 : 2 + rows].astype(float) @ weights.T.astype(float)
     expected[:, :begin] = start[:rows, :begin]

@@ -1,4 +1,4 @@
-"""Adjoint kernels: a whole layer differentiated in one parallel region, equations (7)-(17) of docs/adjoint.md.
+"""Adjoint kernels: a whole layer differentiated in one parallel region, equations (7)-(13) of docs/adjoint.md.
 
 Owns the fused adjoint loop and the kernels' copies of the surrogates. Kernels check nothing and allocate nothing. Rows
 of time are flat, row = sample * steps + step; work is split over samples and, without recurrence, over columns of
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .compiling import helper, inlined, kernel
 from .forward import CHUNK, flush
 from .lanes import (
@@ -21,14 +23,12 @@ from .lanes import (
     at_most,
     both,
     div,
-    either,
     equal,
     fill,
     greater,
     less,
     load,
     mul,
-    opposite,
     power_of_two,
     prefetch,
     round_even,
@@ -84,7 +84,6 @@ class Rule(NamedTuple):
     scale_2: Any
     scale_3: Any
     scale_4: Any
-    paper: bool
     through_reset: bool
     through_recurrent: bool
     through_adaptation: bool
@@ -155,20 +154,29 @@ def surrogate_slope(m, rule, lowest, terms):
     if rule.surrogate == 4:  # sigmoid
         e = _exp(sub(zero, mul(first, size)), lowest, terms)
         return div(mul(first, e), mul(add(one, e), add(one, e)))
-    return mul(first, select(less(size, one), sub(one, size), zero))  # triangle
+    if rule.surrogate == 5:  # triangle
+        return mul(first, select(less(size, one), sub(one, size), zero))
+    return fill(np.nan, m)  # no kind of ours: no gradient, rather than another surrogate's
+
+
+@helper
+def prefetch_streams(tape, cotangents, out, row, n, width):
+    """Ask for a row of all that a block reads or writes in the order of time."""
+    prefetch(tape.voltage, row, n, width)
+    prefetch(tape.spikes, row, n, width)
+    prefetch(out.current, row, n, width)
+    if cotangents.has_spikes:
+        prefetch(cotangents.spikes, row, n, width)
 
 
 @helper
 def _walk_forward(
-    neurons, tape, cotangents, rule, out, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope,
-    live_steps, lowest, terms, width,
+    neurons, tape, cotangents, rule, out, block, sample, row, rows, begin, end, adaptation, slope, live_steps, lowest,
+    terms, width,
 ):  # fmt: skip
     """OUT (rows, N) each: a of (6), liveness (1), and sigma'(V - theta), zero where refractory, of one block.
 
-    For gradient="paper": liveness and thresholds as if the block did not spike, and the slope not masked, (15).
-
-    Time runs backward in all that the block streams, and processors foresee that badly: so the block before, which is
-    next, is asked for here.
+    Backward access defeats the hardware prefetcher, so the preceding block, which is next, is prefetched here.
     """
     lanes = len(width)
     for n in range(begin, end, lanes):
@@ -179,46 +187,34 @@ def _walk_forward(
         period = load(neurons.refractory, 0, n, valid, width)
         a = load(tape.start_adaptation[block], sample, n, valid, width)
         left = load(tape.start_refractory[block], sample, n, valid, width)
-        free_a = a
         tiny = fill(neurons.tiny, b)
         zero = fill(0.0, b)
         one = fill(1.0, b)
         none = fill(0, left)
         step = fill(1, left)
         for t in range(rows):
-            ahead = row + t - rows
-            prefetch(tape.voltage, ahead, n, width)
-            prefetch(tape.spikes, ahead, n, width)
-            prefetch(out.current, ahead, n, width)
-            if cotangents.has_spikes:
-                prefetch(cotangents.spikes, ahead, n, width)
+            prefetch_streams(tape, cotangents, out, row + t - rows, n, width)
             spike = load(tape.spikes, row + t, n, valid, width)
             v = load(tape.voltage, row + t, n, valid, width)
             live = equal(left, none)
             store(live, live_steps, t, n, lanes)
             store(a, adaptation, t, n, lanes)
-            left = select(live, none, sub(left, step))
-            if rule.paper:
-                store(free_a, free_adaptation, t, n, lanes)
-                m = sub(v, add(theta, mul(b, free_a)))
-                store(surrogate_slope(m, rule, lowest, terms), slope, t, n, lanes)
-                free_a = flush(mul(p, free_a), tiny, zero)
-            else:
-                m = sub(v, add(theta, mul(b, a)))
-                s = surrogate_slope(m, rule, lowest, terms)
-                store(select(live, s, zero), slope, t, n, lanes)
-                left = select(spike, period, left)
+            m = sub(v, add(theta, mul(b, a)))
+            s = surrogate_slope(m, rule, lowest, terms)
+            store(select(live, s, zero), slope, t, n, lanes)
+            left = select(spike, period, select(live, none, sub(left, step)))
             a = flush(add(mul(p, a), select(spike, one, zero)), tiny, zero)
 
 
 @helper
-def _gather_grad_spikes(
-    neurons, cotangents, rule, out, sample, steps, step, rows, slope, offset, begin, end, places, grad_spikes, width
-):
+def gather_grad_spikes(
+    neurons, cotangents, rule, out, sample, steps, step, rows, slope, offset, may_mask, begin, end, places, grad_spikes,
+    width,
+):  # fmt: skip
     """grad_spikes[: rows] OUT: lambda_S of (7) for steps step .. but for its last two terms.
 
-    By (8) only its product with slope[offset : offset + rows] matters. `step` may lie before the run (negative): then
-    it is the gradient of the spikes that the run started from, and all of it matters.
+    With `may_mask` only its product with slope[offset : offset + rows] matters, by (8). `step` may lie before the run
+    (negative): then it is the gradient of the spikes that the run started from, and all of it matters.
     """
     lanes = len(width)
     latency = neurons.latency
@@ -232,7 +228,7 @@ def _gather_grad_spikes(
             if latency and held >= 0:
                 total = add(total, load(cotangents.history, sample * latency + held, n, end - n, width))
             store(total, grad_spikes, t, n, lanes)
-    masked = step >= 0 and not rule.paper
+    masked = may_mask and step >= 0
     if cotangents.has_above and step >= 0:
         above = Connection(cotangents.above, cotangents.above_weights, cotangents.above_transposed)
         add_product(above, sample * steps + step, rows, slope, offset, masked, begin, end, places, grad_spikes, width)
@@ -244,7 +240,7 @@ def _gather_grad_spikes(
 
 
 @helper
-def _add_sums(beta, p, b, theta, bias, sums, sample, n, valid, width):
+def add_sums(beta, p, b, theta, bias, sums, sample, n, valid, width):
     """sums INOUT float64 += a chunk's sums, so that long runs in float32 lose nothing."""
     store(add(load(sums[0], sample, n, valid, width), widen(beta)), sums[0], sample, n, valid)
     store(add(load(sums[1], sample, n, valid, width), widen(p)), sums[1], sample, n, valid)
@@ -311,89 +307,17 @@ def _walk_backward(
             v = v_before
         store(into_v, out.voltage, sample, n, valid)
         store(into_a, out.adaptation, sample, n, valid)
-        _add_sums(sum_beta, sum_p, sum_b, sum_theta, sum_bias, out.sums, sample, n, valid, width)
+        add_sums(sum_beta, sum_p, sum_b, sum_theta, sum_bias, out.sums, sample, n, valid, width)
 
 
 @helper
-def _walk_backward_paper(
-    neurons, tape, cotangents, rule, out, block, sample, row, rows, begin, end, adaptation, free_adaptation, slope,
-    live_steps, grad_spikes, width,
-):  # fmt: skip
-    """One whole block of (14)-(17), last step first; grad_spikes IN holds the block."""
-    lanes = len(width)
-    for n in range(begin, end, lanes):
-        valid = end - n
-        beta = load(neurons.values, 0, n, valid, width)
-        p = load(neurons.values, 1, n, valid, width)
-        b = load(neurons.values, 2, n, valid, width)
-        after_block = load(out.voltage, sample, n, valid, width)
-        into_a = load(out.adaptation, sample, n, valid, width)
-        tiny = fill(neurons.tiny, b)
-        zero = fill(0.0, b)
-        sum_beta = zero
-        sum_p = zero
-        sum_b = zero
-        sum_theta = zero
-        sum_bias = zero
-        # whether the block spiked, and from which step on it had: spikes are at most one a neuron
-        spiked = load(tape.spikes, row, n, valid, width)
-        for t in range(1, rows):
-            spiked = either(spiked, load(tape.spikes, row + t, n, valid, width))
-        u = load(tape.voltage, row + rows - 1, n, valid, width)
-        reset = sub(zero, mul(u, after_block))
-        into_u = select(spiked, zero, after_block)
-        into_free_a = zero
-        plain = zero
-        ramp = zero
-        after = spiked  # the block's spike lies before the step in hand
-        for back in range(rows):
-            t = rows - 1 - back
-            spike = load(tape.spikes, row + t, n, valid, width)
-            after = both(after, opposite(spike))
-            a = load(adaptation, t, n, lanes, width)
-            free_a = load(free_adaptation, t, n, lanes, width)
-            live = load(live_steps, t, n, lanes, width)
-            lambda_s = load(grad_spikes, t, n, lanes, width)
-            if rule.through_adaptation:
-                lambda_s = add(lambda_s, into_a)
-            if rule.through_reset:
-                lambda_s = add(lambda_s, reset)
-            plain = add(plain, lambda_s)
-            ramp = add(ramp, plain)  # (14)
-            delta = mul(load(slope, t, n, lanes, width), ramp)  # (15)
-            lambda_u = add(delta, into_u)  # (16)
-            if cotangents.has_voltage:
-                grad_v = load(cotangents.voltage, row + t, n, valid, width)
-                lambda_u = add(lambda_u, select(after, zero, grad_v))
-                reset = sub(reset, mul(u, grad_v))
-            lambda_u = flush(lambda_u, tiny, zero)
-            current = select(live, lambda_u, zero)
-            store(current, out.current, row + t, n, valid)
-            if t > 0:
-                u = load(tape.voltage, row + t - 1, n, valid, width)
-            else:
-                u = load(tape.start_voltage[block], sample, n, valid, width)
-            sum_bias = add(sum_bias, current)
-            sum_beta = add(sum_beta, mul(lambda_u, u))
-            sum_p = add(sum_p, add(mul(into_free_a, free_a), mul(into_a, a)))  # (17)
-            sum_b = sub(sum_b, mul(delta, free_a))
-            sum_theta = sub(sum_theta, delta)
-            into_free_a = flush(sub(mul(p, into_free_a), mul(b, delta)), tiny, zero)
-            into_a = flush(mul(p, into_a), tiny, zero)
-            into_u = flush(mul(beta, lambda_u), tiny, zero)
-        store(into_u, out.voltage, sample, n, valid)
-        store(add(into_a, into_free_a), out.adaptation, sample, n, valid)
-        _add_sums(sum_beta, sum_p, sum_b, sum_theta, sum_bias, out.sums, sample, n, valid, width)
-
-
-@helper
-def _into_history(neurons, cotangents, rule, out, sample, steps, slope, begin, end, places, grad_spikes, width):
+def into_history(neurons, cotangents, rule, out, sample, steps, slope, begin, end, places, grad_spikes, width):
     """out.history OUT: the recurrent term of (7) for the D steps before the run, (13)."""
     for first in range(0, neurons.latency, CHUNK):
         rows = min(CHUNK, neurons.latency - first)
-        _gather_grad_spikes(
-            neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, slope, 0, begin, end, places,
-            grad_spikes, width,
+        gather_grad_spikes(
+            neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, slope, 0, False, begin, end,
+            places, grad_spikes, width,
         )  # fmt: skip
         for t in range(rows):
             for n in range(begin, end):
@@ -422,46 +346,34 @@ def layer_adjoint(
     size = out.voltage.shape[1]
     parts = (size + columns - 1) // columns
     blocks = (steps + block_length - 1) // block_length
+    adaptation = scratch.adaptation[slot]
+    slope = scratch.slope[slot]
+    live = scratch.live[slot]
+    grad_spikes = scratch.grad_spikes[slot]
+    places = scratch.places[slot]
     for item in range(first_item, stop_item):
         sample = item // parts
         begin = item % parts * columns
         end = min(begin + columns, size)
-        thread = slot
-        adaptation = scratch.adaptation[thread]
-        free_adaptation = scratch.free_adaptation[thread]
-        slope = scratch.slope[thread]
-        live = scratch.live[thread]
-        grad_spikes = scratch.grad_spikes[thread]
-        places = scratch.places[thread]
         for back in range(blocks):
             block = blocks - 1 - back
             start = block * block_length
             length = min(block_length, steps - start)
             row = sample * steps + start
             _walk_forward(
-                neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation,
-                free_adaptation, slope, live, lowest, terms, width,
+                neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation, slope, live,
+                lowest, terms, width,
             )  # fmt: skip
-            if rule.paper:
-                _gather_grad_spikes(
-                    neurons, cotangents, rule, out, sample, steps, start, length, slope, 0, begin, end, places,
-                    grad_spikes, width,
-                )  # fmt: skip
-                _walk_backward_paper(
-                    neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation,
-                    free_adaptation, slope, live, grad_spikes, width,
-                )  # fmt: skip
-                continue
             chunks = (length + CHUNK - 1) // CHUNK
             for chunk_back in range(chunks):
                 offset = (chunks - 1 - chunk_back) * CHUNK
                 rows = min(CHUNK, length - offset)
-                _gather_grad_spikes(
-                    neurons, cotangents, rule, out, sample, steps, start + offset, rows, slope, offset, begin, end,
-                    places, grad_spikes, width,
+                gather_grad_spikes(
+                    neurons, cotangents, rule, out, sample, steps, start + offset, rows, slope, offset, True, begin,
+                    end, places, grad_spikes, width,
                 )  # fmt: skip
                 _walk_backward(
                     neurons, tape, cotangents, rule, out, block, sample, row + offset, offset, rows, begin, end,
                     adaptation, slope, live, grad_spikes, width,
                 )  # fmt: skip
-        _into_history(neurons, cotangents, rule, out, sample, steps, slope, begin, end, places, grad_spikes, width)
+        into_history(neurons, cotangents, rule, out, sample, steps, slope, begin, end, places, grad_spikes, width)

@@ -16,15 +16,21 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
 from numba.core import codegen, compiler, typed_passes
 from numba.core.caching import FunctionCache
 from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher
 
-from blocksim.errors import BlocksimWarning
+from blocksim.errors import BlocksimWarning, MissingLibraryError
 
 from .threads import share
+
+if config.DISABLE_JIT:
+    raise MissingLibraryError(
+        "backend 'numba': expected Numba's compiler; found it switched off by NUMBA_DISABLE_JIT (unset that, or use "
+        "backend='numpy')"
+    )
 
 # IEEE arithmetic: no fastmath, so nothing is contracted or reordered; division by zero gives infinity, not a branch
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}

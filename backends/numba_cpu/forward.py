@@ -77,7 +77,6 @@ class Recorded(NamedTuple):
     free_voltage: Any
     keep_voltage: bool
     keep_threshold: bool
-    keep_free: bool
 
 
 class Starts(NamedTuple):
@@ -197,35 +196,29 @@ def _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, 
 
 
 @helper
-def _start_block(carry, starts, keep_free, block, sample, begin, end):
-    """Keep the state at the start of a block. (Written in the parallel loop itself, Numba 0.68 drops these stores.)"""
+def _start_block(carry, starts, block, sample, begin, end):
+    """Keep the state at the start of a block."""
     for n in range(begin, end):
-        if starts.keep:
-            starts.voltage[block, sample, n] = carry.voltage[sample, n]
-            starts.adaptation[block, sample, n] = carry.adaptation[sample, n]
-            starts.refractory[block, sample, n] = carry.refractory[sample, n]
-        if keep_free:
-            carry.free_voltage[sample, n] = carry.voltage[sample, n]
-            carry.free_refractory[sample, n] = carry.refractory[sample, n]
+        starts.voltage[block, sample, n] = carry.voltage[sample, n]
+        starts.adaptation[block, sample, n] = carry.adaptation[sample, n]
+        starts.refractory[block, sample, n] = carry.refractory[sample, n]
+
+
+@helper
+def _currents(source, neurons, history, out, sample, steps, step, rows, begin, end, current, width):
+    """current[: rows] OUT: I of (2) for steps step .. of a sample."""
+    _fill(source, neurons, sample * steps + step, rows, begin, end, current, width)
+    if neurons.latency:
+        _add_recurrent(
+            neurons, out.spikes, sample * steps, history, (sample + 1) * neurons.latency, step, rows, current, width
+        )
 
 
 @kernel
 def layer_forward(
-    first_item,
-    stop_item,
-    slot,
-    source,
-    neurons,
-    carry,
-    history,
-    out,
-    starts,
-    steps,
-    block_length,
-    columns,
-    scratch,
+    first_item, stop_item, slot, source, neurons, carry, history, out, starts, steps, block_length, columns, scratch,
     width,
-):
+):  # fmt: skip
     """Simulate a layer.
 
     history IN (B * D, N) bool, spikes of the D steps before the first; columns: neurons of one item of work, a multiple
@@ -233,26 +226,47 @@ def layer_forward(
     """
     size = carry.voltage.shape[1]
     parts = (size + columns - 1) // columns
+    current = scratch[slot]
     for item in range(first_item, stop_item):
         sample = item // parts
         begin = item % parts * columns
         end = min(begin + columns, size)
-        current = scratch[slot]
         for block in range((steps + block_length - 1) // block_length):
             start = block * block_length
             stop = min(start + block_length, steps)
-            _start_block(carry, starts, out.keep_free, block, sample, begin, end)
+            if starts.keep:
+                _start_block(carry, starts, block, sample, begin, end)
+            for step in range(start, stop, CHUNK):
+                rows = min(CHUNK, stop - step)
+                _currents(source, neurons, history, out, sample, steps, step, rows, begin, end, current, width)
+                _dynamics(neurons, carry, sample, sample * steps + step, rows, begin, end, current, out, width)
+
+
+@kernel
+def layer_forward_paper(
+    first_item, stop_item, slot, source, neurons, carry, history, out, starts, steps, block_length, columns, scratch,
+    width,
+):  # fmt: skip
+    """As `layer_forward`, and the potential of each block as if it did not spike: the tape of gradient="paper"."""
+    size = carry.voltage.shape[1]
+    parts = (size + columns - 1) // columns
+    current = scratch[slot]
+    for item in range(first_item, stop_item):
+        sample = item // parts
+        begin = item % parts * columns
+        end = min(begin + columns, size)
+        for block in range((steps + block_length - 1) // block_length):
+            start = block * block_length
+            stop = min(start + block_length, steps)
+            _start_block(carry, starts, block, sample, begin, end)
+            for n in range(begin, end):
+                carry.free_voltage[sample, n] = carry.voltage[sample, n]
+                carry.free_refractory[sample, n] = carry.refractory[sample, n]
             for step in range(start, stop, CHUNK):
                 rows = min(CHUNK, stop - step)
                 row = sample * steps + step
-                _fill(source, neurons, row, rows, begin, end, current, width)
-                if neurons.latency:
-                    _add_recurrent(
-                        neurons, out.spikes, sample * steps, history, (sample + 1) * neurons.latency, step, rows,
-                        current, width,
-                    )  # fmt: skip
-                if out.keep_free:
-                    _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width)
+                _currents(source, neurons, history, out, sample, steps, step, rows, begin, end, current, width)
+                _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width)
                 _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width)
 
 

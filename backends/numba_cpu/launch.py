@@ -29,7 +29,7 @@ from blocksim.events import Events
 from blocksim.numerics import MOST_SPIKES, tiny
 from blocksim.surrogates import kernel_scales
 
-from . import adjoint, few, filters, forward, products
+from . import adjoint, adjoint_paper, few, filters, forward, products
 from .memory import aligned, as_rows, empty, plain
 from .threads import number_of_threads
 
@@ -106,10 +106,11 @@ def layer_forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarra
         as_rows(free_voltage),
         keep_voltage,
         plan.record_threshold,
-        paper,
     )
-    run = _few_forward if are_few(layer) and not paper else _forward
-    run(layer, x, plan, after, out, starts, history)
+    if are_few(layer) and not paper:
+        _few_forward(layer, x, plan, after, out, starts, history)
+    else:
+        _forward(layer, x, plan, after, out, starts, history, paper)
     kept = free_voltage if plan.paper else voltage
     return ForwardResult(
         spikes,
@@ -126,19 +127,21 @@ def are_few(layer: LayerArrays) -> bool:
 
 
 def _forward(
-    layer: LayerArrays, x: Input, plan: Plan, carry: Carry, out: forward.Recorded, starts: Carry, history: np.ndarray
-) -> None:
+    layer: LayerArrays, x: Input, plan: Plan, carry: Carry, out: forward.Recorded, starts: Carry, history: np.ndarray,
+    paper: bool,
+) -> None:  # fmt: skip
     batch, steps = x.shape[:2]
     size, dtype = layer.beta.shape[0], layer.beta.dtype
     width = width_of(FORWARD_BYTES, layer.beta)
-    shape = (batch, size) if out.keep_free else (1, 1)
+    shape = (batch, size) if paper else (1, 1)
     moved = forward.CarryArrays(
         carry.voltage, carry.adaptation, carry.refractory, empty(shape, dtype), empty(shape, np.int32)
     )
     rows = min(forward.CHUNK, plan.block_length)
     columns = _columns(batch, size, width, history.shape[1])
     source, neurons = _source(x, layer)
-    forward.layer_forward(
+    kernel = forward.layer_forward_paper if paper else forward.layer_forward
+    kernel(
         batch * -(-size // columns), source, neurons, moved, plain(as_rows(history)), out,
         forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
         steps, plan.block_length, columns,
@@ -214,13 +217,14 @@ def layer_adjoint(
     kernel_rule = adjoint.Rule(
         rule.surrogate.kind,
         *kernel_scales(rule.surrogate, dtype),
-        rule.paper,
         rule.through_reset,
         rule.through_recurrent and layer.recurrent is not None,
         rule.through_adaptation,
     )
-    run = _few_adjoint if few_of_them else _adjoint
-    run(layer, tape, arrays, cotangents, kernel_rule, out)
+    if few_of_them:
+        _few_adjoint(layer, tape, arrays, cotangents, kernel_rule, out)
+    else:
+        _adjoint(layer, tape, arrays, cotangents, kernel_rule, out, rule.paper)
     return AdjointResult(
         current=out.current.reshape(batch, steps, size),
         weights=None,
@@ -238,6 +242,7 @@ def _adjoint(
     cotangents: adjoint.Cotangents,
     rule: adjoint.Rule,
     out: adjoint.AdjointOutputs,
+    paper: bool,
 ) -> None:
     dtype = layer.beta.dtype
     batch, steps, size = tape.spikes.shape
@@ -246,16 +251,17 @@ def _adjoint(
     padded = _round_up(size, len(width))
     threads = number_of_threads()
     columns = _columns(batch, size, width, latency or cotangents.has_above)
-    at_once = max(length if rule.paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
+    at_once = max(length if paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
     scratch = adjoint.Scratch(
         adaptation=empty((threads, length, padded), dtype),
-        free_adaptation=empty((threads, length, padded) if rule.paper else (threads, 1, 1), dtype),
+        free_adaptation=empty((threads, length, padded) if paper else (threads, 1, 1), dtype),
         slope=empty((threads, length, padded), dtype),
         live=empty((threads, length, padded), np.bool_),
         grad_spikes=empty((threads, at_once, padded), dtype),
         places=empty((threads, max(size, cotangents.above.shape[1]) + 1), np.int64),
     )
-    adjoint.layer_adjoint(
+    kernel = adjoint_paper.layer_adjoint_paper if paper else adjoint.layer_adjoint
+    kernel(
         batch * -(-size // columns), prepared(layer).adjoint, arrays, cotangents, rule, out, steps, length, columns,
         scratch, *_series(dtype), width,
     )  # fmt: skip
