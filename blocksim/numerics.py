@@ -28,5 +28,6 @@ def spike_rows(rows: np.ndarray) -> np.ndarray:
     counts = (rows >= 0) & (rows <= MOST_SPIKES * rows.shape[1])
     if rows.dtype.kind == "f":
         counts &= rows == np.floor(rows)
-    few: np.ndarray = rows.sum(axis=1, dtype=np.float64, where=counts) <= MOST_SPIKES * rows.shape[1]
-    return counts.all(axis=1) & few
+    spikes: np.ndarray = counts.all(axis=1)
+    spikes &= rows.sum(axis=1, dtype=np.float64, where=counts) <= MOST_SPIKES * rows.shape[1]
+    return spikes

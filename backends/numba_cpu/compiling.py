@@ -26,7 +26,7 @@ from blocksim.errors import BlocksimWarning, MissingLibraryError
 
 from .threads import share
 
-if config.DISABLE_JIT:
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise MissingLibraryError(
         "backend 'numba': expected Numba's compiler; found it switched off by NUMBA_DISABLE_JIT (unset that, or use "
         "backend='numpy')"
@@ -176,12 +176,13 @@ class _Helper(CPUDispatcher):
     """A function for kernels to call."""
 
     def __call__(self, *arguments: Any) -> None:
-        raise TypeError(f"{self.__name__} has no machine code of its own: it is called by kernels only")
+        raise TypeError(f"{self.py_func.__name__} has no machine code of its own: it is called by kernels only")
 
 
 def helper(function: Any, **options: Any) -> Any:
     """Compile a function that kernels call."""
-    dispatcher = njit(pipeline_class=_HelperCompiler, no_cpython_wrapper=True, **OPTIONS, **options)(function)
+    options = {"pipeline_class": _HelperCompiler, "no_cpython_wrapper": True, **OPTIONS, **options}
+    dispatcher = njit(**options)(function)
     dispatcher.__class__ = _Helper
     return dispatcher
 

@@ -156,7 +156,7 @@ def _few_forward(
     size = layer.beta.shape[0]
     width = _few_width(batch * size)
     neurons = prepared(layer).forward
-    given = x
+    given: Any = x  # the currents, but for a layer with weights
     if layer.weights is not None:
         given, neurons = _projected(x, layer), _without_bias(neurons)
     out.spikes[...] = False

@@ -28,7 +28,8 @@ def number_of_threads() -> int:
     """What `numba.set_num_threads` was told in this thread, else NUMBA_NUM_THREADS, else the number of processors."""
     # asked of Numba only where it was told: the question alone starts its threads
     told = getattr(parallel, "_is_initialized", True)
-    return int(numba.get_num_threads() if told else numba.config.NUMBA_NUM_THREADS)
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    return int(numba.get_num_threads()) if told else most
 
 
 class _Job:

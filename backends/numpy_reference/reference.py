@@ -36,8 +36,8 @@ class NumpyBackend(HostBackend):
                 times = counts[step, unit]
                 _add_rows(total, np.repeat(step, times), np.repeat(unit, times), weights)
                 real = np.flatnonzero(~spikes)
-                for unit in range(weights.shape[0] if len(real) else 0):
-                    total[real] += values[real, unit, None] * weights[unit]
+                for k in range(weights.shape[0] if len(real) else 0):
+                    total[real] += values[real, k, None] * weights[k]
 
     def projection_adjoint(self, x: Input, grad_current: np.ndarray) -> np.ndarray:
         """Equation (11), sample by sample."""
