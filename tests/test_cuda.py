@@ -117,10 +117,10 @@ def test_dense_spikes_are_read_as_bytes(cupy, kind, most, on_device):
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16])
-def test_what_is_no_sparse_spikes_on_the_device_is_numbers(cupy, kind, monkeypatch):
+def test_what_is_no_spikes_on_the_device_is_numbers(cupy, kind, monkeypatch):
     monkeypatch.setattr(emulated_cupy, "LAUNCHED", Counter())
     case, engine = make_case(10, inputs=41), CupyBackend(cupy, scan=False)
-    for x in (np.ones(case.x.shape, kind), *([-case.x.astype(kind)] if kind == np.int16 else [])):
+    for x in (np.full(case.x.shape, 100, kind), *([-case.x.astype(kind)] if kind == np.int16 else [])):
         run = case.simulate(engine, engine.asarray(x))
         expected = case.simulate("numpy", x.astype(np.float64))
         np.testing.assert_allclose(engine.fetch([run.voltage])[0], expected.voltage, rtol=1e-12, atol=1e-12)
