@@ -40,8 +40,6 @@ from blocksim.numerics import spike_rows, tiny
 from blocksim.surrogates import Surrogate
 
 GROUP = "blocksim.backends"
-# what backend="auto" tries, fastest first
-PREFERENCE = ("cupy", "numba", "numpy")
 
 
 class Backend(ABC):
@@ -348,12 +346,15 @@ class BackendEntry:
         Import names of the libraries it needs.
     install : str
         Command that installs them.
+    rank : int
+        ``backend="auto"`` takes the highest that is ready. Those of blocksim: numpy 0, numba 10, cupy 20.
     """
 
     module: str
     attribute: str
     requires: tuple[str, ...]
     install: str
+    rank: int = 0
 
     def missing(self) -> list[str]:
         """The required libraries that are not installed; found without importing them."""
@@ -410,8 +411,8 @@ def get_backend(backend: Any) -> Backend:
             "installed (python -m pip install .)"
         )
     if backend == "auto":
-        ready = available_backends()
-        return _load(next(name for name in (*PREFERENCE, *ready) if ready.get(name) == "ready"))
+        ready = [name for name, status in available_backends().items() if status == "ready"]
+        return _load(max(ready, key=lambda name: registered[name].load().rank))
     if not isinstance(backend, str) or backend not in registered:
         raise ArgumentError(
             f"backend: expected one of {', '.join(map(repr, [*registered, 'auto']))}, or a blocksim.Backend object; "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from blocksim.backends.numpy_reference.reference import NumpyBackend
 
 import blocksim
+import blocksim.surrogates
+from blocksim.testing import check_backend
 
 from .conftest import make_engine
 from .helpers import assert_same_run, gradient_arrays, make_case
@@ -40,6 +44,61 @@ def test_the_core_composes_blocks():
     assert_same_run(run, expected)
     for name, value in gradient_arrays(expected.backward(np.ones((2, 23, 5)))).items():
         np.testing.assert_array_equal(gradients[name], value)
+
+
+def test_every_backend_passes_the_public_check(backend):
+    check_backend(backend, layers=12, own_products=backend.name.startswith("cupy"))
+
+
+def wrong(change):
+    """A backend of which one thing is wrong."""
+
+    class Wrong(NumpyBackend):
+        name = "wrong"
+
+        def projection(self, x, weights, out):
+            if change == "order of events" and isinstance(x, blocksim.Events):
+                out += x.to_dense(weights.dtype) @ weights
+            elif change == "order of values" and not isinstance(x, blocksim.Events) and x.dtype != np.bool_:
+                out += x @ weights
+            else:
+                super().projection(x, weights, out)
+
+        def block_forward(self, current, carry, layer, out):
+            if change == "refractory":
+                carry = replace(carry, refractory=0 * carry.refractory)
+            if change == "carry":
+                carry = replace(carry, adaptation=np.float32(1 + 1e-6) * carry.adaptation)
+            if change == "input written to":
+                current[...] += layer.theta * 0
+                carry.voltage[...] += 1e-9
+            return super().block_forward(current, carry, layer, out)
+
+        def block_adjoint(self, voltage, spikes, start, layer, rule, *others):
+            if change == "detach":
+                rule = replace(rule, through_reset=True)
+            if change == "surrogate":
+                rule = replace(rule, surrogate=blocksim.surrogates.FastSigmoid(k=9.9))
+            into = super().block_adjoint(voltage, spikes, start, layer, rule, *others)
+            return replace(into, adaptation=0 * into.adaptation) if change == "gradient of the state" else into
+
+        def projection_adjoint(self, x, grad_current):
+            grad = super().projection_adjoint(x, grad_current)
+            return grad * (1 + 1e-3) if change == "weights" else grad
+
+        def fetch(self, arrays):
+            return [array[:0] for array in arrays] if change == "fetch" else super().fetch(arrays)
+
+    return Wrong()
+
+
+@pytest.mark.parametrize("change", [
+    "order of events", "order of values", "refractory", "carry", "input written to", "detach", "surrogate",
+    "gradient of the state", "weights", "fetch",
+])  # fmt: skip
+def test_the_public_check_finds_what_is_wrong(change):
+    with pytest.raises(AssertionError, match=r"expected .*found"):
+        check_backend(wrong(change), layers=24)
 
 
 def test_an_incomplete_backend_cannot_be_made():

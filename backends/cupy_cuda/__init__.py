@@ -7,4 +7,5 @@ ENTRY = BackendEntry(
     attribute="CupyBackend",
     requires=("cupy",),
     install="python -m pip install 'blocksim[gpu-cuda12]' (or gpu-cuda13)",
+    rank=20,
 )

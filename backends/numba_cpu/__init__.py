@@ -7,4 +7,5 @@ ENTRY = BackendEntry(
     attribute="NumbaBackend",
     requires=("numba",),
     install="python -m pip install numba",
+    rank=10,
 )
