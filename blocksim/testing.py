@@ -51,8 +51,8 @@ def check_backend(backend: Any, *, layers: int = 60, seed: int = 0, own_products
     """Hold a backend to the NumPy reference on random layers.
 
     Spikes, potentials, thresholds and states must be those of the reference in every bit: for every block length, step
-    by step, in chunks, one sample alone, with a tape and with checkpoints. Gradients must agree to 1e-10 of their norm in
-    float64 and 1e-4 in float32, for every surrogate the backend takes, with each path cut, with cotangents of spikes,
+    by step, in chunks, one sample alone, with a tape and with checkpoints. Gradients must agree to 1e-10 of their norm
+    in float64 and 1e-4 in float32, for every surrogate the backend takes, with each path cut, with cotangents of spikes,
     potentials and the state. The caller's arrays must stay as they are, and a second call must repeat every bit.
 
     Parameters
@@ -134,7 +134,8 @@ def _random_case(rng: np.random.Generator, number: int) -> _Case:
     common = {"beta": each(0.5, 0.98), "theta": each(0.4, 1.2), "refractory_steps": refractory}
     neuron = ALIF(p=each(0.5, 0.99), b=each(0.0, 0.4), **common) if adaptive else LIF(**common)
     density = float(rng.choice([0.1, 0.5, 1.0]))
-    weights, x = None, None
+    weights: np.ndarray | None = None
+    x: Any = None
     if kind.endswith("current"):
         x = rng.normal(0.25, 0.4, (batch, steps, 1 if kind.startswith("shared") else size)).astype(dtype)
     else:
@@ -169,7 +170,7 @@ def _check_runs(engine: Backend, case: _Case, rng: np.random.Generator, exact: b
         ("a run with a tape", {"tape": True}),
         ("a run with checkpoints", {"tape": "checkpoint"}),
     ):
-        _same_run(name, run(**options), whole_run, exact)  # type: ignore[arg-type]
+        _same_run(name, run(**options), whole_run, exact)
     if x.shape[1] > 1:
         cut = int(rng.integers(1, x.shape[1]))
         pieces = (x[:cut], x[cut:]) if isinstance(x, Events) else (x[:, :cut], x[:, cut:])
