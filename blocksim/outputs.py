@@ -67,9 +67,8 @@ def check_folder(folder: str | Path) -> Path:
 def make_folder(folder: str | Path) -> Path:
     """The folder, made if its parent is there; `FileError` unless files can be written to it."""
     folder = Path(folder)
-    if not folder.is_dir():
-        check_folder(folder.parent)
-        with _as_file_error(folder, "a folder that can be made"):
+    with _as_file_error(folder, "a folder that can be made"):
+        if not folder.exists() and folder.parent.is_dir():
             folder.mkdir(exist_ok=True)
     return check_folder(folder)
 
@@ -97,10 +96,15 @@ def written(path: str | Path) -> Iterator[Path]:
     with _as_file_error(path, "to be able to write it"), temporary(path.parent, path.suffix) as part:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield part
-        _to_disk(part, os.O_RDWR)
-        os.replace(part, path)
-        with contextlib.suppress(OSError):  # some systems know no such thing
-            _to_disk(path.parent, os.O_RDONLY)
+        put_in_place(part, path)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Give a part its name once its content is on the disk, and bring the name there too."""
+    _to_disk(part, os.O_RDWR)
+    os.replace(part, path)
+    with contextlib.suppress(OSError):  # some systems know no such thing
+        _to_disk(path.parent, os.O_RDONLY)
 
 
 @contextlib.contextmanager
@@ -181,8 +185,9 @@ def reserve(part: Path, nbytes: int) -> None:
 def locked(path: Path, what: str) -> Iterator[None]:
     """Keep other processes out while the block runs, by a lock on a file of that name, which is removed at the end.
 
-    The system lets go of the lock when its process ends, however it ends. `FileError` where another process holds it:
-    it says that `what` was expected, and names the process. Where the system knows no such locks, nothing is kept out.
+    The system lets go of the lock when its process ends, however it ends: a file that was left behind locks nothing.
+    `FileError` where another process holds it says that `what` was expected, and names the process. Where the system
+    knows no such locks, nothing is kept out.
     """
     try:
         import fcntl
@@ -190,24 +195,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         yield
         return
     with _as_file_error(path, "to be able to write it"):
-        while True:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # who held it before may have removed it since it was opened
-                current = os.path.lexists(path) and os.path.samestat(os.fstat(file), os.stat(path))
-            except BlockingIOError:
-                holder = os.read(file, 200).decode("utf-8", "replace").strip() or "another process"
-                os.close(file)
-                raise FileError(f"{path.parent}: expected {what}; found {holder} at it (wait until it ends)") from None
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                    os.close(file)
-                    raise
-                current = True
-            if current:
-                break
-            os.close(file)
+        file = _lock(path, what, fcntl)
     try:
         with _as_file_error(path, "to be able to write it"):
             os.truncate(file, 0)
@@ -216,6 +204,30 @@ def locked(path: Path, what: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(path)
+        os.close(file)
+
+
+def _lock(path: Path, what: str, fcntl: Any) -> int:
+    """The file of that name, open and locked."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(file, 200).decode("utf-8", "replace") or "another process"
+                raise FileError(
+                    f"{path.parent}: expected {what}; found {holder} at work (wait until it has ended)"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            # who held it before may have removed the name since it was opened
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    return file
+        except BaseException:
+            os.close(file)
+            raise
         os.close(file)
 
 
