@@ -235,6 +235,8 @@ class Archive:
         self.files = list(self._members)
         if len(self.files) != len(members):
             raise ValueError("expected members of different names; found two of the same")
+        if unprintable := [name for name in self.files if not name.isprintable()]:
+            raise ValueError(f"expected names that can be printed; found {unprintable[0][:80]!r}")
 
     def __getitem__(self, name: str) -> np.ndarray:
         with self._open(name) as (member, header):

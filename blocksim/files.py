@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -219,19 +219,29 @@ def fill_npz(part: Path, arrays: Mapping[str, Any]) -> None:
 
     An array is a NumPy array, or one on disk with `shape`, `dtype` and `pieces()`, which passes through in pieces.
     """
-    with zipfile.ZipFile(part, "w", allowZip64=True) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                if isinstance(array, np.ndarray):
-                    values = np.ascontiguousarray(array) if array.ndim else array
-                    np.lib.format.write_array(member, values, version=(1, 0), allow_pickle=False)
-                    continue
-                header = {
-                    "descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape
-                }  # fmt: skip
-                np.lib.format.write_array_header_1_0(member, header)
-                for piece in array.pieces():
-                    member.write(piece)
+    archive = None
+    with part.open("wb") as file:
+        try:
+            archive = zipfile.ZipFile(file, "w", allowZip64=True)
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    _fill_member(member, array)
+            archive.close()
+        except BaseException:
+            if archive is not None:
+                archive.fp = None  # it has no end to be written: trying to would raise in place of this
+            raise
+
+
+def _fill_member(member: IO[bytes], array: Any) -> None:
+    if isinstance(array, np.ndarray):
+        values = np.ascontiguousarray(array) if array.ndim else array
+        np.lib.format.write_array(member, values, version=(1, 0), allow_pickle=False)
+        return
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(member, header)
+    for piece in array.pieces():
+        member.write(piece)
 
 
 def plain(value: Any) -> Any:

@@ -16,12 +16,13 @@ from blocksim.containers import Container, open_container, write_container
 from blocksim.errors import ArgumentError, FileError
 from blocksim.layer import Layer
 from blocksim.network import OF_LAYER, CountReadout, LeakyReadout, Network
-from blocksim.neurons import ALIF, LIF
+from blocksim.neurons import ALIF, LIF, MAX_REFRACTORY_STEPS
 from blocksim.validation import finite, found
 
 KIND = "blocksim network"
 VERSION = 1
 NEURONS = {"LIF": LIF, "ALIF": ALIF}
+MOST_LATENCY = MAX_REFRACTORY_STEPS + 1
 # arrays that a file holds besides those of the network: a training's state, say
 EXTRA = "extra/"
 
@@ -130,7 +131,8 @@ def _layers(container: Container) -> int:
     left = {name for name in headers if not name.startswith(EXTRA)}
     inputs: int | None = None
     for number, described in enumerate(layers):
-        if described.get("neuron") not in tuple(NEURONS) or type(described.get("latency_steps")) is not int:
+        latency = described.get("latency_steps")
+        if described.get("neuron") not in tuple(NEURONS) or type(latency) is not int or not 0 < latency <= MOST_LATENCY:
             raise FileError(
                 f"{path}: layers.{number}: expected a neuron, {' or '.join(NEURONS)}, and latency_steps; found "
                 f"{found(described)}"

@@ -7,6 +7,7 @@ of processes that were killed are told from others, and removed by the next that
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import hashlib
@@ -16,6 +17,7 @@ import re
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -118,14 +120,17 @@ def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
         yield part
     finally:
         _remove(part)
-        _parts.discard((pid, part))
+        _parts.discard((pid, part))  # not reached where cleaning up is interrupted: then the process's end sees to it
 
 
 def discard_parts() -> None:
-    """Remove what this process is writing: for one that ends without unwinding."""
+    """Remove what this process was writing: at its end, and where it ends without unwinding."""
     for pid, part in list(_parts):
         if pid == os.getpid():
             _remove(part)
+
+
+atexit.register(discard_parts)
 
 
 class Scratch:
@@ -179,6 +184,14 @@ def reserve(part: Path, nbytes: int) -> None:
     """Keep room for that many bytes in a file that is written later; `OSError` where there is none."""
     with part.open("r+b") as file:
         _reserve(file.fileno(), nbytes)
+
+
+def memory() -> int:
+    """Bytes of this machine's memory; without bound where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
 
 
 @contextlib.contextmanager

@@ -19,10 +19,10 @@ import blocksim
 from blocksim import plotting
 from blocksim.backend import get_backend
 from blocksim.cli.options import backend_option, progress
-from blocksim.errors import ArgumentError
+from blocksim.errors import ArgumentError, FileError
 from blocksim.files import InputFile, check_output, fill_npz, open_input, read_array, written
 from blocksim.neurons import ROUNDINGS
-from blocksim.outputs import Scratch, reserve
+from blocksim.outputs import Scratch, memory, reserve
 from blocksim.passes import METHODS
 from blocksim.simulation import RECORD
 from blocksim.state import State
@@ -139,7 +139,12 @@ def simulate(
     )
     batch, steps, inputs = file.shape
     neurons = layer.size or inputs
-    at_once = chunk or max(1, CHUNK_BYTES // (batch * (8 * inputs + 32 * neurons)))
+    a_step = batch * (8 * inputs + 32 * neurons)
+    if a_step > memory():
+        raise FileError(
+            f"{source}: expected steps that fit in memory; found {a_step} bytes for one, of {batch} x {inputs} inputs"
+        )
+    at_once = chunk or max(1, CHUNK_BYTES // a_step)
 
     began = time.perf_counter()
     with contextlib.ExitStack() as stack, written(output) as part, progress("steps") as bar:
