@@ -241,7 +241,7 @@ def _go_on(url: str, file: IO[bytes], progress: Progress | None) -> bool:
         headers["Range"] = f"bytes={start}-"
     try:
         answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
-    except requests.RequestException as error:
+    except _broken() as error:
         raise _Broken(error) from error
     with answer:
         status, encoded = answer.status_code, answer.headers.get("Content-Encoding", "identity") != "identity"
@@ -278,18 +278,24 @@ def _go_on(url: str, file: IO[bytes], progress: Progress | None) -> bool:
 
 def _pieces(answer: Any, encoded: bool) -> Iterator[bytes]:
     """What comes, as soon as it is there: nothing that came is lost when the connection breaks."""
-    import urllib3
-
-    # urllib3 before 2.1 hands over what came before it says that the connection broke
-    read = getattr(answer.raw, "read1", answer.raw.read)
+    # urllib3 before 2.1 waits for all that it is asked for, and loses it when the connection breaks
+    read, size = (answer.raw.read1, CHUNK) if hasattr(answer.raw, "read1") else (answer.raw.read, 2**12)
     while True:
         try:
-            piece = read(CHUNK, decode_content=encoded)
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            piece = read(size, decode_content=encoded)
+        except _broken() as error:
             raise _Broken(error) from error
         if not piece:
             return
         yield piece
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What requests and urllib3 raise of an address, a connection or an answer."""
+    import requests
+    import urllib3
+
+    return requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError
 
 
 def _begins_at(answer: Any, start: int) -> bool:
