@@ -24,7 +24,7 @@ import pytest
 
 import blocksim
 from blocksim.cli import main
-from blocksim.data import open_dataset, write_events
+from blocksim.data import nmnist, open_dataset, write_events
 from blocksim.errors import BlocksimError
 from blocksim.files import open_input
 from blocksim.models import load_model, save_model
@@ -287,6 +287,29 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(path, **arrays, **{f"extra/{k}": np.zeros(900_000, np.uint8) for k in range(9)})
     with pytest.raises(blocksim.FileError, match="expected at most 200 times"):
         load_model(path)
+
+
+def test_a_sample_of_an_archive_is_no_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(nmnist, "MOST_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "n.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("Test/0/1.bin", bytes(1000))
+        archive.writestr("Test/1/2.bin", bytes(10_000))
+    data = open_dataset(tmp_path / "n.zip")
+    data.batch([0])
+    with pytest.raises(blocksim.FileError, match=r"10000 bytes in Test/1/2.bin, more than a sample has"):
+        data.batch([1])
+
+
+def test_names_in_bytes_are_texts_and_others_are_refused(tmp_path):
+    arrays = {"times": [0.5], "units": [1], "offsets": [0, 1], "labels": [0]}
+    np.savez(tmp_path / "d.npz", **arrays, class_names=np.array(["zéro".encode()]))
+    assert open_dataset(tmp_path / "d.npz").class_names == ("zéro",)
+    np.savez(tmp_path / "d.npz", **arrays, class_names=[3.0])
+    with pytest.raises(blocksim.FileError, match="expected class_names to be texts"):
+        open_dataset(tmp_path / "d.npz")
+    np.savez(tmp_path / "d.npz", **arrays, channels=[3, 4])
+    with pytest.raises(blocksim.FileError, match="expected channels to be one number"):
+        open_dataset(tmp_path / "d.npz")
 
 
 def test_a_small_model_that_claims_terabytes_is_refused(tmp_path):
