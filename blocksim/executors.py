@@ -22,6 +22,7 @@ from typing import Any
 
 from blocksim.errors import ArgumentError
 from blocksim.libraries import library
+from blocksim.outputs import discard_parts
 from blocksim.validation import found, whole
 
 # what the linear-algebra libraries under NumPy read when a process starts
@@ -205,6 +206,7 @@ def _pool(jobs: int) -> Iterator[Executor]:
 def _begin_worker() -> None:
     # Ctrl-C reaches every process of a terminal: the parent sees to its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     os.environ["NUMBA_NUM_THREADS"] = "1"
     numba = sys.modules.get("numba")
     if numba is not None:
@@ -217,7 +219,13 @@ def _end_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        os._exit(1)
+        _end()
+
+
+def _end(*_: Any) -> None:
+    """End this process now, without a file half-written: an exception would only end its task."""
+    discard_parts()
+    os._exit(1)
 
 
 @contextlib.contextmanager

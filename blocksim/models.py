@@ -5,22 +5,24 @@ Owns how a network is laid out in arrays and JSON; the file itself is `blocksim.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blocksim.containers import read_container, write_container
+from blocksim.containers import Container, open_container, write_container
 from blocksim.errors import ArgumentError, FileError
 from blocksim.layer import Layer
-from blocksim.network import CountReadout, LeakyReadout, Network
-from blocksim.neurons import ALIF, LIF
+from blocksim.network import OF_LAYER, CountReadout, LeakyReadout, Network
+from blocksim.neurons import ALIF, LIF, MAX_REFRACTORY_STEPS
+from blocksim.validation import finite, found
 
 KIND = "blocksim network"
 VERSION = 1
 NEURONS = {"LIF": LIF, "ALIF": ALIF}
+MOST_LATENCY = MAX_REFRACTORY_STEPS + 1
 # arrays that a file holds besides those of the network: a training's state, say
 EXTRA = "extra/"
 
@@ -99,40 +101,134 @@ def load_model(path: str | Path) -> Model:
     Raises
     ------
     FileError
-        The file cannot be read, is truncated or damaged, holds something else, or is of a newer version; the message
-        says which.
+        The file cannot be read, is truncated or damaged, holds something else, or is of a newer version; or an array
+        is missing, unknown, of another dtype or shape, or not finite: the message names it.
     """
     path = Path(path)
-    meta, arrays = read_container(path, KIND, VERSION)
-    extra = {name.removeprefix(EXTRA): arrays.pop(name) for name in list(arrays) if name.startswith(EXTRA)}
+    with open_container(path, KIND, VERSION) as container:
+        # names, dtypes and shapes first: what is wrong in them is told before the arrays are read
+        number = _layers(container)
+        arrays = {name: _read(container, name) for name in container.headers}
+        try:
+            extra = {name.removeprefix(EXTRA): arrays.pop(name) for name in list(arrays) if name.startswith(EXTRA)}
+            layers = [_layer(container.meta["layers"][layer], f"layers.{layer}.", arrays) for layer in range(number)]
+            network = Network(tuple(layers), _readout(container.meta["readout"], arrays))
+        except ArgumentError as error:
+            raise FileError(f"{path}: expected the parts of a network; found {error}") from error
+        return Model(network, container.meta["info"], extra)
 
-    def take(prefix: str) -> dict[str, Any]:
-        names = [name for name in arrays if name.startswith(prefix)]
-        found = {name.removeprefix(prefix): arrays.pop(name) for name in names}
-        # numbers for all neurons were stored as arrays without axes
-        return {name: value if value.ndim else value.item() for name, value in found.items()}
 
-    try:
-        layers = []
-        for number, described in enumerate(meta["layers"]):
-            values = take(f"layers.{number}.")
-            own = {name: values.pop(name) for name in ("weights", "bias", "recurrent") if name in values}
-            neuron = NEURONS[described["neuron"]](**values)
-            layers.append(Layer(neuron, **own, latency_steps=described["latency_steps"]))
-        leaky = meta["readout"]["kind"] == "leaky"
-        readout = LeakyReadout(**take("readout."), decode=meta["readout"]["decode"]) if leaky else CountReadout()
-        network = Network(tuple(layers), readout)
-        info = dict(meta["info"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+def _layers(container: Container) -> int:
+    """The number of layers; raises `FileError` unless description and headers are those of a network."""
+    path, meta, headers = container.path, container.meta, container.headers
+    layers, readout = meta.get("layers"), meta.get("readout")
+    if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers) or not layers:
+        raise FileError(f"{path}: expected a description of layers; found {found(layers)}")
+    if not isinstance(readout, dict) or readout.get("kind") not in ("leaky", "count"):
+        raise FileError(f"{path}: expected a leaky or a count readout; found {found(readout)}")
+    if not isinstance(meta.get("info"), dict):
+        raise FileError(f"{path}: expected info to be a JSON object; found {found(meta.get('info'))}")
+    left = {name for name in headers if not name.startswith(EXTRA)}
+    inputs: int | None = None
+    for number, described in enumerate(layers):
+        latency = described.get("latency_steps")
+        if described.get("neuron") not in tuple(NEURONS) or type(latency) is not int or not 0 < latency <= MOST_LATENCY:
+            raise FileError(
+                f"{path}: layers.{number}: expected a neuron, {' or '.join(NEURONS)}, and latency_steps; found "
+                f"{found(described)}"
+            )
+        prefix = f"layers.{number}."
+        own = {
+            name: headers[prefix + name].shape
+            for name in (*OF_LAYER, *_of_neuron(described))
+            if prefix + name in headers
+        }
+        size = next((shape[-1] for shape in own.values() if shape), None)
+        shapes: dict[str, tuple[tuple[int | None, ...], ...]] = {
+            "weights": ((inputs, size),), "recurrent": ((size, size),),
+            **dict.fromkeys(("bias", *_of_neuron(described)), ((), (size,))),
+        }  # fmt: skip
+        _check(container, prefix, shapes, _of_neuron(described))
+        left -= {prefix + name for name in shapes}
+        inputs = size
+    if readout["kind"] == "leaky":
+        classes = headers["readout.weights"].shape[-1:] if "readout.weights" in headers else ()
+        wanted = {"weights": ((inputs, *(classes or (None,))),), "bias": ((), classes), "beta": ((),)}
+        _check(container, "readout.", wanted, ("weights", "beta"))
+        left -= {f"readout.{name}" for name in wanted}
+    if left:
+        names = ", ".join(map(repr, sorted(left)[:6]))
         raise FileError(
-            f"{path}: expected a {KIND} file; found one whose parts do not make a network "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    if arrays:
-        raise FileError(
-            f"{path}: expected the arrays of {len(layers)} layers and a readout; found others too: {', '.join(arrays)}"
+            f"{path}: expected the arrays of {len(layers)} layer(s) and a readout; found others too: {names}"
         )
-    return Model(network, info, extra)
+    return len(layers)
+
+
+def _check(
+    container: Container,
+    prefix: str,
+    shapes: Mapping[str, tuple[tuple[int | None, ...], ...]],
+    required: Iterable[str],
+) -> None:
+    """Raise unless the arrays that are there have one of the shapes (None: any length) and their dtype."""
+    for name in required:
+        if prefix + name not in container.headers:
+            raise FileError(f"{container.path}: expected an array {prefix + name}; found none")
+    for name, allowed in shapes.items():
+        header = container.headers.get(prefix + name)
+        if header is None:
+            continue
+        kinds, what = ("iu", "whole") if name == "refractory_steps" else ("f", "real")
+        if header.dtype.kind not in kinds or header.dtype.itemsize > 8:
+            raise FileError(
+                f"{container.path}: {prefix + name}: expected {what} numbers of at most 8 bytes; found dtype "
+                f"{header.dtype}"
+            )
+        if not any(_fits(header.shape, shape) for shape in allowed):
+            wanted = " or ".join(str(shape).replace("None", "any") for shape in allowed)
+            raise FileError(f"{container.path}: {prefix + name}: expected shape {wanted}; found {header.shape}")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all((n and n == m) or m is None for n, m in zip(shape, wanted, strict=True))
+
+
+def _of_neuron(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parameters of a layer's neurons, which are all in the file."""
+    return tuple(item.name for item in fields(NEURONS[described["neuron"]]))
+
+
+def _read(container: Container, name: str) -> np.ndarray:
+    """An array as this machine's processor has it; those of the network hold finite numbers."""
+    array = container[name]
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if not name.startswith(EXTRA):
+        try:
+            finite(name, array)
+        except ArgumentError as error:
+            raise FileError(f"{container.path}: {error}") from error
+    return array
+
+
+def _values(prefix: str, names: Iterable[str], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The arrays that are there; numbers for all neurons were stored as arrays without axes."""
+    present = {name: arrays[prefix + name] for name in names if prefix + name in arrays}
+    return {name: array if array.ndim else array.item() for name, array in present.items()}
+
+
+def _layer(described: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.ndarray]) -> Layer:
+    try:
+        neuron = NEURONS[described["neuron"]](**_values(prefix, _of_neuron(described), arrays))
+        return Layer(neuron, **_values(prefix, OF_LAYER, arrays), latency_steps=described["latency_steps"])
+    except ArgumentError as error:
+        raise ArgumentError(f"{prefix}{error}") from error
+
+
+def _readout(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> LeakyReadout | CountReadout:
+    if described["kind"] == "count":
+        return CountReadout()
+    return LeakyReadout(**_values("readout.", ("weights", "bias", "beta"), arrays), decode=described.get("decode"))  # type: ignore[arg-type]
 
 
 def load_network(path: str | Path) -> Network:

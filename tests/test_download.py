@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -21,6 +22,7 @@ import pytest
 from blocksim import ArgumentError, FileError, MissingLibraryError
 from blocksim.cli import main
 from blocksim.data import download, open_dataset, public
+from blocksim.outputs import locked
 
 LARGE = np.random.default_rng(0).bytes(3_000_000)
 
@@ -41,6 +43,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.status, self.ranges, self.break_after, self.breaks = LARGE, 200, True, 1_000_000, 0
+        self.encoding = None
         self.misplaced = False  # whether a range asked for is ignored, and the answer says so
         self.requests = []  # (path, Range header or None)
         self.url = f"http://127.0.0.1:{self.server_port}/mirror"
@@ -71,6 +74,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if asked and server.ranges:
             self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         self.send_header("Content-Length", str(len(body)))
+        if server.encoding:
+            self.send_header("Content-Encoding", server.encoding)
         self.end_headers()
         if server.breaks:
             server.breaks -= 1
@@ -248,12 +253,66 @@ def test_a_folder_that_cannot_be_written_to(server, known, tmp_path):
     assert files(tmp_path) == [".nmnist_test.zip.part", "file"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
 def test_a_full_disk(server, known, tmp_path):
-    public.part_of(tmp_path / "nmnist_test.zip").symlink_to("/dev/full")
-    with pytest.raises(FileError, match="No space left"):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, before[1]))  # as `ulimit -f`: files end there
+    try:
+        with pytest.raises(FileError, match="File too large"):
+            fetch(server, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(tmp_path) == [".nmnist_test.zip.part"]  # the next call goes on from there
+    assert fetch(server, tmp_path).read_bytes() == LARGE
+    assert server.asked == [None, "bytes=1500000-"]
+
+
+def test_a_link_in_the_place_of_the_part_is_not_followed(server, known, tmp_path):
+    (tmp_path / "other").write_bytes(b"mine")
+    public.part_of(tmp_path / "nmnist_test.zip").symlink_to(tmp_path / "other")
+    with pytest.raises(FileError, match="symbolic link"):
         fetch(server, tmp_path)
-    assert files(tmp_path) == [".nmnist_test.zip.part"]
+    assert (tmp_path / "other").read_bytes() == b"mine"
+    assert server.requests == []
+
+
+def test_the_least_that_comes_is_kept(server, known, tmp_path, monkeypatch):
+    monkeypatch.setattr(public, "CHUNK", 2**20)
+    server.content = LARGE[:20_000]
+    known(server.content)
+    server.breaks, server.break_after = 19, 1000
+    assert fetch(server, tmp_path).read_bytes() == server.content
+    assert server.asked == [None, *(f"bytes={start}-" for start in range(1000, 20_000, 1000))]
+
+
+def test_a_server_that_compresses_though_it_is_asked_not_to(server, known, tmp_path):
+    packed = gzip.compress(b"0123456789" * 5000)
+    server.content, server.encoding = packed, "gzip"
+    with pytest.raises(FileError, match="MD5 sum"):
+        fetch(server, tmp_path)
+    known(b"0123456789" * 5000)
+    assert fetch(server, tmp_path).read_bytes() == b"0123456789" * 5000
+    # in the middle of it, its ranges are of no use
+    (tmp_path / "nmnist_test.zip").unlink()
+    public.part_of(tmp_path / "nmnist_test.zip").write_bytes(b"0123456789")
+    assert fetch(server, tmp_path).read_bytes() == b"0123456789" * 5000
+
+
+def test_a_server_without_ranges_that_always_breaks_is_given_up(server, known, tmp_path):
+    server.ranges, server.breaks = False, 10**6
+    with pytest.raises(FileError, match=r"ended early|Connection broken|IncompleteRead"):
+        fetch(server, tmp_path)
+    assert len(server.requests) == public.ATTEMPTS + 1
+
+
+def test_one_download_of_a_file_at_a_time(server, known, tmp_path):
+    path = tmp_path / "nmnist_test.zip"
+    with locked(tmp_path / ".nmnist_test.zip.lock", ""), pytest.raises(FileError, match=f"process {os.getpid()} on"):
+        fetch(server, tmp_path)
+    assert server.requests == []
+    (tmp_path / ".nmnist_test.zip.lock").write_text("process 1 on another, killed")
+    assert fetch(server, tmp_path) == path
+    assert files(tmp_path) == ["nmnist_test.zip"]
 
 
 def test_nmnist_opens_packed_and_unpacked(server, known, tmp_path):

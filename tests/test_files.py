@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import numpy as np
 import pytest
 
 import blocksim
+from blocksim.arrayfiles import Stored, open_npy
+from blocksim.data import open_dataset
 from blocksim.files import check_folder, check_output, open_input, write_npz, written
+from blocksim.models import load_model
 
 
 @pytest.mark.parametrize(("shape", "whole"), [((7,), (1, 7, 1)), ((7, 3), (1, 7, 3)), ((2, 7, 3), (2, 7, 3))])
@@ -28,14 +32,63 @@ def test_arrays_are_read_in_stretches(tmp_path, shape, whole, form):
     np.testing.assert_array_equal(file.read(2, 6), x.reshape(whole)[:, 2:6])
 
 
-def test_long_arrays_are_mapped_not_read(tmp_path):
+def test_long_arrays_stay_in_the_file_and_are_not_mapped(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.ones((10, 3)))
     np.save(tmp_path / "x.npy", np.ones((10, 3)))
     for name in ("x.npz", "x.npy"):
-        data = open_input(tmp_path / name)._data
-        while data.base is not None and not isinstance(data, np.memmap):
-            data = data.base
-        assert isinstance(data, np.memmap), name
+        assert isinstance(open_input(tmp_path / name)._data, Stored), name
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["?", "<i2", ">f4", "<f8", "<U3", "<M8[ms]"])
+def test_every_block_of_an_array_is_read_as_numpy_slices_it(tmp_path, order, dtype):
+    x = np.asarray(np.arange(4 * 5 * 3).reshape(4, 5, 3).astype(dtype), order=order)
+    np.save(tmp_path / "x.npy", x)
+    stored = open_npy(tmp_path / "x.npy")
+    assert (stored.shape, stored.dtype, stored.ndim, stored.size, len(stored)) == (x.shape, x.dtype, 3, 60, 4)
+    cuts = [slice(None), slice(1, 3), slice(2, 2), slice(-1, None), slice(0, 99)]
+    for first, second, third in itertools.product(cuts, cuts, cuts):
+        np.testing.assert_array_equal(stored[first, second, third], x[first, second, third])
+    np.testing.assert_array_equal(stored[1:], x[1:])
+    np.testing.assert_array_equal(np.asarray(stored), x)
+
+
+@pytest.mark.parametrize("change", ["shrinks", "is written to", "is removed"])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, name, change):
+    path = tmp_path / name
+    (np.save if name == "x.npy" else np.savez)(path, np.ones((2000, 50)))
+    file = open_input(path)
+    if change == "shrinks":
+        os.truncate(path, 5000)
+    elif change == "is written to":
+        with path.open("r+b") as opened:
+            opened.seek(4000)
+            opened.write(b"1")
+        os.utime(path, ns=(1, 1))
+    else:
+        path.unlink()
+    with pytest.raises(blocksim.FileError, match=name):
+        file.read(1000, 2000)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_or_a_device_is_neither_read_nor_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    for name, kind in (("pipe.npy", "a pipe"), ("pipe.npz", "a pipe"), ("zero.npz", "a device")):
+        with pytest.raises(blocksim.FileError, match=f"expected a regular file; found {kind}"):
+            open_input(tmp_path / name)
+    for name, kind in (("pipe.npz", "a pipe"), ("zero.npz", "a device")):
+        with pytest.raises(blocksim.FileError, match=f"found {kind}"):
+            check_output(tmp_path / name, (".npz",), overwrite=True)
+        with pytest.raises(blocksim.FileError, match=f"found {kind}"):
+            write_npz(tmp_path / name, {})
+    with pytest.raises(blocksim.FileError, match="found a pipe"):
+        load_model(tmp_path / "pipe.npz")
+    with pytest.raises(blocksim.FileError, match="found a pipe"):
+        open_dataset(tmp_path / "pipe.npz")
 
 
 def test_a_mapped_array_is_verified_and_no_other_is_read(tmp_path):
@@ -61,6 +114,15 @@ def test_sweeps(tmp_path):
 def test_spike_counts_are_told_from_real_values(tmp_path, values, counts):
     np.save(tmp_path / "x.npy", np.array(values))
     assert open_input(tmp_path / "x.npy").counts is counts
+
+
+def test_counts_that_would_be_more_events_than_values_are_real_values(tmp_path):
+    x = np.random.default_rng(0).integers(500, 1500, (2000, 1)).astype("i2")
+    for name, values in (("adc", x), ("floats", x.astype("f8")), ("beyond integers", np.full((3, 1), 1e300))):
+        np.save(tmp_path / f"{name}.npy", values)
+        assert not open_input(tmp_path / f"{name}.npy").counts
+    np.save(tmp_path / "here.npy", np.where(np.arange(9_000_000) < 8_500_000, 0, 200).astype("u1"))
+    assert not open_input(tmp_path / "here.npy").counts  # few in all, many in one stretch
 
 
 def test_events(tmp_path):

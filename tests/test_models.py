@@ -139,6 +139,51 @@ def test_parts_that_make_no_network_are_refused(file, change):
     refused(file, "expected")
 
 
+WEIGHTS = "layers.0.weights"
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "words"),
+    [
+        (WEIGHTS, np.full((12, 8), np.nan), "finite"),
+        (WEIGHTS, np.ones((12, 8), int), "dtype int64"),
+        (WEIGHTS, np.ones((12, 8), complex), "dtype complex128"),
+        (WEIGHTS, np.array([b"x"]), "dtype |S1"),
+        (WEIGHTS, np.ones(8), "expected shape (any, 8)"),
+        ("layers.1.weights", np.ones((9, 6)), "expected shape (8, 6); found (9, 6)"),
+        ("layers.0.recurrent", np.ones((8, 7)), "expected shape (8, 8); found (8, 7)"),
+        ("layers.0.beta", np.full(5, 0.5), "expected shape () or (8,); found (5,)"),
+        ("layers.0.beta", np.full(8, 1.5), "layers.0.beta: expected a decay factor"),
+        ("layers.0.refractory_steps", np.array(2.0), "whole numbers"),
+        ("layers.1.bias", np.zeros((6, 1)), "expected shape"),
+        ("readout.weights", np.ones((5, 3)), "expected shape (8, 3)"),
+        ("readout.beta", np.array([0.5]), "expected shape ()"),
+        ("layers.2.weights", np.ones((3, 5)), "others too"),
+        ("optimiser", np.ones(3), "others too"),
+    ],
+)
+def test_the_array_that_is_wrong_is_named(file, name, array, words):
+    meta, arrays = read_container(file, KIND, VERSION)
+    meta = {key: value for key, value in meta.items() if key not in ("kind", "version")}
+    write_container(file, KIND, VERSION, meta, {**arrays, name: array})
+    refused(file, name, words)
+
+
+def test_foreign_byte_orders_and_a_description_in_bytes_are_read(file):
+    with np.load(file) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    swapped = {name: array.astype(array.dtype.newbyteorder(">")) for name, array in arrays.items() if name != "meta"}
+    np.savez(file, **swapped, meta=np.array(str(arrays["meta"]).encode()))
+    for name, value in load_network(file).parameters().items():
+        assert value.dtype.isnative
+        np.testing.assert_array_equal(value, network().parameters()[name])
+
+
+def test_objects_are_not_written(file):
+    with pytest.raises(blocksim.ArgumentError, match="more: expected numbers or texts"):
+        save_model(file, network(), extra={"more": np.array([{}])})
+
+
 def test_a_file_that_exists_is_replaced_whole_or_not_at_all(file, monkeypatch):
     before = file.read_bytes()
     with pytest.raises(ValueError, match="JSON compliant"):

@@ -15,6 +15,7 @@ from blocksim.cli.demo import demo
 from blocksim.cli.evaluate import evaluate
 from blocksim.cli.fit import fit
 from blocksim.cli.info import info
+from blocksim.cli.signals import Stopped, stoppable
 from blocksim.cli.simulate import simulate
 from blocksim.cli.train import train
 from blocksim.errors import BlocksimError
@@ -27,7 +28,11 @@ class _WrongInput(click.ClickException):
 class _Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with stoppable():
+                return super().invoke(context)
+        except Stopped as stopped:
+            click.echo(f"Error: stopped by {stopped.name}", err=True)
+            raise
         except BlocksimError as error:
             raise _WrongInput(str(error)) from error
         except MemoryError as error:

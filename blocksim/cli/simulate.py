@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ import blocksim
 from blocksim import plotting
 from blocksim.backend import get_backend
 from blocksim.cli.options import backend_option, progress
-from blocksim.errors import ArgumentError
-from blocksim.files import InputFile, check_output, open_input, read_array, write_npz
+from blocksim.errors import ArgumentError, FileError
+from blocksim.files import InputFile, check_output, fill_npz, open_input, read_array, written
 from blocksim.neurons import ROUNDINGS
+from blocksim.outputs import Scratch, memory, reserve
 from blocksim.passes import METHODS
 from blocksim.simulation import RECORD
 from blocksim.state import State
@@ -39,7 +39,7 @@ class _Result:
     samples: list[np.ndarray] = field(default_factory=list)
     steps: list[np.ndarray] = field(default_factory=list)
     neurons: list[np.ndarray] = field(default_factory=list)
-    traces: dict[str, np.ndarray] = field(default_factory=dict)
+    traces: dict[str, Scratch] = field(default_factory=dict)
 
     def add(self, run: blocksim.Run, start: int) -> None:
         spikes = run.spikes
@@ -48,7 +48,7 @@ class _Result:
         self.steps.append(step + start)
         self.neurons.append(neuron.astype(np.int32))
         for name, trace in self.traces.items():
-            trace[:, start : start + spikes.shape[1]] = getattr(run, name)
+            trace.write(start, getattr(run, name))
 
     def events(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sample, step and neuron of every spike, in that order."""
@@ -115,9 +115,9 @@ def simulate(
     stretches of time, so that it need not fit in memory. docs/command-line.md says what the output holds.
     """
     recorded = choices("--record", tuple(name for name in record.split(",") if name), RECORD)
-    output = check_output(output, (".npz",), overwrite)
+    output = check_output(output, (".npz",), overwrite, (source, weights, recurrent))
     if plot is not None:
-        plot = check_output(plot, plotting.SUFFIXES, overwrite)
+        plot = check_output(plot, plotting.SUFFIXES, overwrite, (source, weights, recurrent))
         plotting.require_matplotlib()
     engine = get_backend(backend)
     common: dict[str, Any] = {
@@ -139,14 +139,20 @@ def simulate(
     )
     batch, steps, inputs = file.shape
     neurons = layer.size or inputs
-    at_once = chunk or max(1, CHUNK_BYTES // (batch * (8 * inputs + 32 * neurons)))
+    a_step = batch * (8 * inputs + 32 * neurons)
+    if a_step > memory():
+        raise FileError(
+            f"{source}: expected steps that fit in memory; found {a_step} bytes for one, of {batch} x {inputs} inputs"
+        )
+    at_once = chunk or max(1, CHUNK_BYTES // a_step)
 
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".blocksim-") as folder, progress("steps") as bar:
+    with contextlib.ExitStack() as stack, written(output) as part, progress("steps") as bar:
         result = _Result()
         for name in recorded:
-            place = Path(folder) / f"{name}.npy"
-            result.traces[name] = np.lib.format.open_memmap(place, "w+", kind, (batch, steps, neurons))
+            result.traces[name] = stack.enter_context(Scratch(output.parent, (batch, steps, neurons), kind))
+        # the traces are copied into the output at the end: its room is kept from the beginning
+        reserve(part, sum(trace.nbytes for trace in result.traces.values()))
         task = bar.add_task("simulating", total=steps)
         state: State | None = None
         length = 0
@@ -165,8 +171,8 @@ def simulate(
             "refractory_ms": refractory, "refractory_steps": neuron.refractory_steps, "gain": gain, "bias": bias,
             "latency_steps": layer.latency_steps if recurrent is not None else None,
         }  # fmt: skip
-        write_npz(
-            output,
+        fill_npz(
+            part,
             {
                 "spike_sample": sample,
                 "spike_step": step,
@@ -178,7 +184,6 @@ def simulate(
                 "meta": np.array(json.dumps(meta)),
             },
         )
-        result.traces.clear()  # lets go of the mapped files before their folder goes
     if plot is not None:
         if neurons == 1:
             figure = plotting.raster(step * dt, sample, batch, steps * dt, label="sample")

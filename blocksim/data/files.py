@@ -13,7 +13,7 @@ from blocksim.data.nmnist import TreeSource
 from blocksim.data.npz import open_npz
 from blocksim.data.sources import Source, listed
 from blocksim.errors import FileError
-from blocksim.files import DAMAGED
+from blocksim.files import DAMAGED, opened
 from blocksim.validation import whole
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -88,7 +88,7 @@ def _source(path: Path, channels: int | None, sensor: tuple[int, int] | None) ->
     try:
         if path.is_dir():
             return TreeSource(path, sensor)
-        with path.open("rb") as file:
+        with opened(path) as file:
             magic = file.read(8)
             file.seek(TAR_MAGIC_AT)
             tar = file.read(len(TAR_MAGIC)) == TAR_MAGIC

@@ -26,6 +26,8 @@ POLARITIES = 2
 OVERFLOW_Y = 240
 OVERFLOW_US = 2**13
 EVENT_BYTES = 5
+# of a sample, in an archive that could unpack to anything: 27 million events
+MOST_BYTES = 2**27
 # what macOS adds to archives
 LITTER = "__MACOSX/"
 MEMBER = re.compile(r"(?:(.*)/)?(\d+)/[^/.][^/]*\.bin")
@@ -137,6 +139,9 @@ class TreeSource(Source):
         with self._lock:
             if self._zip is None:
                 self._zip = zipfile.ZipFile(self._path)
+            size = self._zip.getinfo(name).file_size
+            if size > MOST_BYTES:
+                raise ValueError(f"{size} bytes in {name}, more than a sample has ({MOST_BYTES})")
             return self._zip.read(name)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Event files in NumPy's `.npz` format: spikes with the channel they arrive on, or a camera's pixels.
 
-Owns the names of their arrays. Uncompressed arrays are read once, to verify them, and memory-mapped.
+Owns the names of their arrays. Uncompressed arrays are read once, to verify them, and again where a sample is read.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from blocksim.arrayfiles import one_line
 from blocksim.data.nmnist import POLARITIES, SENSOR
 from blocksim.data.sources import ArraySource, Source, grid_channels, in_ms, join_lists, listed
 from blocksim.errors import ArgumentError, FileError
-from blocksim.files import DAMAGED, check_output, mapped_member, npz_archive, write_npz
+from blocksim.files import DAMAGED, check_output, npz_archive, write_npz
+from blocksim.validation import found
 
 SPIKES = ("times", "units", "offsets", "labels")
 PIXELS = ("x", "y", "p", "t_us", "offsets", "labels")
+# one value an event: these are left in the file
+LONG = ("times", "units", "x", "y", "p", "t_us")
 
 
 def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -> Source:
@@ -30,26 +34,29 @@ def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -
                     f"{path}: expected a .npz file with the arrays {', '.join(SPIKES)} or {', '.join(PIXELS)}; found "
                     f"{listed(names)}"
                 )
-            arrays = {}
+            arrays: dict[str, Any] = {}  # those of one value an event as they lie in the file
             for name in names & {*SPIKES, *PIXELS, "channels", "sensor", "class_names", "groups", "group_names"}:
-                mapped = mapped_member(path, name)
-                arrays[name] = archive[name] if mapped is None else mapped
+                arrays[name] = archive.stored(name) if name in LONG else archive[name]
     except DAMAGED as error:
         raise FileError(
-            f"{path}: expected a whole .npz file of numbers; found one that is truncated, damaged or pickled ({error})"
+            f"{path}: expected a whole .npz file of numbers; found one that is truncated, damaged or pickled "
+            f"({one_line(error)})"
         ) from error
     common: dict[str, Any] = {
         "name": str(path),
         "labels": arrays["labels"],
-        "class_names": _texts(arrays.get("class_names")),
+        "class_names": _texts(path, "class_names", arrays),
         "groups": arrays.get("groups"),
-        "group_names": _texts(arrays.get("group_names")),
+        "group_names": _texts(path, "group_names", arrays),
     }
     if names >= set(PIXELS):
-        size = sensor or tuple(int(n) for n in np.ravel(arrays.get("sensor", SENSOR)))
+        size = sensor or _numbers(path, "sensor", arrays.get("sensor", np.array(SENSOR)))
         return PixelSource({name: arrays[name] for name in PIXELS}, size, common)
     if channels is None and "channels" in arrays:
-        channels = int(arrays["channels"])
+        numbers = _numbers(path, "channels", arrays["channels"])
+        if len(numbers) != 1 or numbers[0] < 1:
+            raise FileError(f"{path}: expected channels to be one number of 1 or more; found {numbers[:5]}")
+        channels = numbers[0]
     units = arrays["units"]
     if channels is None:
         # as many as are used
@@ -148,5 +155,20 @@ def write_events(
     write_npz(path, {name: np.asarray(array) for name, array in arrays.items()})
 
 
-def _texts(values: np.ndarray | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(str(value) for value in np.ravel(values))
+def _numbers(path: Path, name: str, values: np.ndarray) -> tuple[int, ...]:
+    """The values, found to be whole numbers."""
+    if values.dtype.kind not in "iu":
+        raise FileError(f"{path}: expected {name} to be whole numbers; found {np.ravel(values)[:3]} ({values.dtype})")
+    return tuple(int(value) for value in np.ravel(values))
+
+
+def _texts(path: Path, name: str, arrays: dict[str, Any]) -> tuple[str, ...] | None:
+    """Names, which other programs store as bytes."""
+    if name not in arrays:
+        return None
+    values = np.ravel(arrays[name])
+    if values.dtype.kind == "S":
+        values = np.array([value.decode("utf-8", "replace") for value in values.tolist()], dtype=str)
+    if values.dtype.kind != "U" and values.size:
+        raise FileError(f"{path}: expected {name} to be texts; found {found(arrays[name])}")
+    return tuple(str(value) for value in values)

@@ -1,30 +1,29 @@
 """Public data sets: where they are, and how they are fetched.
 
-Owns the table of addresses and checksums, and a downloader that goes on where a broken download stopped. pooch, extra
-`download`, checks the sum and gives the file its name only then.
+Owns the table of addresses and checksums, and a downloader that goes on where a broken download stopped. A file is
+given its name when pooch, extra `download`, has found its sum right.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import re
-import shutil
-import tempfile
+import stat
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from blocksim.arrayfiles import DAMAGED, one_line, opened
 from blocksim.errors import ArgumentError, FileError
-from blocksim.files import check_folder
 from blocksim.libraries import library
+from blocksim.outputs import locked, make_folder, put_in_place, temporary
 from blocksim.validation import choice
 
-CHUNK = 2**20
+CHUNK = 2**20  # bytes at most that are asked for at a time
 TIMEOUT_S = (15, 60)  # to connect, and between two pieces
 ATTEMPTS = 5  # in a row that bring nothing
 PAUSE_S = 0.5  # before another, times how many brought nothing
@@ -126,16 +125,13 @@ def download(
     ArgumentError
         Another name.
     FileError
-        The server cannot be reached, or has no such file; the download stopped; the checksum is another; or the
-        folder cannot be written to.
+        The server cannot be reached, or has no such file; the download stopped; the checksum is another; another
+        process is downloading it; or the folder cannot be written to.
     MissingLibraryError
         pooch is not installed.
     """
     item = PUBLIC[choice("name", name, PUBLIC)]
-    folder = Path(folder)
-    if folder.parent.is_dir() and not folder.exists():
-        folder.mkdir()
-    check_folder(folder)
+    folder = make_folder(folder)
     target = folder / item.unpacked
     if unpack and target.exists():
         return target
@@ -146,25 +142,24 @@ def download(
 def fetch(url: str, md5: str, path: Path, progress: Progress | None = None) -> Path:
     """The file at `url` as `path`, if its checksum is `md5`; nothing is fetched where it is there already."""
     pooch = library("pooch", "download", "download")
-    with _quiet(pooch.get_logger()):
+    if _is_it(pooch, path, md5):
+        return path
+    with locked(path.with_name(f".{path.name}.lock"), f"no other download of {path.name}"):
+        if _is_it(pooch, path, md5):  # another process has fetched it
+            return path
+        part = part_of(path)
+        _fetch_part(url, part, progress)
         try:
-            pooch.retrieve(
-                url,
-                known_hash=f"md5:{md5}",
-                fname=path.name,
-                path=path.parent,
-                downloader=lambda url, output, _: _resume(url, path, Path(output), progress),
-            )
+            found = pooch.file_hash(str(part), alg="md5")
+            if found != md5:
+                part.unlink()
+                raise FileError(
+                    f"{url}: expected a file of MD5 sum {md5}; found one of {found}, which was removed (download it "
+                    "again; if the sum is the same again, the file has been changed where it is published)"
+                )
+            put_in_place(part, path)
         except FileError:
             raise
-        except ValueError as error:
-            # pooch has removed what was fetched
-            other = re.search(r"got ['\"]?([0-9a-f]{32})", str(error))
-            raise FileError(
-                f"{url}: expected a file of MD5 sum {md5}; found one of {other[1] if other else 'another'}, which was "
-                "removed (download it again; if the sum is the same again, the file has been changed where it is "
-                "published)"
-            ) from error
         except OSError as error:
             raise FileError(f"{path}: expected to be able to write it; found: {error.strerror or error}") from error
     return path
@@ -173,6 +168,13 @@ def fetch(url: str, md5: str, path: Path, progress: Progress | None = None) -> P
 def part_of(path: Path) -> Path:
     """Where an unfinished download of `path` is kept."""
     return path.with_name(f".{path.name}.part")
+
+
+def _is_it(pooch: Any, path: Path, md5: str) -> bool:
+    if not path.exists():
+        return False
+    with opened(path):  # a regular file
+        return bool(pooch.file_hash(str(path), alg="md5") == md5)
 
 
 def _url(item: PublicData, base_url: str | None) -> str:
@@ -184,59 +186,116 @@ def _url(item: PublicData, base_url: str | None) -> str:
     return f"{base.rstrip('/')}/{item.file}"
 
 
-def _resume(url: str, path: Path, output: Path, progress: Progress | None) -> None:
-    """Fetch `url` to the part file of `path`, from where that ends, in as many goes as it takes; call it `output`."""
-    import requests
+def _fetch_part(url: str, part: Path, progress: Progress | None) -> None:
+    """Fetch `url` to a part file, from where that ends, in as many goes as it takes while each brings it further."""
+    try:
+        with _opened_part(part) as file:
+            furthest = file.seek(0, os.SEEK_END)
+            idle = 0
+            while True:
+                try:
+                    if _go_on(url, file, progress):
+                        return
+                    why = "the connection ended early"
+                except _Broken as error:
+                    why = one_line(error)
+                now = file.seek(0, os.SEEK_END)
+                # what is fetched again is no progress
+                idle = 0 if now > furthest else idle + 1
+                furthest = max(now, furthest)
+                if idle == ATTEMPTS:
+                    kept = f"; {now} bytes are kept, and the same command goes on from there" if now else ""
+                    raise FileError(f"{url}: expected to be able to fetch it; found: {why}{kept}")
+                time.sleep(idle * PAUSE_S)
+    except FileError:
+        with contextlib.suppress(OSError):
+            if not part.is_symlink() and part.is_file() and not part.stat().st_size:
+                part.unlink()
+        raise
+    except OSError as error:
+        raise FileError(f"{part}: expected to be able to write it; found: {error.strerror or error}") from error
 
-    part = part_of(path)
-    idle = 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            if _go_on(url, part, before, progress):
-                os.replace(part, output)
-                return
-            why = "the connection ended early"
-        except requests.RequestException as error:
-            why = str(error)
-        now = part.stat().st_size if part.exists() else 0
-        idle = 0 if now > before else idle + 1
-        if idle == ATTEMPTS:
-            kept = f"; {now} bytes are kept, and the same command goes on from there" if now else ""
-            raise FileError(f"{url}: expected to be able to fetch it; found: {why}{kept}")
-        time.sleep(idle * PAUSE_S)
+
+class _Broken(Exception):
+    """A connection did not come about, or broke."""
 
 
-def _go_on(url: str, part: Path, start: int, progress: Progress | None) -> bool:
-    """One request for what follows `start` bytes; whether the file is complete."""
-    import requests
+@contextlib.contextmanager
+def _opened_part(part: Path) -> Iterator[IO[bytes]]:
+    """The part file, to be gone on with; made where there is none. Never a link: what it leads to is not ours."""
+    if part.is_symlink():
+        raise FileError(f"{part}: expected an unfinished download; found a symbolic link (remove it)")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(part, flags | getattr(os, "O_BINARY", 0), 0o666), "r+b", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileError(f"{part}: expected an unfinished download; found another kind of file (remove it)")
+        yield file
 
+
+def _go_on(url: str, file: IO[bytes], progress: Progress | None) -> bool:
+    """One request for what follows the file's bytes, written as it comes; whether the file is complete."""
+    requests = library("requests", "download", "download")
+    start = file.seek(0, os.SEEK_END)
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable and start:
-            complete = bool(answer.headers.get("Content-Range") == f"bytes */{start}")
-            if not complete:
-                part.unlink()
-            return complete
-        if 400 <= answer.status_code < 500:
-            raise FileError(f"{url}: expected a file; found HTTP status {answer.status_code} ({answer.reason})")
-        answer.raise_for_status()
-        if answer.status_code != requests.codes.partial_content or not _begins_at(answer, start):
+    try:
+        answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
+    except _broken() as error:
+        raise _Broken(error) from error
+    with answer:
+        status, encoded = answer.status_code, answer.headers.get("Content-Encoding", "identity") != "identity"
+        if start and status == requests.codes.requested_range_not_satisfiable:
+            if answer.headers.get("Content-Range") == f"bytes */{start}":
+                return True
+            file.truncate(0)  # it is no part of this file: from the beginning
+            return False
+        if 400 <= status < 500:
+            raise FileError(f"{url}: expected a file; found HTTP status {status} ({answer.reason})")
+        if status >= 500:
+            raise _Broken(f"HTTP status {status} ({answer.reason})")
+        if start and status == requests.codes.partial_content and encoded:
+            file.truncate(0)  # a part of something else, compressed
+            return False
+        if status != requests.codes.partial_content or not _begins_at(answer, start):
             # the server sends all of it
             start = 0
         length = answer.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdigit() else None
+        # the length is that of what travels; where that is compressed, its own end says that it is whole
+        total = start + int(length) if length.isdigit() and not encoded else None
+        file.seek(start)
+        file.truncate(start)
         there = start
-        with part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            for piece in answer.iter_content(CHUNK):
-                file.write(piece)
-                there += len(piece)
-                if progress is not None:
-                    progress(there, total)
+        for piece in _pieces(answer, encoded):
+            left = memoryview(piece)
+            while left:
+                left = left[file.write(left) :]
+            there += len(piece)
+            if progress is not None:
+                progress(there, total)
     return total is None or there == total
+
+
+def _pieces(answer: Any, encoded: bool) -> Iterator[bytes]:
+    """What comes, as soon as it is there: nothing that came is lost when the connection breaks."""
+    # urllib3 before 2.1 waits for all that it is asked for, and loses it when the connection breaks
+    read, size = (answer.raw.read1, CHUNK) if hasattr(answer.raw, "read1") else (answer.raw.read, 2**12)
+    while True:
+        try:
+            piece = read(size, decode_content=encoded)
+        except _broken() as error:
+            raise _Broken(error) from error
+        if not piece:
+            return
+        yield piece
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What requests and urllib3 raise of an address, a connection or an answer."""
+    import requests
+    import urllib3
+
+    return requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError
 
 
 def _begins_at(answer: Any, start: int) -> bool:
@@ -245,26 +304,14 @@ def _begins_at(answer: Any, start: int) -> bool:
 
 def _unpacked(archive: Path, target: Path) -> Path:
     """Unpack a zip archive of one file or folder, whole or not at all."""
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=archive.parent))
     try:
-        with zipfile.ZipFile(archive) as opened:
-            names = [name for name in opened.namelist() if not name.startswith("__MACOSX/")]
-            opened.extractall(work, names)
-        tops = list(work.iterdir())
-        os.replace(tops[0] if len(tops) == 1 else work, target)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise FileError(f"{archive}: expected to be able to unpack it to {target}; found: {error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with temporary(archive.parent) as work:
+            work.mkdir()
+            with zipfile.ZipFile(archive) as packed:
+                names = [name for name in packed.namelist() if not name.startswith("__MACOSX/")]
+                packed.extractall(work, names)
+            tops = list(work.iterdir())
+            os.replace(tops[0] if len(tops) == 1 else work, target)
+    except (OSError, *DAMAGED) as error:
+        raise FileError(f"{archive}: expected to be able to unpack it to {target}; found: {one_line(error)}") from error
     return target
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Without pooch's own messages of what it fetches: progress is shown by the caller."""
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

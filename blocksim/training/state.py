@@ -137,7 +137,7 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any], Model]:
             ),
         )
         return state, dict(meta["description"]), model
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{path}: expected the checkpoint of a training; found one without {error}") from error
 
 

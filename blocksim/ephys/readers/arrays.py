@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from blocksim.arrayfiles import read_npy
 from blocksim.ephys.readers.base import MAIN, Request, Traces, reading
 from blocksim.errors import FileError
 
@@ -24,9 +25,9 @@ def read(path: Path, request: Request) -> Traces:
     arrays = []
     for file in (path, request.other):
         with reading(file, "NumPy .npy"):
-            array = np.load(file, allow_pickle=False)
-            if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or array.dtype.kind not in "iuf":
-                what = f"shape {array.shape}, dtype {array.dtype}" if isinstance(array, np.ndarray) else "an archive"
+            array = read_npy(file)
+            if array.ndim not in (1, 2) or array.dtype.kind not in "iuf":
+                what = f"shape {array.shape}, dtype {array.dtype}"
                 raise FileError(f"{file}: expected numbers of shape (T,) or (sweeps, T); found {what}")
         arrays.append(np.atleast_2d(array))
     current, voltage = arrays
