@@ -30,7 +30,8 @@ from blocksim.arrayfiles import (
     opened,
 )
 from blocksim.errors import ArgumentError, FileError
-from blocksim.events import Events, is_count
+from blocksim.events import Events
+from blocksim.numerics import spike_rows
 from blocksim.outputs import check_folder, check_output, make_folder, written
 from blocksim.validation import finite
 
@@ -57,8 +58,7 @@ class InputFile:
     dtype : numpy dtype
         Of the values in the file.
     counts : bool
-        Whether it holds spike counts, to be read as events, rather than real values: bool, or whole numbers >= 0 that
-        add up to no more than their number in any stretch. Others would be far more events than values.
+        Whether every step is spikes, by `blocksim.numerics.spike_rows`, to be read as events.
     """
 
     path: Path
@@ -192,8 +192,7 @@ def _survey(file: InputFile) -> bool:
             finite(f"{file.path}, from step {start} on", part)
         except ArgumentError as error:
             raise FileError(str(error)) from error
-        # in float64: whole numbers may add up to more than integers hold
-        counts = counts and bool(is_count(part).all()) and float(part.sum(dtype=np.float64)) <= part.size
+        counts = counts and bool(spike_rows(part.reshape(-1, inputs)).all())
         if not counts and file.dtype.kind != "f":
             return False
     return counts

@@ -52,8 +52,8 @@ def check_backend(backend: Any, *, layers: int = 60, seed: int = 0, own_products
 
     Spikes, potentials, thresholds and states must be those of the reference in every bit: for every block length, step
     by step, in chunks, one sample alone, with a tape and with checkpoints. Gradients must agree to 1e-10 of their norm
-    in float64 and 1e-4 in float32, for every surrogate the backend takes, with each path cut, with cotangents of spikes,
-    potentials and the state. The caller's arrays must stay as they are, and a second call must repeat every bit.
+    in float64 and 1e-4 in float32, for every surrogate the backend takes, with each path cut, with cotangents of spikes
+    and potentials and of the state. The caller's arrays must stay as they are, and a second call must repeat every bit.
 
     Parameters
     ----------
