@@ -13,13 +13,18 @@ from typing import Any
 import numpy as np
 
 from blocksim.backend import Backend
-from blocksim.errors import ArgumentError
+from blocksim.errors import ArgumentError, DivergenceError
 from blocksim.losses import cross_entropy, mean_squared_count, rate_penalty
 from blocksim.network import CountReadout, Network
 from blocksim.network_run import NetworkRun
 from blocksim.optimisers import is_named
 from blocksim.simulation import simulate
 from blocksim.training.settings import Training
+from blocksim.validation import finite
+
+# A network that diverges overflows on the way. What comes of it is looked at where it matters, by `check_finite`: NumPy's
+# warnings, one for each of its operations, say nothing beside that.
+quiet = np.errstate(all="ignore")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +98,24 @@ class ShareResult:
     gradients: dict[str, np.ndarray]
 
 
+def check_finite(what: str, value: Any) -> None:
+    """Raise `DivergenceError`, naming what it is, where a number of a training is NaN or infinite."""
+    try:
+        finite(what, np.asarray(value))
+    except ArgumentError as error:
+        raise DivergenceError(str(error)) from None
+
+
+@quiet
 def forward(share: Share, tape: bool | str) -> NetworkRun:
-    """Simulate a share."""
+    """Simulate a share; raises `DivergenceError` where an output is not finite."""
     training = share.training
-    return simulate(
+    run = simulate(
         share.network, share.x, share.backend, training.method, tape=tape, surrogate=training.surrogate,
         gradient=training.gradient, detach=training.detach,
     )  # fmt: skip
+    check_finite("output", run.output)
+    return run
 
 
 def count_sums(run: NetworkRun) -> list[np.ndarray]:
@@ -112,6 +128,7 @@ def needs_batch_rates(training: Training) -> bool:
     return any(penalty.over == "batch" for penalty in training.penalties)
 
 
+@quiet
 def batch_penalty(
     training: Training, sums: Sequence[Sequence[np.ndarray]], batch: int, seconds: float
 ) -> tuple[float, list[np.ndarray | None]]:
@@ -147,6 +164,7 @@ def batch_penalty(
     return value, gradients
 
 
+@quiet
 def backward(share: Share, run: NetworkRun, count_gradients: Sequence[np.ndarray | None] | None) -> ShareResult:
     """The loss of a simulated share, and its gradients with respect to the trained parameters.
 
@@ -154,6 +172,11 @@ def backward(share: Share, run: NetworkRun, count_gradients: Sequence[np.ndarray
     ----------
     count_gradients : (N,) array or None for each layer, or None
         From `batch_penalty`.
+
+    Raises
+    ------
+    DivergenceError
+        The loss is not finite.
     """
     training, weight = share.training, len(share.labels) / share.batch
     loss = batch_loss(run, share.labels, training)
@@ -169,6 +192,7 @@ def backward(share: Share, run: NetworkRun, count_gradients: Sequence[np.ndarray
             )
             value += weight * penalty.strength * cost.value
             counts[layer] = _plus(counts[layer], weight * penalty.strength * cost.gradient)
+    check_finite("loss", value)
     for layer, gradient in enumerate(count_gradients or ()):
         if gradient is not None:
             whole = np.broadcast_to(gradient.astype(run.counts[layer].dtype), run.counts[layer].shape)

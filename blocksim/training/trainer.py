@@ -28,13 +28,13 @@ from blocksim.files import check_folder, write_csv
 from blocksim.models import save_model
 from blocksim.network import Network
 from blocksim.optimisers import Arrays, clip_by_norm
-from blocksim.training.objective import Share, check_fits, trained_names
+from blocksim.training.objective import Share, check_finite, check_fits, quiet, trained_names
 from blocksim.training.progress import Progress
 from blocksim.training.runners import BatchResult, DaskRunner, LocalRunner
 from blocksim.training.samples import as_samples, held_out
 from blocksim.training.settings import Training, described
 from blocksim.training.state import Best, Totals, TrainingState, columns_of, load_state, record_of, save_state
-from blocksim.validation import finite, found
+from blocksim.validation import found
 
 # a checkpoint within an epoch, where an epoch takes longer than this
 CHECKPOINT_SECONDS = 120.0
@@ -127,7 +127,9 @@ def fit(
     FileError
         The folder cannot be written to, or holds a training already and `resume` is False; a checkpoint is damaged.
     DivergenceError
-        A loss or gradient is not finite.
+        An output, the loss, a gradient or a parameter after a step is not finite, or a parameter left the range that it
+        has a meaning in. The message says in which epoch and batch, and at which learning rate; the folder keeps the
+        last checkpoint and the best model.
     KeyboardInterrupt
         By Ctrl-C, after the batch at hand, with the state written to the folder. A second Ctrl-C does not wait.
 
@@ -181,6 +183,7 @@ class _Loop:
         self.training, self.backend, self.folder = training, backend, folder
         self.info, self.progress = dict(info or {}), progress
         self.runner: LocalRunner | DaskRunner = LocalRunner()
+        self._made: tuple[Arrays, Network] | None = None  # the network of the state at hand
         self.batches = -(-len(samples) // training.batch_size)
         self.optimiser = training.scheduled(training.epochs * self.batches)
         self.names = trained_names(network, training)
@@ -272,6 +275,7 @@ class _Loop:
             stopped=stopped,
         )
 
+    @quiet
     def _epoch(self, shown: Progress, interrupted: threading.Event) -> None:
         """The batches that are left of an epoch, and what follows them."""
         training, samples = self.training, self.samples
@@ -285,9 +289,10 @@ class _Loop:
                 order[first : first + training.batch_size],
                 augmentation=training.augmentation, seed=training.seed, epoch=epoch,
             )  # fmt: skip
-            network = self._network(self.state.free)
-            whole = Share(network, batch.x, batch.labels, samples.dt, len(batch.labels), training, self.backend)
-            self._step(self.runner.gradients(whole), len(batch.labels), began)
+            with self._divergence_told():
+                network = self._network(self.state.free)
+                whole = Share(network, batch.x, batch.labels, samples.dt, len(batch.labels), training, self.backend)
+                self._step(self.runner.gradients(whole), len(batch.labels), began)
             shown.batch(epoch + 1, self.state.batch, record_of(self.state, self._sizes(), 0.0, (math.nan, math.nan)))
             if interrupted.is_set() and self.state.batch < self.batches:
                 raise KeyboardInterrupt
@@ -297,24 +302,25 @@ class _Loop:
         self._finish_epoch()
 
     def _step(self, result: BatchResult, samples: int, began: float) -> None:
-        """One step of the optimiser, and the state after it."""
+        """One step of the optimiser, and the state after it; none where something is not finite."""
         state, training = self.state, self.training
+        check_finite("loss", result.loss)
         gradients: Arrays = {}
         for name in self.names:
             transform = training.transform(name)
             gradient = np.asarray(result.gradients[name])
-            gradients[name] = (
-                gradient if transform is None else np.asarray(transform.pullback(state.free[name], gradient))
-            )
-        limit = NO_LIMIT if training.clip_norm is None else training.clip_norm
-        try:
-            finite("loss", np.asarray(result.loss))
-            clipped = clip_by_norm(gradients, limit)
-            free, optimiser = self.optimiser.step(state.free, clipped.gradients, state.optimiser)
-            for name, array in free.items():
-                finite(name, array)
-        except ArgumentError as error:
-            raise self._divergence(error) from error
+            if transform is not None:
+                gradient = np.asarray(transform.pullback(state.free[name], gradient))
+            check_finite(f"gradient of {name}", gradient)
+            gradients[name] = gradient
+        clipped = clip_by_norm(gradients, NO_LIMIT if training.clip_norm is None else training.clip_norm)
+        free, optimiser = self.optimiser.step(state.free, clipped.gradients, state.optimiser)
+        for name, array in free.items():
+            check_finite(name, array)
+        for moment, arrays in optimiser.moments.items():
+            for name, array in arrays.items():
+                check_finite(f"{moment} moment of {name}", array)
+        self._network(free)  # raises where a parameter is out of its range
         before = state.totals
         spikes = before.spikes or (0.0,) * len(result.spikes)
         totals = Totals(
@@ -327,13 +333,17 @@ class _Loop:
             batches=before.batches + 1,
             seconds=before.seconds + time.perf_counter() - began,
         )
+        check_finite("sum of losses", totals.loss)
+        check_finite("sum of gradients' norms", totals.norm)
         self.state = replace(state, batch=state.batch + 1, free=free, optimiser=optimiser, totals=totals)
 
     def _finish_epoch(self) -> None:
         state = self.state
-        scores = (math.nan, math.nan) if self.held is None else self._validate()
-        if self.held is not None and not math.isfinite(scores[0]):
-            raise self._divergence(f"validation loss: expected a finite number; found {scores[0]}")
+        scores = (math.nan, math.nan)
+        if self.held is not None:
+            with self._divergence_told():
+                scores = self._validate()
+                check_finite("validation loss", scores[0])
         rate = self.optimiser.rate(max(state.optimiser.step - 1, 0))
         record = record_of(state, self._sizes(), rate, scores)
         best = state.best
@@ -351,12 +361,20 @@ class _Loop:
         )
         self._write()
 
-    def _divergence(self, error: object) -> DivergenceError:
-        where = "" if self.folder is None else f"; the last checkpoint is {self.folder / 'last.npz'}"
-        batch = min(self.state.batch + 1, self.batches)
-        return DivergenceError(
-            f"epoch {self.state.epoch + 1}, batch {batch}: {error} (lower the learning rate, or `clip_norm`{where})"
-        )
+    @contextlib.contextmanager
+    def _divergence_told(self) -> Iterator[None]:
+        """Say of a divergence where it was met, and what to do."""
+        try:
+            yield
+        except DivergenceError as error:
+            last, where = None if self.folder is None else self.folder / "last.npz", ""
+            if last is not None:
+                where = f"; the last checkpoint is {last}" if last.exists() else f"; no checkpoint yet in {last}"
+            state = self.state
+            raise DivergenceError(
+                f"epoch {state.epoch + 1}, batch {min(state.batch + 1, self.batches)}, learning rate "
+                f"{self.optimiser.rate(state.optimiser.step):.3g}: {error} (lower the learning rate, or `clip_norm`{where})"
+            ) from error
 
     def _validate(self) -> tuple[float, float]:
         """Mean loss and accuracy on the held-out samples."""
@@ -377,11 +395,19 @@ class _Loop:
         return loss / len(self.held), correct / len(self.held)
 
     def _network(self, free: Arrays) -> Network:
+        """The network of these free numbers: `DivergenceError` where one of its parameters has no meaning."""
+        if self._made is not None and self._made[0] is free:
+            return self._made[1]
         values = {}
         for name, array in free.items():
             transform = self.training.transform(name)
             values[name] = array if transform is None else transform.from_free(array)
-        return self.network.with_parameters(values)
+        try:
+            network = self.network.with_parameters(values)
+        except ArgumentError as error:
+            raise DivergenceError(str(error)) from error
+        self._made = free, network
+        return network
 
     def _sizes(self) -> tuple[int, ...]:
         return tuple(layer.size or 0 for layer in self.network.layers)
