@@ -14,8 +14,10 @@ from blocksim.backend import Backend, BackendEntry, available_backends, get_back
 from blocksim.errors import (
     ArgumentError,
     BlocksimError,
+    BlocksimWarning,
     DeviceError,
     DivergenceError,
+    ExecutorError,
     FileError,
     MissingLibraryError,
 )
@@ -44,10 +46,12 @@ __all__ = [
     "Backend",
     "BackendEntry",
     "BlocksimError",
+    "BlocksimWarning",
     "CountReadout",
     "DeviceError",
     "DivergenceError",
     "Events",
+    "ExecutorError",
     "FileError",
     "Gradients",
     "Layer",

@@ -206,7 +206,7 @@ def make_network(
         before, spikes = size, rate * per_step
     weights = rng.normal(0.0, 1 / math.sqrt(before), (before, classes)).astype(dtype)
     beta_out = math.exp(-dt / milliseconds("tau_out", tau_out))
-    return Network(tuple(layers), LeakyReadout(weights, np.zeros(classes, dtype), beta=beta_out, decode=decode))
+    return Network(tuple(layers), LeakyReadout(weights, np.zeros(classes, dtype), beta=beta_out, decode=decode), dt)
 
 
 def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any = "numba") -> Network:

@@ -90,7 +90,9 @@ def save_model(
     for number, layer in enumerate(network.layers):
         arrays[f"layers.{number}.refractory_steps"] = np.asarray(layer.neuron.refractory_steps)
     arrays |= {EXTRA + name: array for name, array in (extra or {}).items()}
-    write_container(path, KIND, VERSION, {"layers": layers, "readout": readout, "info": dict(info or {})}, arrays)
+    write_container(
+        path, KIND, VERSION, {"layers": layers, "readout": readout, "dt": network.dt, "info": dict(info or {})}, arrays
+    )
 
 
 def load_model(path: str | Path) -> Model:
@@ -121,8 +123,10 @@ def load_model(path: str | Path) -> Model:
             layers.append(Layer(neuron, **own, latency_steps=described["latency_steps"]))
         leaky = meta["readout"]["kind"] == "leaky"
         readout = LeakyReadout(**take("readout."), decode=meta["readout"]["decode"]) if leaky else CountReadout()
-        network = Network(tuple(layers), readout)
         info = dict(meta["info"])
+        # files of older versions: where training said it, or nowhere
+        dt = meta["dt"] if "dt" in meta else dict(info.get("data") or {}).get("dt")
+        network = Network(tuple(layers), readout, dt)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(
             f"{path}: expected a {KIND} file; found one whose parts do not make a network "

@@ -22,8 +22,8 @@ from blocksim.simulation import simulate
 from blocksim.training.settings import Training
 from blocksim.validation import finite
 
-# A network that diverges overflows on the way. What comes of it is looked at where it matters, by `check_finite`: NumPy's
-# warnings, one for each of its operations, say nothing beside that.
+# A network that diverges overflows on the way. What comes of it is looked at where it matters, by `check_finite`:
+# NumPy's warnings, one for each of its operations, say nothing beside that.
 quiet = np.errstate(all="ignore")
 
 

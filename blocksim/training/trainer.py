@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,17 +23,18 @@ from typing import Any
 import numpy as np
 
 from blocksim.backend import Backend, get_backend
+from blocksim.data import EventDataset
 from blocksim.data.randomness import SHUFFLE, Streams
-from blocksim.errors import ArgumentError, DivergenceError, FileError
+from blocksim.errors import ArgumentError, BlocksimWarning, DivergenceError, FileError
 from blocksim.executors import dask_client
 from blocksim.files import check_folder, write_csv
-from blocksim.models import save_model
+from blocksim.models import load_model, save_model
 from blocksim.network import Network
 from blocksim.optimisers import Arrays, clip_by_norm
 from blocksim.training.objective import Share, check_finite, check_fits, quiet, trained_names
 from blocksim.training.progress import Progress
 from blocksim.training.runners import BatchResult, DaskRunner, LocalRunner
-from blocksim.training.samples import as_samples, held_out
+from blocksim.training.samples import as_samples, binning_of, check_samples, held_out, other_binning
 from blocksim.training.settings import Training, described
 from blocksim.training.state import Best, Totals, TrainingState, columns_of, load_state, record_of, save_state
 from blocksim.validation import found
@@ -92,7 +95,7 @@ def fit(
         Where training begins.
     data : EventDataset, or (x, labels) or (x, labels, dt)
         Training samples: of `blocksim.data`, or any input that `simulate` takes with a first axis of samples, (n,)
-        class numbers, and the step in ms (1 where it is not given).
+        class numbers, and the step in ms (where it is not given the network's, or 1).
     training : Training or None
         Every choice; None for the defaults.
     validation : as data, or None
@@ -123,9 +126,20 @@ def fit(
     Raises
     ------
     ArgumentError
-        Network, data and training do not fit together, or a checkpoint is that of another training.
+        Network, data and training do not fit together, the step of one being not that of another among them; or a
+        checkpoint is that of another training, or of samples that were binned in another way.
     FileError
-        The folder cannot be written to, or holds a training already and `resume` is False; a checkpoint is damaged.
+        The folder cannot be written to, or holds a training already and `resume` is False, or another training is
+        writing to it; a checkpoint is damaged.
+    DeviceError, MissingLibraryError
+        As `simulate` raises them.
+    ExecutorError
+        The Dask cluster is lost.
+
+    Warns
+    -----
+    BlocksimWarning
+        Once, where a layer fires on no sample of a whole epoch.
     DivergenceError
         An output, the loss, a gradient or a parameter after a step is not finite, or a parameter left the range that it
         has a meaning in. The message says in which epoch and batch, and at which learning rate; the folder keeps the
@@ -154,19 +168,30 @@ def fit(
         raise ArgumentError(f"network: expected a blocksim.Network; found {found(network)}")
     if not isinstance(training, Training):
         raise ArgumentError(f"training: expected a blocksim.training.Training; found {found(training)}")
-    samples = as_samples("data", data)
+    samples = as_samples("data", data, network)
     if validation is None:
         samples, held = held_out(samples, training.validation, training.validation_by, training.seed)
     else:
-        held = as_samples("validation", validation)
+        held = as_samples("validation", validation, network)
     check_fits(network, training)
-    _check_samples(network, samples, held)
+    check_samples("data", network, samples)
+    if held is not None:
+        _check_alike(samples, held)
+        check_samples("validation", network, held)
     if dask is not None and not isinstance(backend, str):
         raise ArgumentError("backend: expected a name, which Dask's workers know too; found an object")
     get_backend(backend)
-    loop = _Loop(network, samples, held, training, backend, None if folder is None else Path(folder), info, progress)
-    loop.begin(resume)
+    where = None if folder is None else Path(folder)
+    loop = _Loop(network, samples, held, training, backend, where, info, progress)
     with contextlib.ExitStack() as stack:
+        if where is not None and where.is_dir():
+            stack.enter_context(_alone(where))
+        made = loop.begin(resume)
+        if where is not None:
+            if made:
+                stack.enter_context(_alone(where))
+            for part in where.glob(".*.part.*"):  # of a process that was killed while it wrote
+                part.unlink(missing_ok=True)
         if dask is not None:
             loop.runner = DaskRunner(stack.enter_context(dask_client(dask)))
         return loop.run(callbacks)
@@ -179,10 +204,14 @@ class _Loop:
         self, network: Network, samples: Any, held: Any, training: Training, backend: str | Backend,
         folder: Path | None, info: Mapping[str, Any] | None, progress: bool,
     ) -> None:  # fmt: skip
-        self.network, self.samples, self.held = network, samples, held
+        self.network, self.samples, self.held = replace(network, dt=samples.dt), samples, held
         self.training, self.backend, self.folder = training, backend, folder
-        self.info, self.progress = dict(info or {}), progress
+        binning: Any = {}
+        if isinstance(samples, EventDataset):  # as `blocksim evaluate` opens samples by it
+            binning = {"data": {**samples.binning, "duration": samples.steps and samples.steps * samples.dt}}
+        self.info, self.progress = {**binning, **(info or {})}, progress
         self.runner: LocalRunner | DaskRunner = LocalRunner()
+        self.silence_told = False
         self._made: tuple[Arrays, Network] | None = None  # the network of the state at hand
         self.batches = -(-len(samples) // training.batch_size)
         self.optimiser = training.scheduled(training.epochs * self.batches)
@@ -195,10 +224,11 @@ class _Loop:
             ),
             "samples": [len(samples), 0 if held is None else len(held)],
             "labels": _mark([samples.labels, *([] if held is None else [held.labels])]),
+            "binning": binning_of(samples),
         }
 
-    def begin(self, resume: bool) -> None:
-        """Set the state: that of the checkpoint, or the first."""
+    def begin(self, resume: bool) -> bool:
+        """Set the state: that of the checkpoint, or the first. Whether the folder had to be made."""
         parameters = self.network.parameters()
         free: Arrays = {}
         for name in self.names:
@@ -214,7 +244,7 @@ class _Loop:
         if self.folder is None:
             if resume:
                 raise ArgumentError("resume: expected a folder to resume from; found None")
-            return
+            return False
         check_folder(self.folder if self.folder.exists() else self.folder.parent)
         last = self.folder / "last.npz"
         if last.exists():
@@ -225,19 +255,37 @@ class _Loop:
                 )
             state, description, _ = load_state(last)
             self._check_same(last, description)
+            state.check_follows(last, self.state, self.batches)
             self.state = state
+            if state.best is not None:
+                self._restore_best(state.best)
+        made = not self.folder.exists()
         self.folder.mkdir(exist_ok=True)
-        for part in self.folder.glob(".*.part.*"):  # of a process that was killed while it wrote
-            part.unlink(missing_ok=True)
+        return made
+
+    def _restore_best(self, best: Best) -> None:
+        """The model of the best epoch is in the checkpoint too: written anew where its file is lost or damaged."""
+        assert self.folder is not None
+        try:
+            load_model(self.folder / "best.npz")
+        except FileError:
+            self._write_best(best)
+
+    def _write_best(self, best: Best) -> None:
+        assert self.folder is not None
+        save_model(self.folder / "best.npz", self._network(best.free), {**self.info, "epoch": best.epoch})
 
     def _check_same(self, path: Path, before: dict[str, Any]) -> None:
         now = described(self.description)  # as JSON gives it back
+        # checkpoints of older versions do not say
+        differ = other_binning(before.get("binning", now["binning"]), now.pop("binning"))
         free_to_change = ("epochs", "patience")
         old, new = dict(before.get("training", {})), dict(now["training"])
         changed = [name for name in new if old.get(name) != new[name] and name not in free_to_change]
         if old.get("epochs") != new["epochs"] and self.optimiser is not self.training.optimiser:
             changed.append("epochs (the learning rate's schedule depends on it)")
         changed += [name for name in now if name != "training" and before.get(name) != now[name]]
+        changed += [f"{name} of the samples ({new}, in place of {old})" for name, old, new in differ]
         if changed:
             raise ArgumentError(
                 f"resume: expected the training that {path} is a checkpoint of; found another {', '.join(changed)}"
@@ -344,6 +392,7 @@ class _Loop:
             with self._divergence_told():
                 scores = self._validate()
                 check_finite("validation loss", scores[0])
+        self._warn_of_silence()
         rate = self.optimiser.rate(max(state.optimiser.step - 1, 0))
         record = record_of(state, self._sizes(), rate, scores)
         best = state.best
@@ -355,11 +404,25 @@ class _Loop:
         better = best is not state.best
         # the state moves on after the best model is written: a kill in between repeats this, with the same result
         if better and best is not None and self.folder is not None:
-            save_model(self.folder / "best.npz", self._network(best.free), {**self.info, "epoch": best.epoch})
+            self._write_best(best)
         self.state = TrainingState(
             state.epoch + 1, 0, state.free, state.optimiser, Totals(), best, (*state.history, record)
         )
         self._write()
+
+    def _warn_of_silence(self) -> None:
+        """Say once that a layer did not fire in a whole epoch: from it on, nothing is seen and nothing learned."""
+        totals = self.state.totals
+        silent = [str(layer) for layer, spikes in enumerate(totals.spikes) if spikes == 0]
+        if silent and not self.silence_told:
+            self.silence_told = True
+            warnings.warn(
+                f"epoch {self.state.epoch + 1}: expected spikes of every layer; found none of layer "
+                f"{', '.join(silent)} in {totals.samples} samples (do dt = {self.samples.dt:g} ms and the unit of the "
+                "events' times fit, are weights too small? blocksim.initialisers.calibrate scales them)",
+                BlocksimWarning,
+                stacklevel=2,
+            )
 
     @contextlib.contextmanager
     def _divergence_told(self) -> Iterator[None]:
@@ -373,7 +436,8 @@ class _Loop:
             state = self.state
             raise DivergenceError(
                 f"epoch {state.epoch + 1}, batch {min(state.batch + 1, self.batches)}, learning rate "
-                f"{self.optimiser.rate(state.optimiser.step):.3g}: {error} (lower the learning rate, or `clip_norm`{where})"
+                f"{self.optimiser.rate(state.optimiser.step):.3g}: {error} (lower the learning rate, or `clip_norm`"
+                f"{where})"
             ) from error
 
     def _validate(self) -> tuple[float, float]:
@@ -434,20 +498,36 @@ def _mark(arrays: Iterable[np.ndarray]) -> int:
     return mark
 
 
-def _check_samples(network: Network, samples: Any, held: Any) -> None:
-    if network.inputs is not None and network.inputs != samples.channels:
-        raise ArgumentError(f"data: expected {network.inputs} channels, the network's inputs; found {samples.channels}")
-    for name, part in (("data", samples), ("validation", held)):
-        if part is not None and part.labels.max() >= network.classes:
-            raise ArgumentError(
-                f"{name}: expected labels from 0 to {network.classes - 1}, the network's classes; found "
-                f"{part.labels.max()}"
-            )
-    if held is not None and (held.channels, held.dt) != (samples.channels, samples.dt):
+def _check_alike(samples: Any, held: Any) -> None:
+    if (held.channels, held.dt) != (samples.channels, samples.dt):
         raise ArgumentError(
             f"validation: expected {samples.channels} channels at dt = {samples.dt:g} ms, as in data; found "
             f"{held.channels} at {held.dt:g} ms"
         )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against other trainings, which would write over this one's files: until the end, or a kill."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileError(
+                f"{folder}: expected a folder that no other training is writing to; found one at work (choose another "
+                "folder, or wait for it to end)"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(place)
 
 
 @contextlib.contextmanager
