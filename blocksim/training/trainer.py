@@ -25,7 +25,7 @@ import numpy as np
 from blocksim.backend import Backend, get_backend
 from blocksim.data import EventDataset
 from blocksim.data.randomness import SHUFFLE, Streams
-from blocksim.errors import ArgumentError, BlocksimWarning, DivergenceError, FileError
+from blocksim.errors import ArgumentError, BlocksimWarning, DivergenceError, ExecutorError, FileError
 from blocksim.executors import dask_client
 from blocksim.files import check_folder, write_csv
 from blocksim.models import load_model, save_model
@@ -308,9 +308,11 @@ class _Loop:
                         break
                     if interrupted.is_set():
                         raise KeyboardInterrupt
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, ExecutorError) as error:
                 self._write()
-                raise
+                if self.folder is None or isinstance(error, KeyboardInterrupt):
+                    raise
+                raise ExecutorError(f"{error}; {self.folder} holds the state: resume goes on") from error
         if stopped == "epochs" and self.state.epoch < training.epochs:
             stopped = "patience"
         last = self._network(self.state.free)
