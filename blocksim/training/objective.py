@@ -21,6 +21,7 @@ from blocksim.optimisers import is_named
 from blocksim.simulation import simulate
 from blocksim.training.settings import Training
 from blocksim.validation import finite
+from blocksim.validation import found as found_value
 
 # A network that diverges overflows on the way. What comes of it is looked at where it matters, by `check_finite`:
 # NumPy's warnings, one for each of its operations, say nothing beside that.
@@ -198,6 +199,10 @@ def backward(share: Share, run: NetworkRun, count_gradients: Sequence[np.ndarray
             whole = np.broadcast_to(gradient.astype(run.counts[layer].dtype), run.counts[layer].shape)
             counts[layer] = _plus(counts[layer], whole)
     output = None if loss.grad_output is None else weight * np.asarray(loss.grad_output)
+    for what, parts in (("output", [output]), ("counts", counts), ("spikes", spikes)):
+        for each in parts:
+            if each is not None:
+                check_finite(f"gradient of the {what}", each)
     gradients = run.backward(
         output,
         counts if any(each is not None for each in counts) else None,
@@ -213,6 +218,8 @@ def batch_loss(run: NetworkRun, labels: np.ndarray, training: Training) -> Batch
         loss = training.loss(run, labels)
         if not isinstance(loss, BatchLoss):
             raise ArgumentError(f"loss: expected a function that returns a BatchLoss; found {type(loss).__name__}")
+        if np.ndim(loss.value) or np.asarray(loss.value).dtype.kind not in "biuf":
+            raise ArgumentError(f"loss: expected a BatchLoss whose value is a number; found {found_value(loss.value)}")
         return loss
     if training.loss == "cross_entropy":
         found = cross_entropy(run.output, labels, label_smoothing=training.label_smoothing)

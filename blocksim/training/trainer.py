@@ -8,6 +8,7 @@ resumed training is the same bit for bit as one that was never stopped.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import signal
@@ -181,9 +182,17 @@ def fit(
     if dask is not None and not isinstance(backend, str):
         raise ArgumentError("backend: expected a name, which Dask's workers know too; found an object")
     get_backend(backend)
-    where = None if folder is None else Path(folder)
-    loop = _Loop(network, samples, held, training, backend, where, info, progress)
+    for name, value in (("resume", resume), ("progress", progress)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ArgumentError(f"{name}: expected True or False; found {found(value)}")
+    _check_info(info)
+    if not isinstance(callbacks, Sequence) or not all(callable(each) for each in callbacks):
+        raise ArgumentError(f"callbacks: expected a sequence of functions of a record; found {found(callbacks)}")
+    where = _folder(folder)
+    loop = _Loop(network, samples, held, training, backend, where, info, bool(progress))
     with contextlib.ExitStack() as stack:
+        if dask is not None:
+            loop.runner = DaskRunner(stack.enter_context(dask_client(dask)))
         if where is not None and where.is_dir():
             stack.enter_context(_alone(where))
         made = loop.begin(resume)
@@ -192,8 +201,6 @@ def fit(
                 stack.enter_context(_alone(where))
             for part in where.glob(".*.part.*"):  # of a process that was killed while it wrote
                 part.unlink(missing_ok=True)
-        if dask is not None:
-            loop.runner = DaskRunner(stack.enter_context(dask_client(dask)))
         return loop.run(callbacks)
 
 
@@ -260,7 +267,12 @@ class _Loop:
             if state.best is not None:
                 self._restore_best(state.best)
         made = not self.folder.exists()
-        self.folder.mkdir(exist_ok=True)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise FileError(
+                f"{self.folder}: expected a folder that can be made; found: {error.strerror or error}"
+            ) from error
         return made
 
     def _restore_best(self, best: Best) -> None:
@@ -490,6 +502,30 @@ class _Loop:
         save_state(self.folder / "last.npz", self._network(state.free), state, self.info, self.description)
         if state.history:
             write_csv(self.folder / "history.csv", state.history, state.history[0])
+
+
+def _folder(folder: Any) -> Path | None:
+    """Where results go, as a path."""
+    if folder is None:
+        return None
+    if not isinstance(folder, (str, Path)) or not str(folder) or "\0" in str(folder):
+        raise ArgumentError(f"folder: expected the path of a folder, or None; found {found(folder)}")
+    try:
+        Path(folder).exists()
+    except OSError as error:  # a name too long, say
+        raise FileError(f"{folder}: expected the path of a folder; found: {error.strerror or error}") from error
+    return Path(folder)
+
+
+def _check_info(info: Any) -> None:
+    """Before training, and not when the first model is written."""
+    try:
+        json.dumps(dict(info or {}) if info is None or isinstance(info, Mapping) else object(), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(
+            f"info: expected a dictionary of what JSON can say, numbers finite; found {found(info)} "
+            f"({' '.join(str(error).split())})"
+        ) from error
 
 
 def _mark(arrays: Iterable[np.ndarray]) -> int:
