@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -11,12 +12,13 @@ import pytest
 
 import blocksim
 from blocksim import ArgumentError, BlocksimWarning, DivergenceError, FileError
-from blocksim.data import from_lists
+from blocksim.data import Augmentation, from_lists, write_events
 from blocksim.initialisers import make_network
 from blocksim.losses import cross_entropy
 from blocksim.models import load_model, load_network, save_model
 from blocksim.optimisers import SGD, Adam, AdamW
 from blocksim.training import BatchLoss, RatePenalty, evaluate, fit
+from blocksim.training.experiment import experiment_of, run_experiment
 from blocksim.training.state import load_state
 from blocksim.transforms import Bounded
 
@@ -223,6 +225,77 @@ def test_delays_count_by_their_steps():
     evaluate(stored, samples(2.0, delays=[0.0, 4.0]), backend="numpy")
     with pytest.raises(ArgumentError, match=r"delays = \[0.0, 5.0\], as .* found \(0.0, 8.0\)"):
         evaluate(stored, samples(2.0, delays=[0.0, 8.0]), backend="numpy")
+
+
+# what is refused before anything is made
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {
+                "data": (
+                    np.where(np.arange(480)[:, None] == 479, np.nan, 0.0).reshape(12, 40, 1) * np.ones(12),
+                    np.arange(12) % 3,
+                )
+            },
+            "x: expected finite numbers; found nan at index (11, 39, 0)",
+        ),
+        (
+            {"choices": training(augmentation=Augmentation(drop=0.5))},
+            "augmentation: expected a blocksim.data.EventDataset",
+        ),
+        (
+            {"info": {"a": math.nan}},
+            "info: expected a dictionary of what JSON can say, numbers finite; found {'a': nan}",
+        ),
+        ({"info": {"a": object()}}, "info: expected a dictionary of what JSON can say"),
+        ({"info": [3]}, "info: expected a dictionary of what JSON can say"),
+        ({"callbacks": print}, "callbacks: expected a sequence of functions"),
+        ({"resume": "yes"}, "resume: expected True or False; found 'yes'"),
+        ({"dask": 3}, "dask: expected the address of a scheduler"),
+    ],
+)
+def test_wrong_arguments_make_no_folder(tmp_path, options, words):
+    if "dask" in options:
+        pytest.importorskip("distributed", reason="needs the extra dask")
+    with pytest.raises(ArgumentError) as error:
+        train(folder=tmp_path / "run", **options)
+    assert words in one_line(error)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("folder", [3, "", "a\0b", b"run"])
+def test_a_folder_is_a_path(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArgumentError, match="folder: expected the path of a folder, or None; found"):
+        train(folder=folder)
+    with pytest.raises(FileError, match="expected the path of a folder; found"):
+        train(folder="x" * 300)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["{", "[" * 100_000, '{"experiment": {}}', "[1]", None])
+def test_a_damaged_result_is_made_again(tmp_path, damage):
+    x, labels = task(24)
+    sample, step, channel = np.nonzero(x.to_dense())
+    rows = [sample == number for number in range(24)]
+    times, units = [step[row] * 1.0 for row in rows], [channel[row] for row in rows]
+    write_events(tmp_path / "train.npz", times, units, labels, channels=12)
+    config = {
+        "data": {"dt": 1.0}, "network": {"hidden": [8], "refractory": 4.0, "rate": 20.0},
+        "training": {"epochs": 1, "batch_size": 8},
+    }  # fmt: skip
+    experiment = experiment_of(config, str(tmp_path / "train.npz"), str(tmp_path / "run"), "numpy")
+    first = run_experiment(experiment, progress=False)
+    path = tmp_path / "run" / "result.json"
+    if damage is None:  # a value of the right experiment lost
+        damage = json.dumps({name: value for name, value in first.items() if name != "seconds"})
+    path.write_text(damage)
+    again = run_experiment(experiment, resume=True, progress=False)
+    assert again == first
+    assert json.loads(path.read_text()) == first
 
 
 # silence

@@ -56,7 +56,10 @@ def evaluate(
     if variations is not None:
         varied = replace(varied, rounds=variations)
     data = open_samples(path, binning)
-    names = loaded.info.get("class_names") or [str(number) for number in range(loaded.network.classes)]
+    names: Any = loaded.info.get("class_names")
+    if not isinstance(names, list) or len(names) != loaded.network.classes:
+        names = range(loaded.network.classes)
+    names = [str(name) for name in names]
     found = evaluated(loaded, data, variations=varied, backend=backend, method=method, batch_size=batch_size)
     result: dict[str, Any] = {
         "model": str(model), "data": str(path), "samples": len(data), "class_names": names, **_figures(found),
@@ -102,8 +105,8 @@ def _beside(averaged: Evaluation | None) -> list[tuple[str, str]]:
 def _choices(path: Path, model: Model) -> tuple[DataChoices, Variations]:
     try:
         return DataChoices(**model.info["data"]), variations_of(model.info)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(
             f"{path}: expected a model that says how its samples were binned, as blocksim train writes it; found none "
-            "(evaluate it in Python: blocksim.training.evaluate)"
+            f"({type(error).__name__}: {error}; evaluate it in Python: blocksim.training.evaluate)"
         ) from error

@@ -19,7 +19,7 @@ from blocksim.errors import ArgumentError, DivergenceError
 from blocksim.models import Model
 from blocksim.network import Network
 from blocksim.training.objective import Share, probabilities
-from blocksim.training.samples import as_samples, binning_of, check_samples, other_binning
+from blocksim.training.samples import as_samples, binning_of, check_samples, check_varied, other_binning
 from blocksim.training.settings import Training
 from blocksim.validation import found, whole
 
@@ -170,6 +170,7 @@ def evaluate(
             "evaluate the model's .network, which does not know)"
         )
     training, variations = Training(method=method), variations or Variations()
+    check_varied(samples, variations.rounds and variations.augmentation)
     began = time.perf_counter()
     likely = np.zeros((len(samples), network.classes))
     spikes, simulated = np.zeros(len(network.layers)), 0.0

@@ -18,7 +18,7 @@ from blocksim.errors import ArgumentError
 from blocksim.events import Events
 from blocksim.network import Network
 from blocksim.trains import steps_of
-from blocksim.validation import found, milliseconds, real_array
+from blocksim.validation import finite, found, milliseconds, real_array
 
 
 class ArraySamples:
@@ -41,6 +41,7 @@ class ArraySamples:
             x = real_array("x", x)
             if x.ndim != 3 or 0 in x.shape:
                 raise ArgumentError(f"x: expected a non-empty array (samples, time, inputs); found {found(x)}")
+            finite("x", x)
         self.x = x
         self.labels = class_labels("labels", labels, x.shape[0], None)
         self.dt = milliseconds("dt", dt)
@@ -58,8 +59,7 @@ class ArraySamples:
 
     def batch(self, indices: Any, *, augmentation: Any = None, seed: int = 0, epoch: int = 0) -> Batch:
         """The samples of those indices, in that order."""
-        if augmentation:
-            raise ArgumentError("augmentation: expected a blocksim.data.EventDataset for it; found arrays")
+        check_varied(self, augmentation)
         indices = np.asarray(indices)
         return Batch(_taken(self.x, indices), self.labels[indices], indices)
 
@@ -94,6 +94,12 @@ def check_samples(name: str, network: Network, samples: Any) -> None:
             f"{samples.dt:g} ms (its time constants are in steps; dataclasses.replace(network, dt={samples.dt:g}) says "
             "that they fit)"
         )
+
+
+def check_varied(samples: Any, augmentation: Any) -> None:
+    """Raise `ArgumentError` where samples cannot be varied: arrays hold no times of events."""
+    if augmentation and isinstance(samples, ArraySamples):
+        raise ArgumentError("augmentation: expected a blocksim.data.EventDataset for it; found arrays")
 
 
 def binning_of(samples: Any) -> dict[str, Any]:

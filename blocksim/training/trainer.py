@@ -35,7 +35,7 @@ from blocksim.optimisers import Arrays, clip_by_norm
 from blocksim.training.objective import Share, check_finite, check_fits, quiet, trained_names
 from blocksim.training.progress import Progress
 from blocksim.training.runners import BatchResult, DaskRunner, LocalRunner
-from blocksim.training.samples import as_samples, binning_of, check_samples, held_out, other_binning
+from blocksim.training.samples import as_samples, binning_of, check_samples, check_varied, held_out, other_binning
 from blocksim.training.settings import Training, described
 from blocksim.training.state import Best, Totals, TrainingState, columns_of, load_state, record_of, save_state
 from blocksim.validation import found
@@ -176,6 +176,7 @@ def fit(
         held = as_samples("validation", validation, network)
     check_fits(network, training)
     check_samples("data", network, samples)
+    check_varied(samples, training.augmentation)
     if held is not None:
         _check_alike(samples, held)
         check_samples("validation", network, held)
