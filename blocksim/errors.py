@@ -27,9 +27,9 @@ class DivergenceError(BlocksimError, ArithmeticError):
     """A training met a loss or a gradient that is not finite; the message says where, and what to change."""
 
 
-class BlocksimWarning(UserWarning):
-    """What blocksim warns of: the work goes on, but what comes of it may not be what was meant."""
-
-
 class FileError(BlocksimError, OSError):
     """A file could not be read, or a path could not be written."""
+
+
+class BlocksimWarning(UserWarning):
+    """Something in the input looks wrong, but may be meant."""

@@ -14,6 +14,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, as_completed
@@ -32,6 +33,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 # never "fork": a copy of a process whose compiled kernels have run holds locks of threads that it does not have
 CONTEXT = get_context("spawn")
 GUARD = 'expected a script that starts its work under if __name__ == "__main__", for each new process imports it'
+# that a process that is told to end may take for it
+GRACE_SECONDS = 5.0
 # of Dask: what they log when a connection is lost, traceback and all, comes back as an error of ours
 LOGGERS = ("distributed.client", "distributed.core", "distributed.comm", "distributed.utils", "tornado.application")
 
@@ -118,8 +121,18 @@ class ProcessExecutor(Executor):
         with self._lock:  # no process is started any more
             self._stopped = True
         self.shutdown(wait=False, cancel_futures=True)
-        for process in list(self._processes.values()):
+        processes = list(self._processes.values())
+        for process in processes:
             process.terminate()
+        # one that is deep in compiled code hears of it late
+        left: list[Any] = [process.sentinel for process in processes]
+        end = time.monotonic() + GRACE_SECONDS
+        while left and time.monotonic() < end:
+            gone = wait(left, max(end - time.monotonic(), 0))
+            left = [sentinel for sentinel in left if sentinel not in gone]
+        for process in processes:
+            if process.sentinel in left:
+                process.kill()
 
     def _serve(self) -> None:
         process: BaseProcess | None = None

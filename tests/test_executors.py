@@ -170,6 +170,33 @@ def test_ctrl_c_while_tasks_wait_prints_nothing(tmp_path):
     assert (done.stdout.split(), done.stderr, done.returncode) == (["stopped"] * 4, "", 0)
 
 
+DEAF = """
+import signal, time
+from blocksim import executors
+
+def sleep(task):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(task)
+
+if __name__ == "__main__":
+    executors.GRACE_SECONDS = 0.3
+    try:
+        with executors.open_executor(jobs=2) as executor:
+            for outcome in executors.run_tasks(sleep, [0.01, 600, 600], executor):
+                time.sleep(0.5)
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+def test_a_worker_that_does_not_end_is_ended(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(DEAF)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("stopped\n", "", 0)
+
+
 ORPHANS = """
 import sys
 from blocksim.executors import open_executor, run_tasks
