@@ -95,7 +95,7 @@ def _beside(averaged: Evaluation | None) -> list[tuple[str, str]]:
     if averaged is None:
         return []
     return [
-        (f"mean of {averaged.passes} passes", "class probabilities averaged over a sample and its random variations"),
+        (f"mean of {averaged.passes} passes", "averaged over random variations"),
         ("  loss", f"{averaged.loss:.4f}"), ("  accuracy", f"{100 * averaged.accuracy:.1f} %"),
         *((f"    {group}", f"{100 * share:.1f} %") for group, share in averaged.by_group.items()),
         ("  time", f"{averaged.seconds:.3g} s"),
