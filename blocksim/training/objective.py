@@ -6,9 +6,10 @@ share knows nothing of the others but the batch's size and its mean firing rates
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -23,9 +24,21 @@ from blocksim.training.settings import Training
 from blocksim.validation import finite
 from blocksim.validation import found as found_value
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
 # A network that diverges overflows on the way. What comes of it is looked at where it matters, by `check_finite`:
 # NumPy's warnings, one for each of its operations, say nothing beside that.
-quiet = np.errstate(all="ignore")
+def quiet(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function compute without NumPy's warnings."""
+
+    @wraps(function)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> R:
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return computed
 
 
 @dataclass(frozen=True, eq=False)
