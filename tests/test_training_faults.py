@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
+from concurrent.futures import CancelledError
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import blocksim
-from blocksim import ArgumentError, BlocksimWarning, DivergenceError, FileError
+from blocksim import ArgumentError, BlocksimWarning, DivergenceError, ExecutorError, FileError
 from blocksim.data import Augmentation, from_lists, write_events
 from blocksim.initialisers import make_network
 from blocksim.losses import cross_entropy
 from blocksim.models import load_model, load_network, save_model
 from blocksim.optimisers import SGD, Adam, AdamW
-from blocksim.training import BatchLoss, RatePenalty, evaluate, fit
+from blocksim.training import BatchLoss, RatePenalty, evaluate, fit, trainer
 from blocksim.training.experiment import experiment_of, run_experiment
 from blocksim.training.state import load_state
 from blocksim.transforms import Bounded
@@ -296,6 +298,54 @@ def test_a_damaged_result_is_made_again(tmp_path, damage):
     again = run_experiment(experiment, resume=True, progress=False)
     assert again == first
     assert json.loads(path.read_text()) == first
+
+
+# a cluster that is lost: of a real one, in test_training_dask.py
+
+
+class KilledWorker(Exception):
+    """Of the name of Dask's, for a task whose workers died one after the other."""
+
+
+class Cluster:
+    """A client whose results end in an error."""
+
+    def __init__(self, error, status="running"):
+        self.error, self.status = error, status
+
+    def submit(self, function, task, pure):
+        return task
+
+    def gather(self, futures):
+        raise self.error
+
+    def cancel(self, futures):
+        if self.status != "running":
+            raise RuntimeError("closed")
+
+
+@pytest.mark.parametrize(
+    ("client", "kind", "words"),
+    [
+        (
+            Cluster(CancelledError("lost\n\nCheck it.")),
+            ExecutorError,
+            "connection to its scheduler lost (lost Check it.)",
+        ),
+        (Cluster(KilledWorker("a\nb")), ExecutorError, "each of several that were given it died"),
+        (Cluster(RuntimeError("no loop"), "closed"), ExecutorError, "lost (no loop)"),
+        (Cluster(RuntimeError("of a loss of one's own")), RuntimeError, "of a loss of one's own"),
+        (Cluster(DivergenceError("output: found nan")), DivergenceError, "epoch 1, batch 1, learning rate"),
+    ],
+)
+def test_a_lost_cluster_is_told_from_a_task_that_fails(tmp_path, monkeypatch, client, kind, words):
+    monkeypatch.setattr(trainer, "dask_client", lambda dask: contextlib.nullcontext(client))
+    with pytest.raises(kind) as error:
+        train(folder=tmp_path / "run", dask="tcp://nowhere:1")
+    assert words in one_line(error)
+    if kind is ExecutorError:
+        assert str(error.value).endswith(f"{tmp_path / 'run'} holds the state: resume goes on")
+        assert load_state(tmp_path / "run" / "last.npz")[0].batch == 0
 
 
 # silence
