@@ -124,9 +124,7 @@ def load_model(path: str | Path) -> Model:
         leaky = meta["readout"]["kind"] == "leaky"
         readout = LeakyReadout(**take("readout."), decode=meta["readout"]["decode"]) if leaky else CountReadout()
         info = dict(meta["info"])
-        # files of older versions: where training said it, or nowhere
-        dt = meta["dt"] if "dt" in meta else dict(info.get("data") or {}).get("dt")
-        network = Network(tuple(layers), readout, dt)
+        network = Network(tuple(layers), readout, _step(meta))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(
             f"{path}: expected a {KIND} file; found one whose parts do not make a network "
@@ -137,6 +135,12 @@ def load_model(path: str | Path) -> Model:
             f"{path}: expected the arrays of {len(layers)} layers and a readout; found others too: {', '.join(arrays)}"
         )
     return Model(network, info, extra)
+
+
+def _step(meta: Mapping[str, Any]) -> float | None:
+    """The network's step in ms; files of older versions say it where training did, or nowhere."""
+    data = meta["info"].get("data")
+    return meta.get("dt", data.get("dt") if isinstance(data, dict) else None)
 
 
 def load_network(path: str | Path) -> Network:
