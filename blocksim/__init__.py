@@ -17,6 +17,7 @@ from blocksim.errors import (
     BlocksimWarning,
     DeviceError,
     DivergenceError,
+    ExecutorError,
     FileError,
     MissingLibraryError,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "DeviceError",
     "DivergenceError",
     "Events",
+    "ExecutorError",
     "FileError",
     "Gradients",
     "Layer",

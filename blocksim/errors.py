@@ -19,6 +19,10 @@ class DeviceError(BlocksimError, RuntimeError):
     """A GPU ran out of memory, or failed; the message says what was being done and what to change."""
 
 
+class ExecutorError(BlocksimError, RuntimeError):
+    """Processes or a cluster that work was given to are lost; the message says which task, and what to do."""
+
+
 class DivergenceError(BlocksimError, ArithmeticError):
     """A training met a loss or a gradient that is not finite; the message says where, and what to change."""
 

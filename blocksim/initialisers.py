@@ -206,9 +206,10 @@ def make_network(
         before, spikes = size, rate * per_step
     weights = rng.normal(0.0, 1 / math.sqrt(before), (before, classes)).astype(dtype)
     beta_out = math.exp(-dt / milliseconds("tau_out", tau_out))
-    return Network(tuple(layers), LeakyReadout(weights, np.zeros(classes, dtype), beta=beta_out, decode=decode))
+    return Network(tuple(layers), LeakyReadout(weights, np.zeros(classes, dtype), beta=beta_out, decode=decode), dt)
 
 
+@np.errstate(all="ignore")  # a gain may overflow what it scales: that is looked at, and told as an error
 def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any = "numba") -> Network:
     """Scale a network's weights until every layer fires at `rate` on x, and the outputs spread by 1.
 
@@ -277,6 +278,10 @@ def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any 
     readout = network.readout
     if isinstance(readout, LeakyReadout):
         spread = float(np.std(np.asarray(_run(network, x, backend).output, np.float64)))
+        if not math.isfinite(spread):
+            raise ArgumentError(
+                "network: expected finite outputs; found some that are not (its readout's weights are too large)"
+            )
         if spread > 0:
             scaled = (readout.weights / spread).astype(readout.weights.dtype)
             network = network.with_parameters({"readout.weights": scaled})

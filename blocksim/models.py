@@ -92,7 +92,9 @@ def save_model(
     for number, layer in enumerate(network.layers):
         arrays[f"layers.{number}.refractory_steps"] = np.asarray(layer.neuron.refractory_steps)
     arrays |= {EXTRA + name: array for name, array in (extra or {}).items()}
-    write_container(path, KIND, VERSION, {"layers": layers, "readout": readout, "info": dict(info or {})}, arrays)
+    write_container(
+        path, KIND, VERSION, {"layers": layers, "readout": readout, "dt": network.dt, "info": dict(info or {})}, arrays
+    )
 
 
 def load_model(path: str | Path) -> Model:
@@ -112,7 +114,7 @@ def load_model(path: str | Path) -> Model:
         try:
             extra = {name.removeprefix(EXTRA): arrays.pop(name) for name in list(arrays) if name.startswith(EXTRA)}
             layers = [_layer(container.meta["layers"][layer], f"layers.{layer}.", arrays) for layer in range(number)]
-            network = Network(tuple(layers), _readout(container.meta["readout"], arrays))
+            network = Network(tuple(layers), _readout(container.meta["readout"], arrays), _step(container.meta))
         except ArgumentError as error:
             raise FileError(f"{path}: expected the parts of a network; found {error}") from error
         return Model(network, container.meta["info"], extra)
@@ -229,6 +231,13 @@ def _readout(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     if described["kind"] == "count":
         return CountReadout()
     return LeakyReadout(**_values("readout.", ("weights", "bias", "beta"), arrays), decode=described.get("decode"))  # type: ignore[arg-type]
+
+
+def _step(meta: Mapping[str, Any]) -> float | None:
+    """The network's step in ms; files of older versions say it where training did, or nowhere."""
+    data = meta["info"].get("data")
+    step: float | None = meta.get("dt", data.get("dt") if isinstance(data, dict) else None)
+    return step
 
 
 def load_network(path: str | Path) -> Network:

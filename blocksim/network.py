@@ -16,7 +16,7 @@ import numpy as np
 from blocksim.errors import ArgumentError
 from blocksim.layer import Layer, matrix
 from blocksim.neurons import ALIF, Neuron, decay_factor
-from blocksim.validation import choice, found, parameter
+from blocksim.validation import choice, found, milliseconds, parameter
 
 DECODES = ("sum", "mean", "last", "max")
 OF_LAYER = ("weights", "bias", "recurrent")  # a layer's own parameters; the rest are its neuron's
@@ -98,11 +98,14 @@ class Network:
         LIF or ALIF, feed-forward or recurrent; each but the first has weights, as many inputs as the layer before has
         neurons.
     readout : LeakyReadout or CountReadout
+    dt : float or None
+        Step in ms that its time constants, which are in steps, were made or trained for; None where nobody said.
+        `blocksim.training` refuses samples of another; `dataclasses.replace(network, dt=...)` says that it fits.
 
     Raises
     ------
     ArgumentError
-        Layers do not fit together.
+        Layers do not fit together, or dt is no time above 0.
 
     Notes
     -----
@@ -124,8 +127,11 @@ class Network:
 
     layers: tuple[Layer, ...]
     readout: LeakyReadout | CountReadout = CountReadout()
+    dt: float | None = None
 
     def __post_init__(self) -> None:
+        if self.dt is not None:
+            object.__setattr__(self, "dt", milliseconds("dt", self.dt))
         if isinstance(self.layers, Layer) or not isinstance(self.layers, Iterable):
             raise ArgumentError(f"layers: expected a sequence of blocksim.Layer; found {found(self.layers)}")
         layers = tuple(self.layers)
@@ -230,7 +236,7 @@ class Network:
         readout = self.readout
         if isinstance(readout, LeakyReadout):
             readout = replace(readout, **part("readout", ("weights", "bias", "beta")))
-        return Network(tuple(layers), readout)
+        return Network(tuple(layers), readout, self.dt)
 
     def summary(self, dt: float | None = None) -> str:
         """A table for people: sizes, neurons, time constants, block lengths and numbers of parameters.

@@ -137,7 +137,21 @@ def test_a_configuration_and_flags_that_win_over_it(run, tmp_path):
         found = json.loads(done.output)
         varied = Variations(rounds, Augmentation(stretch=0.2))
         assert found["variations"] == rounds
-        assert found["loss"] == evaluate(model.network, data, variations=varied, backend="numpy").loss
+        expected = evaluate(model.network, data, variations=varied, backend="numpy")
+        # plain figures, averaging or not; averages beside them
+        plain = evaluate(model.network, data, backend="numpy")
+        assert (found["passes"], found["accuracy"]) == (1, plain.accuracy)
+        assert found["loss"] == expected.loss == pytest.approx(plain.loss, rel=1e-6)
+        if rounds:
+            assert found["averaged"]["passes"] == 1 + rounds
+            assert found["averaged"]["loss"] == expected.averaged.loss != expected.loss
+        else:
+            assert found["averaged"] is None
+        said = " ".join(
+            run("evaluate", "out/last.npz", "--data", "test.npz", "--backend", "numpy", *flag).output.split()
+        )
+        assert f"accuracy {100 * plain.accuracy:.1f} %" in said.partition("mean of")[0]
+        assert (f"mean of {1 + rounds} passes averaged over random variations" in said) is (rounds > 0)
     assert [layer.size for layer in model.network.layers] == [8, 6]
     assert model.info["data"]["duration"] == 30.0
     assert model.network.layers[0].neuron.refractory_steps == 3

@@ -27,7 +27,23 @@ def settings(task):
 
 
 def die(task):
-    os._exit(3)
+    """End this process: with an exit code, or, below 0, by a signal."""
+    if task > 0:
+        os._exit(task)
+    if task < 0:
+        os.kill(os.getpid(), -task)
+    return "alive"
+
+
+def local_error(task):
+    class Local(Exception):
+        pass
+
+    raise Local("of this function alone")
+
+
+def local_value(task):
+    return lambda: task
 
 
 def check(executor):
@@ -60,8 +76,17 @@ def test_processes(monkeypatch):
         for pid, threads, numba_threads in (outcome.value for outcome in run_tasks(settings, range(4), executor)):
             assert pid != os.getpid()
             assert (threads, numba_threads) == ("1", 1)
-        # a worker that dies is told of, and the caller goes on
-        assert "died" in next(run_tasks(die, [0], executor)).error
+        # a worker that dies is told of in one line, of its task alone, and the others go on
+        outcomes = {outcome.index: outcome for outcome in run_tasks(die, [0, 3, 0, -9, 0, 0], executor)}
+        assert [outcomes[index].value for index in (0, 2, 4, 5)] == ["alive"] * 4
+        assert outcomes[1].error == "a worker process died in the middle of this task, by exit code 3"
+        assert outcomes[3].error.startswith("a worker process died in the middle of this task, by SIGKILL (")
+        # what ends a process ends no other, and what cannot be sent back is told
+        for function, words in ((sys.exit, "SystemExit: 1"), (local_error, "Local"), (local_value, "pickle")):
+            (outcome,) = run_tasks(function, [1], executor)
+            assert words in outcome.error
+    with pytest.raises(blocksim.ExecutorError, match="closed"):
+        executor.submit(abs, 1)
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
@@ -102,6 +127,74 @@ def test_ctrl_c_stops_at_once(tmp_path, jobs):
     for pid in first[1:]:
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
+
+
+UNGUARDED = """
+from blocksim.executors import open_executor, run_tasks
+with open_executor(jobs=2) as executor:
+    for outcome in run_tasks(abs, [1, 2, 3, 4], executor):
+        print(outcome.error)
+"""
+
+
+def test_a_script_without_a_guard_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        assert line.startswith("a worker process died before its first task, by exit code 1: expected a script that")
+        assert '__name__ == "__main__"' in line
+
+
+CANCELLED = """
+import os, signal, threading, time
+from blocksim.executors import open_executor, run_tasks
+
+if __name__ == "__main__":
+    for again in range(4):
+        try:
+            with open_executor(jobs=2) as executor:
+                for outcome in run_tasks(time.sleep, [0.01, *[600] * 40], executor):
+                    threading.Timer(0.05 * again, os.kill, (os.getpid(), signal.SIGINT)).start()
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+"""
+
+
+def test_ctrl_c_while_tasks_wait_prints_nothing(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(CANCELLED)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout.split(), done.stderr, done.returncode) == (["stopped"] * 4, "", 0)
+
+
+DEAF = """
+import signal, time
+from blocksim import executors
+
+def sleep(task):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(task)
+
+if __name__ == "__main__":
+    executors.GRACE_SECONDS = 0.3
+    try:
+        with executors.open_executor(jobs=2) as executor:
+            for outcome in executors.run_tasks(sleep, [0.01, 600, 600], executor):
+                time.sleep(0.5)
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+def test_a_worker_that_does_not_end_is_ended(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(DEAF)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("stopped\n", "", 0)
 
 
 ORPHANS = """

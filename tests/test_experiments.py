@@ -99,6 +99,9 @@ def test_a_smoke_run_of_all_stages(script, data, tmp_path, monkeypatch, capsys):
     assert np.sum(digits["confusion"]) == 12
     assert digits["accuracy"] == pytest.approx(np.trace(digits["confusion"]) / 12)
     assert (set(digits["by_group"]), digits["seen_groups"]) == ({"Ann", "Cy"}, ["Ann"])
+    # plain figures first; averages, where the configuration asks for them, beside
+    assert (digits["passes"], digits["averaged"]["passes"], camera["averaged"]) == (1, 25, None)
+    assert digits["averaged"]["accuracy"] == pytest.approx(np.trace(digits["averaged"]["confusion"]) / 12)
 
     capsys.readouterr()
     script.main(["report", "-o", str(output), "--page", str(page), "--images", str(tmp_path / "images")])
@@ -118,7 +121,15 @@ def test_a_smoke_run_of_all_stages(script, data, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="was used already, for another configuration"):
         script.main(["final", *common])
     # unless one owns to it: then the page says so, and what came of it before
-    first = f"Used before, on {final['date']}: {100 * digits['accuracy']:.1f} %, mean of 1 seed of 1 epochs."
+    plain, averaged = (f"{100 * each['accuracy']:.1f} %" for each in (digits, digits["averaged"]))
+    assert (
+        f"**Test file: {plain}**, one pass of each sample, mean of 1 seed of 1 epochs, 12 samples, used once. " in text
+    )
+    variations = f"Averaged over 25 passes, of each sample as it is and of random variations of it: {averaged}."
+    assert text.count(variations) == 1
+    first = (
+        f"Used before, on {final['date']}: {plain}, one pass of each sample, mean of 1 seed of 1 epochs. {variations}"
+    )
     script.main(["final", *common, "--only", "spoken_digits", "--again", "larger now"])
     script.main(["report", "-o", str(output), "--page", str(page), "--images", str(tmp_path / "images")])
     text = page.read_text()
@@ -127,6 +138,14 @@ def test_a_smoke_run_of_all_stages(script, data, tmp_path, monkeypatch, capsys):
     again = json.loads((output / "final.json").read_text())
     assert [row for row in again["rows"] if row["data"] == "nmnist"] == final["rows"][1:]
     assert again["earlier"]["spoken_digits"][0]["rows"] == final["rows"][:1]
+    # the same configuration once more is a use too; and the test file is read anew
+    script.main(["final", *common, "--only", "spoken_digits", "--again", "once more"])
+    third = json.loads((output / "final.json").read_text())
+    assert [use["used again"] for use in third["earlier"]["spoken_digits"]] == ["larger now", "once more"]
+    assert set(third["dates"]) == {"spoken_digits", "nmnist"}
+    # going on where a run was stopped is none
+    script.main(["final", *common, "--only", "spoken_digits"])
+    assert json.loads((output / "final.json").read_text())["earlier"] == third["earlier"]
     # and a real run does not mix with a smoke run
     with pytest.raises(SystemExit):
         script.main(["figure4", *common[:-1]])

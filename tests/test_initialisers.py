@@ -81,3 +81,18 @@ def test_the_seed_decides_and_plain_neurons_can_be_had():
 def test_wrong_input_says_what_was_expected(call, says):
     with pytest.raises(blocksim.ArgumentError, match=says):
         call()
+
+
+@pytest.mark.parametrize("name", ["layers.0.weights", "layers.0.recurrent", "readout.weights"])
+def test_weights_that_overflow_are_an_error_or_none(name):
+    """Under warnings that are errors: none of NumPy's escapes."""
+    x = np.random.default_rng(0).random((8, 50, 30)) < 0.1
+    network = make_network(30, [16], 3, dt=2, refractory=10)
+    weights = np.sign(network.parameters()[name]) * np.float32(1e38)
+    huge = network.with_parameters({name: weights})
+    if name == "layers.0.recurrent":  # which stay as they are: a potential beyond all bounds fires, or not
+        made = calibrate(huge, x, rate=10, dt=2, backend="numpy")
+        np.testing.assert_array_equal(made.layers[0].recurrent, weights)
+        return
+    with pytest.raises(blocksim.ArgumentError, match="finite"):
+        calibrate(huge, x, rate=10, dt=2, backend="numpy")

@@ -419,7 +419,13 @@ def test_variations_are_averaged():
     net = network()
     plain = evaluate(net, data, backend="numpy")
     change = Augmentation(time_shift=3, channel_shift=2, drop=0.3)
-    found = evaluate(net, data, variations=Variations(5, change, seed=7), backend="numpy", batch_size=5)
+    both = evaluate(net, data, variations=Variations(5, change, seed=7), backend="numpy", batch_size=5)
+    # the plain figures are the plain ones, averaging or not
+    assert (both.accuracy, both.passes, plain.averaged) == (plain.accuracy, 1, None)
+    assert both.loss == pytest.approx(plain.loss, rel=1e-6)
+    np.testing.assert_array_equal(both.confusion, plain.confusion)
+    found = both.averaged
+    assert found.passes == 6
     likely = np.zeros((24, 3))
     for epoch in range(6):
         varied = {"augmentation": change, "seed": 7, "epoch": epoch} if epoch else {}
@@ -430,6 +436,7 @@ def test_variations_are_averaged():
     assert found.loss != plain.loss
     # none, whatever the augmentation, is the plain evaluation
     none = evaluate(net, data, variations=Variations(0, change), backend="numpy")
+    assert none.averaged is None
     assert (none.loss, none.rates) == (plain.loss, plain.rates)
     np.testing.assert_array_equal(none.predicted, plain.predicted)
 

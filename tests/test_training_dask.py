@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+import blocksim
 from blocksim.executors import open_executor, run_tasks
 from blocksim.training import fit
 
@@ -51,6 +54,27 @@ def test_a_lost_worker_s_share_is_redone(cluster, tmp_path):
         assert marker.exists()
         assert {worker.pid for worker in cluster.workers.values()} != before
     assert_same_training(there, here)
+
+
+def test_a_scheduler_that_dies_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "distributed.cli.dask_{}", "--no-dashboard"]
+    places = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    scheduler = subprocess.Popen([each.format("scheduler") for each in command] + ["--port", "0"], **places)
+    address = next(line.split()[-1] for line in scheduler.stderr if "Scheduler at:" in line)
+    worker = subprocess.Popen([each.format("worker") for each in command] + [address, "--nthreads", "1"], **places)
+    folder = tmp_path / "run"
+    try:
+        with pytest.raises(blocksim.ExecutorError) as error:
+            train(training(epochs=50), dask=address, folder=folder, callbacks=[lambda record: scheduler.kill()])
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.communicate()
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("dask: expected a cluster that lasts until the last task is done; found")
+    assert str(error.value).endswith(f"{folder} holds the state: resume goes on")
+    resumed = train(training(epochs=50), folder=folder, resume=True)
+    assert_same_training(resumed, train(training(epochs=50)))
 
 
 def test_it_equals_the_whole_batch_to_rounding(cluster):

@@ -17,7 +17,7 @@ from blocksim.errors import FileError
 from blocksim.files import check_output, write_json
 from blocksim.models import Model, load_model
 from blocksim.passes import METHODS
-from blocksim.training.evaluation import Variations
+from blocksim.training.evaluation import Evaluation, Variations
 from blocksim.training.evaluation import evaluate as evaluated
 from blocksim.training.experiment import DataChoices, open_samples, variations_of
 
@@ -30,7 +30,7 @@ from blocksim.training.experiment import DataChoices, open_samples, variations_o
 @click.option(
     "--variations",
     type=click.IntRange(min=0),
-    help="Random variations of each sample to average over; as the model's configuration says otherwise.",
+    help="Random variations of each sample to average over beside; as the model's configuration says otherwise.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Samples at a time.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file to write.")
@@ -41,7 +41,11 @@ def evaluate(
     model: Path, path: Path, backend: str, method: str, variations: int | None, batch_size: int, output: Path | None,
     plot: Path | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run MODEL, a file that `blocksim train` wrote, over labelled samples, binned as those it was trained on."""
+    """Run MODEL, a file that `blocksim train` wrote, over labelled samples, binned as those it was trained on.
+
+    Loss, accuracy and confusion matrix are those of one pass of each sample as it is. With variations, what averaging
+    over them makes of loss and accuracy stands beside.
+    """
     if output is not None:
         check_output(output, (".json",), overwrite)
     if plot is not None:
@@ -52,13 +56,14 @@ def evaluate(
     if variations is not None:
         varied = replace(varied, rounds=variations)
     data = open_samples(path, binning)
-    names = loaded.info.get("class_names") or [str(number) for number in range(loaded.network.classes)]
-    found = evaluated(loaded.network, data, variations=varied, backend=backend, method=method, batch_size=batch_size)
+    names: Any = loaded.info.get("class_names")
+    if not isinstance(names, list) or len(names) != loaded.network.classes:
+        names = range(loaded.network.classes)
+    names = [str(name) for name in names]
+    found = evaluated(loaded, data, variations=varied, backend=backend, method=method, batch_size=batch_size)
     result: dict[str, Any] = {
-        "model": str(model), "data": str(path), "samples": len(data), "variations": varied.rounds, "loss": found.loss,
-        "accuracy": found.accuracy,
-        "by_group": found.by_group, "rates_hz": list(found.rates), "seconds": found.seconds, "class_names": names,
-        "confusion": found.confusion.tolist(),
+        "model": str(model), "data": str(path), "samples": len(data), "class_names": names, **_figures(found),
+        "variations": varied.rounds, "averaged": found.averaged and _figures(found.averaged),
     }  # fmt: skip
     if output is not None:
         write_json(output, result)
@@ -72,17 +77,36 @@ def evaluate(
     for name, value in (
         ("samples", str(len(data))), ("loss", f"{found.loss:.4f}"), ("accuracy", f"{100 * found.accuracy:.1f} %"),
         *((f"  {group}", f"{100 * share:.1f} %") for group, share in found.by_group.items()),
-        ("rates", f"{rates} Hz"), ("time", f"{found.seconds:.3g} s"),
+        ("rates", f"{rates} Hz"), ("time", f"{found.seconds:.3g} s"), *_beside(found.averaged),
     ):  # fmt: skip
         table.add_row(name, value)
     Console().print(table, highlight=False)
 
 
+def _figures(found: Evaluation) -> dict[str, Any]:
+    return {
+        "passes": found.passes, "loss": found.loss, "accuracy": found.accuracy, "by_group": found.by_group,
+        "rates_hz": list(found.rates), "seconds": found.seconds, "confusion": found.confusion.tolist(),
+    }  # fmt: skip
+
+
+def _beside(averaged: Evaluation | None) -> list[tuple[str, str]]:
+    """Lines on what averaging over variations makes of the plain figures above them."""
+    if averaged is None:
+        return []
+    return [
+        (f"mean of {averaged.passes} passes", "averaged over random variations"),
+        ("  loss", f"{averaged.loss:.4f}"), ("  accuracy", f"{100 * averaged.accuracy:.1f} %"),
+        *((f"    {group}", f"{100 * share:.1f} %") for group, share in averaged.by_group.items()),
+        ("  time", f"{averaged.seconds:.3g} s"),
+    ]  # fmt: skip
+
+
 def _choices(path: Path, model: Model) -> tuple[DataChoices, Variations]:
     try:
         return DataChoices(**model.info["data"]), variations_of(model.info)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(
             f"{path}: expected a model that says how its samples were binned, as blocksim train writes it; found none "
-            "(evaluate it in Python: blocksim.training.evaluate)"
+            f"({type(error).__name__}: {error}; evaluate it in Python: blocksim.training.evaluate)"
         ) from error

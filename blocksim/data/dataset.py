@@ -179,6 +179,13 @@ class EventDataset:
         return self._store.space.clip
 
     @property
+    def binning(self) -> dict[str, Any]:
+        """How the events became steps, as `open_dataset` takes it: dt, pool, clip, trim, span, and delays in ms."""
+        store = self._store
+        delays = tuple(steps * self.dt for steps in self.delays)
+        return {"dt": self.dt, "pool": store.pool, "clip": self.clip, **vars(store.clock), "delays": delays}
+
+    @property
     def name(self) -> str:
         """Path of the file."""
         return self._store.source.name

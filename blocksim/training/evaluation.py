@@ -1,13 +1,13 @@
 """`evaluate`: how a network does on labelled samples.
 
-Owns what is said of it: loss, accuracy, by group too, confusion matrix, firing rates, time; and predictions averaged
-over random variations of each sample.
+Owns what is said of it: loss, accuracy, by group too, confusion matrix, firing rates, time; and the same of predictions
+averaged over random variations of each sample, beside the plain figures and never in their place.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,18 @@ import numpy as np
 from blocksim.backend import Backend
 from blocksim.classification import confusion_matrix
 from blocksim.data import Augmentation
-from blocksim.errors import ArgumentError
+from blocksim.errors import ArgumentError, DivergenceError
+from blocksim.models import Model
 from blocksim.network import Network
 from blocksim.training.objective import Share, probabilities
-from blocksim.training.samples import as_samples
+from blocksim.training.samples import as_samples, binning_of, check_samples, check_varied, other_binning
 from blocksim.training.settings import Training
 from blocksim.validation import found, whole
 
 
 @dataclass(frozen=True)
 class Variations:
-    """Test-time augmentation: class probabilities are the mean over a sample as it is and random variations of it.
+    """Test-time augmentation: class probabilities as the mean over a sample as it is and random variations of it.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ class Variations:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How a network did.
+    """How a network did: on each sample as it is, in one pass; what averaging makes of it is in `averaged`.
 
     Attributes
     ----------
@@ -91,6 +92,11 @@ class Evaluation:
         Mean firing rate of each layer in Hz.
     seconds : float
         What it took, with reading the samples.
+    passes : int
+        Passes of each sample that its class probabilities are the mean over: 1, and in `averaged` more.
+    averaged : Evaluation or None
+        The same with class probabilities averaged over the sample and its variations, and rates and seconds of all
+        passes; None without variations.
     """
 
     loss: float
@@ -100,10 +106,12 @@ class Evaluation:
     predicted: np.ndarray = field(repr=False)
     rates: tuple[float, ...]
     seconds: float
+    passes: int = 1
+    averaged: Evaluation | None = field(default=None, repr=False)
 
 
 def evaluate(
-    network: Network,
+    network: Network | Model,
     data: Any,
     *,
     variations: Variations | None = None,
@@ -115,11 +123,12 @@ def evaluate(
 
     Parameters
     ----------
-    network : Network
+    network : Network or blocksim.models.Model
+        A model of `load_model` knows how its samples were binned, and `data` must be binned in the same way.
     data : EventDataset, or (x, labels) or (x, labels, dt)
         As for `fit`.
     variations : Variations or None
-        Random variations of each sample that its class probabilities are averaged over; None: none.
+        Random variations of each sample, for `Evaluation.averaged`; None: none.
     backend, method
         As for `blocksim.simulate`.
     batch_size : int
@@ -128,7 +137,10 @@ def evaluate(
     Raises
     ------
     ArgumentError
-        Network and data do not fit together.
+        Network and data do not fit together: channels, classes, the step, or the binning of a model's samples; or the
+        network's outputs are not finite.
+    FileError
+        A sample cannot be read.
 
     Examples
     --------
@@ -141,21 +153,28 @@ def evaluate(
     >>> evaluate(network, (x, np.array([0, 1])), backend="numpy").accuracy
     1.0
     """
+    binning: Any = {}
+    if isinstance(network, Model):
+        binning = network.info.get("data") or {}
+        network = network.network
     if not isinstance(network, Network):
-        raise ArgumentError(f"network: expected a blocksim.Network; found {found(network)}")
+        raise ArgumentError(f"network: expected a blocksim.Network, or a Model of load_model; found {found(network)}")
     size = whole("batch_size", batch_size, 1)
-    samples = as_samples("data", data)
-    if network.inputs is not None and network.inputs != samples.channels:
-        raise ArgumentError(f"data: expected {network.inputs} channels, the network's inputs; found {samples.channels}")
-    if samples.labels.max() >= network.classes:
+    if variations is not None and not isinstance(variations, Variations):
+        raise ArgumentError(f"variations: expected a blocksim.training.Variations or None; found {found(variations)}")
+    samples = as_samples("data", data, network)
+    check_samples("data", network, samples)
+    for name, wanted, given in other_binning(binning, binning_of(samples)):
         raise ArgumentError(
-            f"data: expected labels from 0 to {network.classes - 1}, the network's classes; found "
-            f"{samples.labels.max()}"
+            f"data: expected {name} = {wanted}, as the model was trained on; found {given} (open the data so, or "
+            "evaluate the model's .network, which does not know)"
         )
     training, variations = Training(method=method), variations or Variations()
+    check_varied(samples, variations.rounds and variations.augmentation)
     began = time.perf_counter()
     likely = np.zeros((len(samples), network.classes))
     spikes, simulated = np.zeros(len(network.layers)), 0.0
+    plain: Evaluation | None = None
     for epoch in range(1 + variations.rounds):
         varied = (
             {} if epoch == 0 else {"augmentation": variations.augmentation, "seed": variations.seed, "epoch": epoch}
@@ -163,10 +182,29 @@ def evaluate(
         for start in range(0, len(samples), size):
             batch = samples.batch(np.arange(start, min(start + size, len(samples))), **varied)
             share = Share(network, batch.x, batch.labels, samples.dt, len(batch.labels), training, backend)
-            found_in_batch, fired = probabilities(share)
-            likely[start : start + size] += found_in_batch / (1 + variations.rounds)
+            try:
+                found_in_batch, fired = probabilities(share)
+            except DivergenceError as error:
+                raise ArgumentError(
+                    f"network: expected one whose outputs are finite; found, from sample {start} on, {error} (weights "
+                    "too large: of a training that diverged?)"
+                ) from error
+            likely[start : start + size] += found_in_batch
             simulated += len(batch.labels) * share.seconds
             spikes += fired
+        if epoch in (0, variations.rounds):
+            rates = tuple(
+                float(fired / ((layer.size or 1) * simulated))
+                for fired, layer in zip(spikes, network.layers, strict=True)
+            )
+            said = _said(likely / (1 + epoch), samples, rates, time.perf_counter() - began, 1 + epoch)
+            plain = said if plain is None else replace(plain, averaged=said)
+    assert plain is not None
+    return plain
+
+
+def _said(likely: np.ndarray, samples: Any, rates: tuple[float, ...], seconds: float, passes: int) -> Evaluation:
+    """What class probabilities, (samples, classes), come to."""
     chosen = likely.argmax(axis=1)
     of_label = likely[np.arange(len(samples)), samples.labels]
     right = chosen == samples.labels
@@ -178,10 +216,9 @@ def evaluate(
         by_group={}
         if groups is None or names is None
         else {names[group]: float(right[groups == group].mean()) for group in np.unique(groups)},
-        confusion=confusion_matrix(samples.labels, chosen, network.classes),
+        confusion=confusion_matrix(samples.labels, chosen, likely.shape[1]),
         predicted=chosen,
-        rates=tuple(
-            float(fired / ((layer.size or 1) * simulated)) for fired, layer in zip(spikes, network.layers, strict=True)
-        ),
-        seconds=time.perf_counter() - began,
+        rates=rates,
+        seconds=seconds,
+        passes=passes,
     )

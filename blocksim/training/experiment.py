@@ -33,6 +33,9 @@ OPTIMISERS: dict[str, type[Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": S
 CALIBRATION = 64
 # of the highest rate that a refractory period allows, how much a layer begins with at most
 MOST = 0.3
+# of a result, beside loss and accuracy
+SECONDS = ("seconds_an_epoch", "seconds")
+VALIDATION = ("validation_loss", "validation_accuracy")
 
 
 @dataclass(frozen=True)
@@ -332,12 +335,17 @@ def variations_of(info: Mapping[str, Any]) -> Variations:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result in a folder; None where there is none, or none that can be read."""
+    """The result in a folder; None where there is none, or none that can be read: the training is then resumed."""
     try:
         result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return result if isinstance(result, dict) and "experiment" in result else None
+    if not isinstance(result, dict) or not isinstance(result.get("experiment"), dict):
+        return None
+    whole = all(isinstance(result.get(name), int) for name in ("epochs", "best_epoch"))
+    numbers = all(isinstance(result.get(name), (int, float)) for name in ("loss", "accuracy", *SECONDS))
+    held = all(isinstance(result.get(name, ""), (int, float, type(None))) for name in VALIDATION)
+    return result if whole and numbers and held else None
 
 
 def _known(where: str, given: Mapping[str, Any], names: Sequence[str]) -> None:

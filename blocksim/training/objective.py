@@ -6,20 +6,39 @@ share knows nothing of the others but the batch's size and its mean firing rates
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from blocksim.backend import Backend
-from blocksim.errors import ArgumentError
+from blocksim.errors import ArgumentError, DivergenceError
 from blocksim.losses import cross_entropy, mean_squared_count, rate_penalty
 from blocksim.network import CountReadout, Network
 from blocksim.network_run import NetworkRun
 from blocksim.optimisers import is_named
 from blocksim.simulation import simulate
 from blocksim.training.settings import Training
+from blocksim.validation import finite
+from blocksim.validation import found as found_value
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+# A network that diverges overflows on the way. What comes of it is looked at where it matters, by `check_finite`:
+# NumPy's warnings, one for each of its operations, say nothing beside that.
+def quiet(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function compute without NumPy's warnings."""
+
+    @wraps(function)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> R:
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return computed
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +112,24 @@ class ShareResult:
     gradients: dict[str, np.ndarray]
 
 
+def check_finite(what: str, value: Any) -> None:
+    """Raise `DivergenceError`, naming what it is, where a number of a training is NaN or infinite."""
+    try:
+        finite(what, np.asarray(value))
+    except ArgumentError as error:
+        raise DivergenceError(str(error)) from None
+
+
+@quiet
 def forward(share: Share, tape: bool | str) -> NetworkRun:
-    """Simulate a share."""
+    """Simulate a share; raises `DivergenceError` where an output is not finite."""
     training = share.training
-    return simulate(
+    run = simulate(
         share.network, share.x, share.backend, training.method, tape=tape, surrogate=training.surrogate,
         gradient=training.gradient, detach=training.detach,
     )  # fmt: skip
+    check_finite("output", run.output)
+    return run
 
 
 def count_sums(run: NetworkRun) -> list[np.ndarray]:
@@ -112,6 +142,7 @@ def needs_batch_rates(training: Training) -> bool:
     return any(penalty.over == "batch" for penalty in training.penalties)
 
 
+@quiet
 def batch_penalty(
     training: Training, sums: Sequence[Sequence[np.ndarray]], batch: int, seconds: float
 ) -> tuple[float, list[np.ndarray | None]]:
@@ -147,6 +178,7 @@ def batch_penalty(
     return value, gradients
 
 
+@quiet
 def backward(share: Share, run: NetworkRun, count_gradients: Sequence[np.ndarray | None] | None) -> ShareResult:
     """The loss of a simulated share, and its gradients with respect to the trained parameters.
 
@@ -154,6 +186,11 @@ def backward(share: Share, run: NetworkRun, count_gradients: Sequence[np.ndarray
     ----------
     count_gradients : (N,) array or None for each layer, or None
         From `batch_penalty`.
+
+    Raises
+    ------
+    DivergenceError
+        The loss is not finite.
     """
     training, weight = share.training, len(share.labels) / share.batch
     loss = batch_loss(run, share.labels, training)
@@ -169,11 +206,16 @@ def backward(share: Share, run: NetworkRun, count_gradients: Sequence[np.ndarray
             )
             value += weight * penalty.strength * cost.value
             counts[layer] = _plus(counts[layer], weight * penalty.strength * cost.gradient)
+    check_finite("loss", value)
     for layer, gradient in enumerate(count_gradients or ()):
         if gradient is not None:
             whole = np.broadcast_to(gradient.astype(run.counts[layer].dtype), run.counts[layer].shape)
             counts[layer] = _plus(counts[layer], whole)
     output = None if loss.grad_output is None else weight * np.asarray(loss.grad_output)
+    for what, parts in (("output", [output]), ("counts", counts), ("spikes", spikes)):
+        for each in parts:
+            if each is not None:
+                check_finite(f"gradient of the {what}", each)
     gradients = run.backward(
         output,
         counts if any(each is not None for each in counts) else None,
@@ -189,6 +231,8 @@ def batch_loss(run: NetworkRun, labels: np.ndarray, training: Training) -> Batch
         loss = training.loss(run, labels)
         if not isinstance(loss, BatchLoss):
             raise ArgumentError(f"loss: expected a function that returns a BatchLoss; found {type(loss).__name__}")
+        if np.ndim(loss.value) or np.asarray(loss.value).dtype.kind not in "biuf":
+            raise ArgumentError(f"loss: expected a BatchLoss whose value is a number; found {found_value(loss.value)}")
         return loss
     if training.loss == "cross_entropy":
         found = cross_entropy(run.output, labels, label_smoothing=training.label_smoothing)

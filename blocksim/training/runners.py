@@ -6,12 +6,15 @@ Owns the split of a batch into shares, the order in which their gradients are ad
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 
+from blocksim.errors import BlocksimError, ExecutorError
+from blocksim.executors import cluster_lost
 from blocksim.training.objective import (
     Share,
     ShareResult,
@@ -118,12 +121,23 @@ class DaskRunner:
 
     def _all(self, function: Any, tasks: list[Any]) -> list[Any]:
         # not pure: two equal tasks are two tasks, and no result is kept for a later one
-        futures = [self.client.submit(function, task, pure=False) for task in tasks]
+        futures: list[Any] = []
         try:
+            futures += [self.client.submit(function, task, pure=False) for task in tasks]
             results: list[Any] = self.client.gather(futures)
+        except BlocksimError:
+            raise
+        except Exception as error:
+            if isinstance(error, CancelledError) or type(error).__name__ == "KilledWorker" or self._is_lost():
+                raise ExecutorError(cluster_lost(error)) from error
+            raise
         finally:
-            self.client.cancel(futures)
+            if not self._is_lost():
+                self.client.cancel(futures)
         return results
+
+    def _is_lost(self) -> bool:
+        return bool(self.client.status != "running")
 
 
 def added(whole: Share, results: list[ShareResult], penalty: float = 0.0) -> BatchResult:

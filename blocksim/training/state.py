@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from blocksim.files import plain
 from blocksim.models import Model, load_model, save_model
 from blocksim.network import Network
 from blocksim.optimisers import Arrays, OptimiserState
+from blocksim.validation import number, whole
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,42 @@ class TrainingState:
     best: Best | None
     history: tuple[dict[str, Any], ...]
 
+    def check_follows(self, path: Path, first: TrainingState, batches: int) -> None:
+        """Raise `FileError` unless this state, read from a file, can have come of a first one.
+
+        Parameters
+        ----------
+        path : Path
+            Of the file.
+        first : TrainingState
+            Before the first step of the same training.
+        batches : int
+            An epoch's.
+        """
+        problem = None
+        parts = [("parameters", self.free, first.free)]
+        parts += [("parameters of the best epoch", self.best.free, first.free)] if self.best else []
+        if set(self.optimiser.moments) != set(first.optimiser.moments):
+            problem = f"moments {', '.join(self.optimiser.moments) or 'none'}"
+        else:
+            parts += [(f"{name} moments", each, first.optimiser.moments[name])
+                      for name, each in self.optimiser.moments.items()]  # fmt: skip
+        for what, arrays, expected in parts:
+            shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+            if shapes != {name: (array.shape, array.dtype) for name, array in expected.items()}:
+                problem = f"{what} of other names, shapes or dtypes"
+            elif not all(np.isfinite(array).all() for array in arrays.values()):
+                problem = f"{what} that are not finite"
+        layers = 0 if not self.totals.batches else len(self.totals.spikes)
+        if len(self.history) != self.epoch or not 0 <= self.batch <= batches or self.totals.batches != self.batch:
+            problem = f"epoch {self.epoch} and batch {self.batch} beside other records"
+        elif self.optimiser.step != self.epoch * batches + self.batch:
+            problem = f"step {self.optimiser.step} in epoch {self.epoch}, batch {self.batch}"
+        elif self.history and layers not in (0, sum(name.startswith("rate_") for name in self.history[0])):
+            problem = f"spikes of {layers} layers"
+        if problem is not None:
+            raise FileError(f"{path}: expected the checkpoint of this training; found one with {problem} (damaged)")
+
 
 def save_state(
     path: Path, network: Network, state: TrainingState, info: Mapping[str, Any], description: Mapping[str, Any]
@@ -112,7 +149,7 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any], Model]:
     Raises
     ------
     FileError
-        As `load_model`, or the file holds a model alone.
+        As `load_model`, or the file holds a model alone, or no whole state beside it.
     """
     model = load_model(path)
     meta = model.info.get("checkpoint")
@@ -125,20 +162,47 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any], Model]:
     try:
         best = meta["best"]
         state = TrainingState(
-            epoch=meta["epoch"],
-            batch=meta["batch"],
+            epoch=whole("epoch", meta["epoch"], 0),
+            batch=whole("batch", meta["batch"], 0),
             free=part("free/"),
             optimiser=OptimiserState.from_arrays(part("optimiser/")),
-            totals=Totals(**{**meta["totals"], "spikes": tuple(meta["totals"]["spikes"])}),
-            best=None if best is None else Best(best["epoch"], tuple(best["score"]), part("best/")),
+            totals=_totals(meta["totals"]),
+            best=None
+            if best is None
+            else Best(
+                whole("best epoch", best["epoch"], 1),
+                tuple(number("score", value) for value in best["score"]),
+                part("best/"),
+            ),
             history=tuple(
-                {name: math.nan if value is None else value for name, value in record.items()}
+                {name: math.nan if value is None else _checked(name, value) for name, value in record.items()}
                 for record in meta["history"]
             ),
         )
-        return state, dict(meta["description"]), model
+        for record in state.history:
+            whole("epoch", record["epoch"] if record.keys() == state.history[0].keys() else None, 1)
+        description = {**meta["description"], "training": dict(meta["description"]["training"])}
+        return state, description, model
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{path}: expected the checkpoint of a training; found one without {error}") from error
+        raise FileError(
+            f"{path}: expected the checkpoint of a training; found one whose parts do not make a state "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _checked(name: str, value: Any) -> Any:
+    number(name, value)
+    return value
+
+
+def _totals(stored: Mapping[str, Any]) -> Totals:
+    kinds = {item.name: item.type for item in fields(Totals)}
+    values: dict[str, Any] = {
+        name: whole(name, value, 0) if kinds[name] == "int" else number(name, value)
+        for name, value in stored.items()
+        if name != "spikes"
+    }
+    return Totals(**values, spikes=tuple(number("spikes", value) for value in stored["spikes"]))
 
 
 def record_of(

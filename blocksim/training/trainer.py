@@ -8,10 +8,12 @@ resumed training is the same bit for bit as one that was never stopped.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import signal
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,20 +23,22 @@ from typing import Any
 import numpy as np
 
 from blocksim.backend import Backend, get_backend
+from blocksim.data import EventDataset
 from blocksim.data.randomness import SHUFFLE, Streams
-from blocksim.errors import ArgumentError, DivergenceError, FileError
+from blocksim.errors import ArgumentError, BlocksimWarning, DivergenceError, ExecutorError, FileError
 from blocksim.executors import dask_client
 from blocksim.files import check_folder, write_csv
-from blocksim.models import save_model
+from blocksim.models import load_model, save_model
 from blocksim.network import Network
 from blocksim.optimisers import Arrays, clip_by_norm
-from blocksim.training.objective import Share, check_fits, trained_names
+from blocksim.outputs import locked
+from blocksim.training.objective import Share, check_finite, check_fits, quiet, trained_names
 from blocksim.training.progress import Progress
 from blocksim.training.runners import BatchResult, DaskRunner, LocalRunner
-from blocksim.training.samples import as_samples, held_out
+from blocksim.training.samples import as_samples, binning_of, check_samples, check_varied, held_out, other_binning
 from blocksim.training.settings import Training, described
 from blocksim.training.state import Best, Totals, TrainingState, columns_of, load_state, record_of, save_state
-from blocksim.validation import finite, found
+from blocksim.validation import found
 
 # a checkpoint within an epoch, where an epoch takes longer than this
 CHECKPOINT_SECONDS = 120.0
@@ -92,7 +96,7 @@ def fit(
         Where training begins.
     data : EventDataset, or (x, labels) or (x, labels, dt)
         Training samples: of `blocksim.data`, or any input that `simulate` takes with a first axis of samples, (n,)
-        class numbers, and the step in ms (1 where it is not given).
+        class numbers, and the step in ms (where it is not given the network's, or 1).
     training : Training or None
         Every choice; None for the defaults.
     validation : as data, or None
@@ -123,11 +127,24 @@ def fit(
     Raises
     ------
     ArgumentError
-        Network, data and training do not fit together, or a checkpoint is that of another training.
+        Network, data and training do not fit together, the step of one being not that of another among them; or a
+        checkpoint is that of another training, or of samples that were binned in another way.
     FileError
-        The folder cannot be written to, or holds a training already and `resume` is False; a checkpoint is damaged.
+        The folder cannot be written to, or holds a training already and `resume` is False, or another training is
+        writing to it; a checkpoint is damaged.
+    DeviceError, MissingLibraryError
+        As `simulate` raises them.
+    ExecutorError
+        The Dask cluster is lost.
+
+    Warns
+    -----
+    BlocksimWarning
+        Once, where a layer fires on no sample of a whole epoch.
     DivergenceError
-        A loss or gradient is not finite.
+        An output, the loss, a gradient or a parameter after a step is not finite, or a parameter left the range that it
+        has a meaning in. The message says in which epoch and batch, and at which learning rate; the folder keeps the
+        last checkpoint and the best model.
     KeyboardInterrupt
         By Ctrl-C, after the batch at hand, with the state written to the folder. A second Ctrl-C does not wait.
 
@@ -152,21 +169,38 @@ def fit(
         raise ArgumentError(f"network: expected a blocksim.Network; found {found(network)}")
     if not isinstance(training, Training):
         raise ArgumentError(f"training: expected a blocksim.training.Training; found {found(training)}")
-    samples = as_samples("data", data)
+    samples = as_samples("data", data, network)
     if validation is None:
         samples, held = held_out(samples, training.validation, training.validation_by, training.seed)
     else:
-        held = as_samples("validation", validation)
+        held = as_samples("validation", validation, network)
     check_fits(network, training)
-    _check_samples(network, samples, held)
+    check_samples("data", network, samples)
+    check_varied(samples, training.augmentation)
+    if held is not None:
+        _check_alike(samples, held)
+        check_samples("validation", network, held)
     if dask is not None and not isinstance(backend, str):
         raise ArgumentError("backend: expected a name, which Dask's workers know too; found an object")
     get_backend(backend)
-    loop = _Loop(network, samples, held, training, backend, None if folder is None else Path(folder), info, progress)
-    loop.begin(resume)
+    for name, value in (("resume", resume), ("progress", progress)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ArgumentError(f"{name}: expected True or False; found {found(value)}")
+    _check_info(info)
+    if not isinstance(callbacks, Sequence) or not all(callable(each) for each in callbacks):
+        raise ArgumentError(f"callbacks: expected a sequence of functions of a record; found {found(callbacks)}")
+    where = _folder(folder)
+    loop = _Loop(network, samples, held, training, backend, where, info, bool(progress))
     with contextlib.ExitStack() as stack:
         if dask is not None:
             loop.runner = DaskRunner(stack.enter_context(dask_client(dask)))
+        if where is not None and where.is_dir():
+            stack.enter_context(_alone(where))
+        made = loop.begin(resume)
+        if where is not None:
+            if made:
+                stack.enter_context(_alone(where))
+            check_folder(where)  # which clears away what processes that were killed have left
         return loop.run(callbacks)
 
 
@@ -177,10 +211,15 @@ class _Loop:
         self, network: Network, samples: Any, held: Any, training: Training, backend: str | Backend,
         folder: Path | None, info: Mapping[str, Any] | None, progress: bool,
     ) -> None:  # fmt: skip
-        self.network, self.samples, self.held = network, samples, held
+        self.network, self.samples, self.held = replace(network, dt=samples.dt), samples, held
         self.training, self.backend, self.folder = training, backend, folder
-        self.info, self.progress = dict(info or {}), progress
+        binning: Any = {}
+        if isinstance(samples, EventDataset):  # as `blocksim evaluate` opens samples by it
+            binning = {"data": {**samples.binning, "duration": samples.steps and samples.steps * samples.dt}}
+        self.info, self.progress = {**binning, **(info or {})}, progress
         self.runner: LocalRunner | DaskRunner = LocalRunner()
+        self.silence_told = False
+        self._made: tuple[Arrays, Network] | None = None  # the network of the state at hand
         self.batches = -(-len(samples) // training.batch_size)
         self.optimiser = training.scheduled(training.epochs * self.batches)
         self.names = trained_names(network, training)
@@ -192,10 +231,11 @@ class _Loop:
             ),
             "samples": [len(samples), 0 if held is None else len(held)],
             "labels": _mark([samples.labels, *([] if held is None else [held.labels])]),
+            "binning": binning_of(samples),
         }
 
-    def begin(self, resume: bool) -> None:
-        """Set the state: that of the checkpoint, or the first."""
+    def begin(self, resume: bool) -> bool:
+        """Set the state: that of the checkpoint, or the first. Whether the folder had to be made."""
         parameters = self.network.parameters()
         free: Arrays = {}
         for name in self.names:
@@ -211,7 +251,7 @@ class _Loop:
         if self.folder is None:
             if resume:
                 raise ArgumentError("resume: expected a folder to resume from; found None")
-            return
+            return False
         check_folder(self.folder if self.folder.exists() else self.folder.parent)
         last = self.folder / "last.npz"
         if last.exists():
@@ -222,19 +262,42 @@ class _Loop:
                 )
             state, description, _ = load_state(last)
             self._check_same(last, description)
+            state.check_follows(last, self.state, self.batches)
             self.state = state
-        self.folder.mkdir(exist_ok=True)
-        for part in self.folder.glob(".*.part.*"):  # of a process that was killed while it wrote
-            part.unlink(missing_ok=True)
+            if state.best is not None:
+                self._restore_best(state.best)
+        made = not self.folder.exists()
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise FileError(
+                f"{self.folder}: expected a folder that can be made; found: {error.strerror or error}"
+            ) from error
+        return made
+
+    def _restore_best(self, best: Best) -> None:
+        """The model of the best epoch is in the checkpoint too: written anew where its file is lost or damaged."""
+        assert self.folder is not None
+        try:
+            load_model(self.folder / "best.npz")
+        except FileError:
+            self._write_best(best)
+
+    def _write_best(self, best: Best) -> None:
+        assert self.folder is not None
+        save_model(self.folder / "best.npz", self._network(best.free), {**self.info, "epoch": best.epoch})
 
     def _check_same(self, path: Path, before: dict[str, Any]) -> None:
         now = described(self.description)  # as JSON gives it back
+        # checkpoints of older versions do not say
+        differ = other_binning(before.get("binning", now["binning"]), now.pop("binning"))
         free_to_change = ("epochs", "patience")
         old, new = dict(before.get("training", {})), dict(now["training"])
         changed = [name for name in new if old.get(name) != new[name] and name not in free_to_change]
         if old.get("epochs") != new["epochs"] and self.optimiser is not self.training.optimiser:
             changed.append("epochs (the learning rate's schedule depends on it)")
         changed += [name for name in now if name != "training" and before.get(name) != now[name]]
+        changed += [f"{name} of the samples ({new}, in place of {old})" for name, old, new in differ]
         if changed:
             raise ArgumentError(
                 f"resume: expected the training that {path} is a checkpoint of; found another {', '.join(changed)}"
@@ -257,9 +320,11 @@ class _Loop:
                         break
                     if interrupted.is_set():
                         raise KeyboardInterrupt
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, ExecutorError) as error:
                 self._write()
-                raise
+                if self.folder is None or isinstance(error, KeyboardInterrupt):
+                    raise
+                raise ExecutorError(f"{error}; {self.folder} holds the state: resume goes on") from error
         if stopped == "epochs" and self.state.epoch < training.epochs:
             stopped = "patience"
         last = self._network(self.state.free)
@@ -272,6 +337,7 @@ class _Loop:
             stopped=stopped,
         )
 
+    @quiet
     def _epoch(self, shown: Progress, interrupted: threading.Event) -> None:
         """The batches that are left of an epoch, and what follows them."""
         training, samples = self.training, self.samples
@@ -285,9 +351,10 @@ class _Loop:
                 order[first : first + training.batch_size],
                 augmentation=training.augmentation, seed=training.seed, epoch=epoch,
             )  # fmt: skip
-            network = self._network(self.state.free)
-            whole = Share(network, batch.x, batch.labels, samples.dt, len(batch.labels), training, self.backend)
-            self._step(self.runner.gradients(whole), len(batch.labels), began)
+            with self._divergence_told():
+                network = self._network(self.state.free)
+                whole = Share(network, batch.x, batch.labels, samples.dt, len(batch.labels), training, self.backend)
+                self._step(self.runner.gradients(whole), len(batch.labels), began)
             shown.batch(epoch + 1, self.state.batch, record_of(self.state, self._sizes(), 0.0, (math.nan, math.nan)))
             if interrupted.is_set() and self.state.batch < self.batches:
                 raise KeyboardInterrupt
@@ -297,24 +364,25 @@ class _Loop:
         self._finish_epoch()
 
     def _step(self, result: BatchResult, samples: int, began: float) -> None:
-        """One step of the optimiser, and the state after it."""
+        """One step of the optimiser, and the state after it; none where something is not finite."""
         state, training = self.state, self.training
+        check_finite("loss", result.loss)
         gradients: Arrays = {}
         for name in self.names:
             transform = training.transform(name)
             gradient = np.asarray(result.gradients[name])
-            gradients[name] = (
-                gradient if transform is None else np.asarray(transform.pullback(state.free[name], gradient))
-            )
-        limit = NO_LIMIT if training.clip_norm is None else training.clip_norm
-        try:
-            finite("loss", np.asarray(result.loss))
-            clipped = clip_by_norm(gradients, limit)
-            free, optimiser = self.optimiser.step(state.free, clipped.gradients, state.optimiser)
-            for name, array in free.items():
-                finite(name, array)
-        except ArgumentError as error:
-            raise self._divergence(error) from error
+            if transform is not None:
+                gradient = np.asarray(transform.pullback(state.free[name], gradient))
+            check_finite(f"gradient of {name}", gradient)
+            gradients[name] = gradient
+        clipped = clip_by_norm(gradients, NO_LIMIT if training.clip_norm is None else training.clip_norm)
+        free, optimiser = self.optimiser.step(state.free, clipped.gradients, state.optimiser)
+        for name, array in free.items():
+            check_finite(name, array)
+        for moment, arrays in optimiser.moments.items():
+            for name, array in arrays.items():
+                check_finite(f"{moment} moment of {name}", array)
+        self._network(free)  # raises where a parameter is out of its range
         before = state.totals
         spikes = before.spikes or (0.0,) * len(result.spikes)
         totals = Totals(
@@ -327,13 +395,18 @@ class _Loop:
             batches=before.batches + 1,
             seconds=before.seconds + time.perf_counter() - began,
         )
+        check_finite("sum of losses", totals.loss)
+        check_finite("sum of gradients' norms", totals.norm)
         self.state = replace(state, batch=state.batch + 1, free=free, optimiser=optimiser, totals=totals)
 
     def _finish_epoch(self) -> None:
         state = self.state
-        scores = (math.nan, math.nan) if self.held is None else self._validate()
-        if self.held is not None and not math.isfinite(scores[0]):
-            raise self._divergence(f"validation loss: expected a finite number; found {scores[0]}")
+        scores = (math.nan, math.nan)
+        if self.held is not None:
+            with self._divergence_told():
+                scores = self._validate()
+                check_finite("validation loss", scores[0])
+        self._warn_of_silence()
         rate = self.optimiser.rate(max(state.optimiser.step - 1, 0))
         record = record_of(state, self._sizes(), rate, scores)
         best = state.best
@@ -345,18 +418,41 @@ class _Loop:
         better = best is not state.best
         # the state moves on after the best model is written: a kill in between repeats this, with the same result
         if better and best is not None and self.folder is not None:
-            save_model(self.folder / "best.npz", self._network(best.free), {**self.info, "epoch": best.epoch})
+            self._write_best(best)
         self.state = TrainingState(
             state.epoch + 1, 0, state.free, state.optimiser, Totals(), best, (*state.history, record)
         )
         self._write()
 
-    def _divergence(self, error: object) -> DivergenceError:
-        where = "" if self.folder is None else f"; the last checkpoint is {self.folder / 'last.npz'}"
-        batch = min(self.state.batch + 1, self.batches)
-        return DivergenceError(
-            f"epoch {self.state.epoch + 1}, batch {batch}: {error} (lower the learning rate, or `clip_norm`{where})"
-        )
+    def _warn_of_silence(self) -> None:
+        """Say once that a layer did not fire in a whole epoch: from it on, nothing is seen and nothing learned."""
+        totals = self.state.totals
+        silent = [str(layer) for layer, spikes in enumerate(totals.spikes) if spikes == 0]
+        if silent and not self.silence_told:
+            self.silence_told = True
+            warnings.warn(
+                f"epoch {self.state.epoch + 1}: expected spikes of every layer; found none of layer "
+                f"{', '.join(silent)} in {totals.samples} samples (do dt = {self.samples.dt:g} ms and the unit of the "
+                "events' times fit, are weights too small? blocksim.initialisers.calibrate scales them)",
+                BlocksimWarning,
+                stacklevel=2,
+            )
+
+    @contextlib.contextmanager
+    def _divergence_told(self) -> Iterator[None]:
+        """Say of a divergence where it was met, and what to do."""
+        try:
+            yield
+        except DivergenceError as error:
+            last, where = None if self.folder is None else self.folder / "last.npz", ""
+            if last is not None:
+                where = f"; the last checkpoint is {last}" if last.exists() else f"; no checkpoint yet in {last}"
+            state = self.state
+            raise DivergenceError(
+                f"epoch {state.epoch + 1}, batch {min(state.batch + 1, self.batches)}, learning rate "
+                f"{self.optimiser.rate(state.optimiser.step):.3g}: {error} (lower the learning rate, or `clip_norm`"
+                f"{where})"
+            ) from error
 
     def _validate(self) -> tuple[float, float]:
         """Mean loss and accuracy on the held-out samples."""
@@ -377,11 +473,19 @@ class _Loop:
         return loss / len(self.held), correct / len(self.held)
 
     def _network(self, free: Arrays) -> Network:
+        """The network of these free numbers: `DivergenceError` where one of its parameters has no meaning."""
+        if self._made is not None and self._made[0] is free:
+            return self._made[1]
         values = {}
         for name, array in free.items():
             transform = self.training.transform(name)
             values[name] = array if transform is None else transform.from_free(array)
-        return self.network.with_parameters(values)
+        try:
+            network = self.network.with_parameters(values)
+        except ArgumentError as error:
+            raise DivergenceError(str(error)) from error
+        self._made = free, network
+        return network
 
     def _sizes(self) -> tuple[int, ...]:
         return tuple(layer.size or 0 for layer in self.network.layers)
@@ -400,6 +504,30 @@ class _Loop:
             write_csv(self.folder / "history.csv", state.history, state.history[0])
 
 
+def _folder(folder: Any) -> Path | None:
+    """Where results go, as a path."""
+    if folder is None:
+        return None
+    if not isinstance(folder, (str, Path)) or not str(folder) or "\0" in str(folder):
+        raise ArgumentError(f"folder: expected the path of a folder, or None; found {found(folder)}")
+    try:
+        Path(folder).exists()
+    except OSError as error:  # a name too long, say
+        raise FileError(f"{folder}: expected the path of a folder; found: {error.strerror or error}") from error
+    return Path(folder)
+
+
+def _check_info(info: Any) -> None:
+    """Before training, and not when the first model is written."""
+    try:
+        json.dumps(dict(info or {}) if info is None or isinstance(info, Mapping) else object(), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(
+            f"info: expected a dictionary of what JSON can say, numbers finite; found {found(info)} "
+            f"({' '.join(str(error).split())})"
+        ) from error
+
+
 def _mark(arrays: Iterable[np.ndarray]) -> int:
     """A checksum of arrays."""
     mark = 0
@@ -408,20 +536,17 @@ def _mark(arrays: Iterable[np.ndarray]) -> int:
     return mark
 
 
-def _check_samples(network: Network, samples: Any, held: Any) -> None:
-    if network.inputs is not None and network.inputs != samples.channels:
-        raise ArgumentError(f"data: expected {network.inputs} channels, the network's inputs; found {samples.channels}")
-    for name, part in (("data", samples), ("validation", held)):
-        if part is not None and part.labels.max() >= network.classes:
-            raise ArgumentError(
-                f"{name}: expected labels from 0 to {network.classes - 1}, the network's classes; found "
-                f"{part.labels.max()}"
-            )
-    if held is not None and (held.channels, held.dt) != (samples.channels, samples.dt):
+def _check_alike(samples: Any, held: Any) -> None:
+    if (held.channels, held.dt) != (samples.channels, samples.dt):
         raise ArgumentError(
             f"validation: expected {samples.channels} channels at dt = {samples.dt:g} ms, as in data; found "
             f"{held.channels} at {held.dt:g} ms"
         )
+
+
+def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a folder against other trainings, which would write over this one's files."""
+    return locked(folder / ".blocksim.lock", "a folder that no other training is writing to")
 
 
 @contextlib.contextmanager

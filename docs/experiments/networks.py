@@ -8,7 +8,7 @@ choose   the configurations (spoken_digits.toml, nmnist.toml) against variations
 figure4  accuracy over the refractory period, by method and gradient
 times    seconds an epoch over the refractory period, in this process alone, and that both methods agree
 final    the configurations, trained with several seeds; the test files are read here, once, and nowhere else; a second
-         time, for another configuration, only with --again REASON, and the page says so
+         time, for another configuration or the same, only with --again REASON, and the page says so
 report   networks.md and its pictures, from the JSON files alone
 
 Accuracies of the first two are those of a share held out of the training file.
@@ -68,6 +68,7 @@ SHARE_OF_RATE = 0.25
 # a smoke run: that everything works, and no result
 QUICK = {"data": {"dt": 10.0}, "network": {"hidden": [32]}, "training": {"epochs": 1}}
 QUICK_ARPS = (20.0, 40.0)
+TEST = "test.json"  # in the folder of a training: how it did on the test file
 KEPT = ("loss", "accuracy", "validation_loss", "validation_accuracy")
 
 
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread if several")
     parser.add_argument("--epochs", type=int, help="of choose and figure4, in place of the configurations'")
-    parser.add_argument("--again", metavar="REASON", help="use test files again, for another configuration")
+    parser.add_argument("--again", metavar="REASON", help="use test files again, whatever the configuration")
     parser.add_argument("--backend", default="numba")
     parser.add_argument("--quick", action="store_true", help="one epoch of a small network: no result")
     parser.add_argument("--page", type=Path, default=HERE / "networks.md", help="what report writes")
@@ -181,7 +182,7 @@ def final(options: Options) -> None:
     stage = _read(path)
     for name in options.files:
         before = stage.get("configurations", {}).get(name)
-        if before is None or before == options.config(name):
+        if before is None or (options.again is None and before == options.config(name)):
             continue
         if options.again is None:
             raise SystemExit(
@@ -193,6 +194,8 @@ def final(options: Options) -> None:
         stage.setdefault("earlier", {}).setdefault(name, []).append(
             {"date": stage["date"], "configuration": before, "rows": mine, "used again": options.again}
         )
+        for row in mine:
+            (options.output / "runs" / row["folder"] / TEST).unlink(missing_ok=True)
         del stage["configurations"][name]
         _write(path, stage)
     work = []
@@ -209,7 +212,7 @@ def final(options: Options) -> None:
 
 def _test(options: Options, name: str, folder: Path, held_out: bool) -> dict[str, Any]:
     """How the model of a folder does on the test file; read from there if it was looked at before."""
-    path = folder / "test.json"
+    path = folder / TEST
     if path.exists():
         return _read(path)
     training_file, test_file = options.files[name]
@@ -217,10 +220,15 @@ def _test(options: Options, name: str, folder: Path, held_out: bool) -> dict[str
     model = load_model(folder / ("best.npz" if held_out else "last.npz"))
     choices = DataChoices(**model.info["data"])
     samples, varied = open_samples(test_file, choices), variations_of(model.info)
-    found = evaluate(model.network, samples, variations=varied, backend=options.backend)
+    found = evaluate(model, samples, variations=varied, backend=options.backend)
+    averaged = found.averaged and {
+        "passes": found.averaged.passes, "accuracy": found.averaged.accuracy, "loss": found.averaged.loss,
+        "by_group": found.averaged.by_group, "confusion": found.averaged.confusion.tolist(),
+    }  # fmt: skip
     result = {
-        "samples": len(found.predicted), "accuracy": found.accuracy, "loss": found.loss, "rates_hz": list(found.rates),
-        "by_group": found.by_group, "confusion": found.confusion.tolist(), "class_names": model.info["class_names"],
+        "samples": len(found.predicted), "passes": found.passes, "accuracy": found.accuracy, "loss": found.loss,
+        "rates_hz": list(found.rates), "by_group": found.by_group, "confusion": found.confusion.tolist(),
+        "class_names": model.info["class_names"], "averaged": averaged,
     }  # fmt: skip
     training = open_samples(training_file, choices)
     if found.by_group and training.groups is not None and training.group_names is not None:
@@ -375,8 +383,10 @@ def _write_stage(stage: str, options: Options, rows: list[dict[str, Any]]) -> No
     before = _read(path)
     others = [row for row in before.get("rows", ()) if row["data"] not in options.files]
     configurations = before.get("configurations", {}) | {name: options.config(name) for name in options.files}
+    today = datetime.date.today().isoformat()
+    dates = {row["data"]: before.get("dates", {}).get(row["data"], before["date"]) for row in others}
     _write(path, {
-        "stage": stage, "quick": options.quick, "date": datetime.date.today().isoformat(),
+        "stage": stage, "quick": options.quick, "date": today, "dates": dates | dict.fromkeys(options.files, today),
         "machine": machine(), "jobs": options.jobs, "backend": options.backend, "configurations": configurations,
         "rows": others + rows, "earlier": before.get("earlier", {}),
     })  # fmt: skip

@@ -124,7 +124,8 @@ def write_report(found: dict[str, dict[str, Any]], page: Path, images: Path) -> 
         if own["choose"]:
             parts += _choices(own["choose"], own["final"])
         if own["final"]:
-            parts += _tests(own["final"], found["final"].get("earlier", {}).get(name, []))
+            configuration = found["final"].get("configurations", {}).get(name, {})
+            parts += _tests(own["final"], configuration, found["final"].get("earlier", {}).get(name, []))
             picture = f"networks-{name.replace('_', '-')}-confusion.png"
             test = [row["test"] for row in own["final"]]
             matrix = np.sum([each["confusion"] for each in test], axis=0)
@@ -228,28 +229,45 @@ def _choices(rows: Rows, tested: Rows) -> list[str]:
     ]
 
 
-def _tests(rows: Rows, earlier: Rows) -> list[str]:
-    """Accuracies on the test file; `earlier`: what it was used for before."""
+def _tests(rows: Rows, configuration: dict[str, Any], earlier: Rows) -> list[str]:
+    """Accuracies on the test file, plain ones first; `earlier`: what it was used for before."""
     lines = []
+    averaged = any(row["test"].get("averaged") for row in rows)
     for row in rows:
         test = row["test"]
         seen, unseen = _by_known(test)
         lines.append([
             str(row["seed"]), "-" if row["validation_accuracy"] is None else _percent([row["validation_accuracy"]]),
-            _percent([test["accuracy"]]), seen, unseen, ", ".join(f"{rate:.1f}" for rate in test["rates_hz"]),
+            _percent([test["accuracy"]]), seen, unseen,
+            *([_percent([test["averaged"]["accuracy"]])] if averaged else []), ", ".join(f"{rate:.1f}" for rate in test["rates_hz"]),
         ])  # fmt: skip
     uses = "used once" if not earlier else f"**used {len(earlier) + 1} times**"
     return [
-        f"**Test file: {_tested(rows)} %**, mean of {_runs(rows)}, {rows[0]['test']['samples']} samples, {uses}.\n",
-        *(f"Used before, on {use['date']}: {_tested(use['rows'])} %, mean of {_runs(use['rows'])}. Used again: "
-          f"{use['used again']}.\n" for use in earlier),
+        f"**Test file: {_tested(rows, configuration)}, mean of {_runs(rows)}, {rows[0]['test']['samples']} samples, "
+        f"{uses}.{_averaged(rows)}\n",
+        *(f"Used before, on {use['date']}: {_tested(use['rows'], use['configuration']).replace('**', '')}, mean of "
+          f"{_runs(use['rows'])}.{_averaged(use['rows'])} Used again: {use['used again']}.\n" for use in earlier),
         table(["seed", "held-out (%)", "test (%)", *(f"groups {word} training (%)" for word in ("in", "not in")),
-                "rates (Hz)"], lines),
+                *(["test, averaged (%)"] if averaged else []), "rates (Hz)"], lines),
     ]  # fmt: skip
 
 
-def _tested(rows: Rows) -> str:
-    return _percent([row["test"]["accuracy"] for row in rows])
+def _tested(rows: Rows, configuration: dict[str, Any]) -> str:
+    """The accuracy, and what it is the accuracy of: one pass of each sample, unless an older row averaged."""
+    passes = rows[0]["test"].get("passes", 1 + configuration.get("variations", {}).get("rounds", 0))
+    how = "one pass of each sample" if passes == 1 else f"averaged over {passes} passes of each sample"
+    return f"{_percent([row['test']['accuracy'] for row in rows])} %**, {how}"
+
+
+def _averaged(rows: Rows) -> str:
+    """What averaging over random variations of the test samples makes of it."""
+    found = [row["test"]["averaged"] for row in rows if row["test"].get("averaged")]
+    if not found:
+        return ""
+    return (
+        f" Averaged over {found[0]['passes']} passes, of each sample as it is and of random variations of it: "
+        f"{_percent([each['accuracy'] for each in found])} %."
+    )
 
 
 def _by_known(test: dict[str, Any]) -> tuple[str, str]:
@@ -269,7 +287,11 @@ def _origin(found: dict[str, dict[str, Any]]) -> list[str]:
     for stage, part in stages.items():
         machine = part["machine"]
         said = ", ".join(f"{key} {value}" for key, value in machine.items() if isinstance(value, (str, int, float)))
-        lines.append([stage, part["date"], str(part["jobs"]), part["backend"], said])
+        dates = part.get("dates", {})
+        date = part["date"]
+        if len(set(dates.values())) > 1:
+            date = ", ".join(f"{each} ({TITLES[name]})" for name, each in sorted(dates.items()))
+        lines.append([stage, date, str(part["jobs"]), part["backend"], said])
     now = {name: _configuration(HERE / f"{name}.toml") for name in TITLES}
     changed = sorted({
         f"{stage} ({TITLES[name]})" for stage, part in stages.items() if not part.get("quick")
