@@ -118,6 +118,14 @@ def test_damaged_kept_kernels_are_compiled_anew(tmp_path, monkeypatch):
             assert [hits("one"), hits("one")] == [0, 1], (damage, suffix)
 
 
+def test_what_is_compiled_is_told_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    caplog.set_level("INFO", "blocksim")
+    assert [hits("one"), hits("one")] == [0, 1]
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"compiling add_one for float64, once (kept in {tmp_path}")
+
+
 @pytest.mark.parametrize("stage", ["no folder", "full disk"])
 def test_kernels_that_cannot_be_kept_are_compiled_all_the_same(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "_warned", False)

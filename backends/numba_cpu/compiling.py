@@ -119,8 +119,12 @@ class _KernelCache(FunctionCache):
             try:
                 found = super().load_overload(sig, target_context)
             except Exception as error:  # a damaged file may raise anything
-                LOGGER.info("compiled kernels in %s cannot be read (%s): compiling anew", self.cache_path, error)
+                LOGGER.info("compiled kernels in %s cannot be read (%s)", self.cache_path, error)
                 self._drop()
+        if found is None:
+            kinds = [kind for kind in ("float32", "float64") if kind in str(sig)]
+            where = f"kept in {self.cache_path}" if self.kept else "for this process"
+            LOGGER.info("compiling %s, once (%s)", " for ".join([self._py_func.__name__, *kinds[:1]]), where)
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
