@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from blocksim.cli.options import console
 from blocksim.data import open_dataset
 from blocksim.data.public import ENVIRONMENT, PUBLIC
 from blocksim.data.public import download as fetch_public
@@ -31,7 +31,7 @@ def list_data(as_json: bool) -> None:
     table = Table("name", "what it is", box=None, pad_edge=False)
     for name, item in PUBLIC.items():
         table.add_row(name, item.about)
-    Console().print(table)
+    console().print(table)
 
 
 @data.command()
@@ -41,11 +41,11 @@ def list_data(as_json: bool) -> None:
 @click.option("--base-url", envvar=ENVIRONMENT, show_envvar=True, help="A mirror that has the files under their names.")
 def download(name: str, output: Path, unpack: bool, base_url: str | None) -> None:
     """Fetch a public data set; goes on where it was interrupted, and checks the sum."""
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task(name, total=None)
         path = fetch_public(
             name,
@@ -54,7 +54,7 @@ def download(name: str, output: Path, unpack: bool, base_url: str | None) -> Non
             base_url=base_url,
             progress=lambda there, total: bar.update(task, completed=there, total=total),
         )
-    Console().print(str(path), highlight=False, soft_wrap=True, markup=False)
+    console().print(str(path))
 
 
 @data.command()

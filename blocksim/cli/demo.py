@@ -11,15 +11,14 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import blocksim
 from blocksim import plotting
 from blocksim.cli.info import machine
-from blocksim.cli.options import Several, backend_option, progress
+from blocksim.cli.options import Several, backend_option, console, progress
 from blocksim.errors import MissingLibraryError
-from blocksim.files import check_folder, write_csv, write_json, written
+from blocksim.files import check_folder, make_folder, write_csv, write_json, written
 from blocksim.passes import METHODS
 
 DT = 1.0  # ms a step, for the picture alone
@@ -61,7 +60,7 @@ def experiment(
 @click.option(
     "-o", "--output", default="blocksim-demo", type=click.Path(path_type=Path), help="Folder for the results."
 )
-@backend_option(type=Several(str, "names"), help="Backends to run, apart by commas.  [default: every ready one]")
+@backend_option(type=Several(str, "names"), help="Backends to run, comma-separated.  [default: every ready one]")
 @click.option("--batch", type=click.IntRange(min=1), default=64, help="Samples at a time.")
 @click.option("--steps", type=click.IntRange(min=1), default=1024, help="Time steps.")
 @click.option("--inputs", type=click.IntRange(min=1), default=1000, help="Poisson inputs.")
@@ -95,15 +94,14 @@ def demo(
     names = list(dict.fromkeys(backend or sorted(ready, key=lambda name: (name != "numpy", name))))
     engines = [blocksim.get_backend(name) for name in names]
     check_folder(output if output.exists() else output.parent)
-    console = Console()
+    screen = console()
     settings = {
         "batch": batch, "steps": steps, "inputs": inputs, "neurons": neurons, "refractory_steps": refractory_steps,
         "density": density, "dtype": dtype, "seed": seed,
     }  # fmt: skip
-    console.print(
+    screen.print(
         f"{inputs} Poisson inputs ({density:.0%} a step) to {neurons} recurrent ALIF neurons, {steps} steps, batch "
-        f"{batch}, refractory period {refractory_steps} steps, {dtype}: forward and backward pass",
-        highlight=False,
+        f"{batch}, refractory period {refractory_steps} steps, {dtype}: forward and backward pass"
     )
     layer, x, grad_spikes = experiment(**settings)  # type: ignore[arg-type]
 
@@ -116,8 +114,8 @@ def demo(
                 row, spikes = _measure(engine, method, layer, x, grad_spikes, repeats, rows)
                 rows.append(row)
                 bar.advance(task)
-    _print(console, rows)
-    output.mkdir(exist_ok=True)
+    _print(rows)
+    make_folder(output)
     _write(output, rows, settings)
     _, step, neuron = np.nonzero(spikes[:1])
     try:
@@ -128,9 +126,9 @@ def demo(
         with written(picture) as part:
             part.write_text(plotting.plain_raster(step * DT, neuron, neurons, steps * DT))
     files = ("table.json", "table.csv", picture.name)
-    console.print(f"written: {', '.join(str(output / name) for name in files)}", highlight=False, soft_wrap=True)
+    screen.print(f"written: {', '.join(str(output / name) for name in files)}")
     if not all(row.identical for row in rows):
-        console.print("[red]The spikes differ between rows: this is a fault of blocksim, please report it.[/red]")
+        screen.print("The spikes differ between rows: this is a fault of blocksim, please report it.", style="red")
         context.exit(1)
 
 
@@ -166,7 +164,7 @@ def _measure(
     return row, run.spikes
 
 
-def _print(console: Console, rows: list[Row]) -> None:
+def _print(rows: list[Row]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("backend", "method"):
         table.add_column(name, no_wrap=True)
@@ -177,7 +175,7 @@ def _print(console: Console, rows: list[Row]) -> None:
             row.backend, row.method, str(row.block_length), _duration(row.first_s), _duration(row.time_s),
             _duration(row.forward_s), f"{row.speed_up:.3g}", str(row.spikes), "yes" if row.identical else "NO",
         )  # fmt: skip
-    console.print(table)
+    console().print(table)
 
 
 def _duration(seconds: float) -> str:

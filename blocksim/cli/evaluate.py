@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from blocksim import plotting
-from blocksim.cli.options import backend_option
+from blocksim.cli.options import backend_option, console
 from blocksim.errors import FileError
 from blocksim.files import check_output, write_json
 from blocksim.models import Model, load_model
 from blocksim.passes import METHODS
+from blocksim.settings import make
 from blocksim.training.evaluation import Evaluation, Variations
 from blocksim.training.evaluation import evaluate as evaluated
 from blocksim.training.experiment import DataChoices, open_samples, variations_of
@@ -26,7 +26,7 @@ from blocksim.training.experiment import DataChoices, open_samples, variations_o
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", "path", required=True, type=click.Path(path_type=Path), help="Labelled samples.")
 @backend_option(default="numba", help="What computes.")
-@click.option("--method", type=click.Choice(METHODS), default="blocks", help="How time is worked off.")
+@click.option("--method", type=click.Choice(METHODS), default="blocks", help="Simulation method.")
 @click.option(
     "--variations",
     type=click.IntRange(min=0),
@@ -80,7 +80,7 @@ def evaluate(
         ("rates", f"{rates} Hz"), ("time", f"{found.seconds:.3g} s"), *_beside(found.averaged),
     ):  # fmt: skip
         table.add_row(name, value)
-    Console().print(table, highlight=False)
+    console().print(table)
 
 
 def _figures(found: Evaluation) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _beside(averaged: Evaluation | None) -> list[tuple[str, str]]:
 
 def _choices(path: Path, model: Model) -> tuple[DataChoices, Variations]:
     try:
-        return DataChoices(**model.info["data"]), variations_of(model.info)
+        return make(DataChoices, "data", model.info["data"]), variations_of(model.info)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(
             f"{path}: expected a model that says how its samples were binned, as blocksim train writes it; found none "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import tomllib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,22 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from blocksim.cli.options import Several, backend_option, progress
+from blocksim.cli.options import Several, backend_option, console, progress
 from blocksim.ephys.batch import PREDICTIONS, REPORT, Task, attempt, finished, fit_file, open_split, write_table
 from blocksim.ephys.fit import FitConfig
+from blocksim.ephys.formats import open_recording
 from blocksim.ephys.spikes import Detection
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 from blocksim.executors import open_executor, run_tasks
-from blocksim.files import check_folder
+from blocksim.files import make_folder
 from blocksim.plotting import require_matplotlib
+from blocksim.settings import check_names, checked, make, read_settings, section
 
 SECTIONS = ("fit", "recording", "detection")
+# arguments of `open_recording` that a command line gives otherwise: files, and the parts and sweeps of a fit
+NOT_SETTINGS = ("path", "voltage", "sweeps", "detection", "name")
 SHOWN = {
     "rate_hz": "rate (Hz)", "rate_recorded_hz": "  recorded (Hz)", "etv": "ETV, normalised, 10 ms",
     "etv_raw": "ETV, 10 ms", "etv_reliability": "  of the trials", "gamma": "Gamma, 4 ms", "md_star": "Md*, 4 ms",
@@ -80,64 +84,52 @@ def fit(
         require_matplotlib()
     folders = _folders(sources, output)
     made = not output.exists()
-    output.mkdir(parents=True, exist_ok=True)
-    check_folder(output)
+    make_folder(output)
     tasks = [
         Task(str(source), str(folder), settings, recording, test_from, sweeps or None, not no_report, overwrite)
         for source, folder in zip(sources, folders, strict=True)
     ]
-    console = Console(highlight=False, soft_wrap=True)
+    screen = console()
     if len(tasks) == 1:
         try:
-            _one(tasks[0], console)
+            _one(tasks[0], screen)
         except BlocksimError:
             if made:  # and nothing was written to it
                 with contextlib.suppress(OSError):
                     output.rmdir()
             raise
         return
-    rows, problems = _many(tasks, jobs, dask, console)
+    rows, problems = _many(tasks, jobs, dask, screen)
     places = write_table([row for row in rows if row is not None], output)
-    console.print(f"written: {', '.join(str(place) for place in places)}")
+    screen.print(f"written: {', '.join(str(place) for place in places)}")
     if problems:
         raise FileError(f"{problems} of {len(tasks)} files failed, as said above")
 
 
 def _settings(config: Path | None, options: Mapping[str, Any], backend: str | None) -> tuple[FitConfig, dict[str, Any]]:
     """Settings of the fit and of reading: those of the file, with the options over them."""
-    read: dict[str, Any] = {}
-    if config is not None:
-        try:
-            text = config.read_text(encoding="utf-8")
-            read = tomllib.loads(text) if config.suffix.lower() == ".toml" else json.loads(text)
-        except OSError as error:
-            raise FileError(f"{config}: expected a file that can be read; found: {error.strerror}") from error
-        except ValueError as error:
-            raise FileError(f"{config}: expected a .toml or .json file of settings; found {error}") from error
-        if not isinstance(read, dict) or set(read) - set(SECTIONS):
-            found = ", ".join(map(repr, set(read) - set(SECTIONS))) if isinstance(read, dict) else type(read).__name__
-            raise ArgumentError(f"{config}: expected the sections {', '.join(SECTIONS)}; found {found}")
-    fit_settings = dict(read.get("fit", {}))
+    read = {} if config is None else read_settings(config)
+    check_names("settings", read, SECTIONS)
+    fit_settings = section("fit", read)
     for name in ("dt", "refractory", "tau", "restarts", "epochs", "seed"):
         if options[name] is not None:
             fit_settings[name] = options[name]
     if backend:
         fit_settings["backend"] = backend
-    recording = dict(read.get("recording", {}))
+    recording = section("recording", read)
     for name in ("part", "sampling_rate", "current_unit", "voltage_unit", "current_offset"):
         if options[name] is not None:
             recording[name] = options[name]
     if options["swap"]:
         recording["swap"] = True
-    detection = dict(read.get("detection", {}))
+    reading = [name for name in inspect.signature(open_recording).parameters if name not in NOT_SETTINGS]
+    recording = checked(open_recording, "[recording]", recording, reading)
+    detection = section("detection", read)
     if options["detection_threshold"] is not None:
         detection["threshold"] = options["detection_threshold"]
     if detection:
-        try:
-            recording["detection"] = Detection(**detection)
-        except TypeError as error:
-            raise ArgumentError(f"detection: expected settings of blocksim.ephys.Detection; found {error}") from error
-    return FitConfig.from_dict(fit_settings, str(config or "options")), recording
+        recording["detection"] = make(Detection, "[detection]", detection)
+    return make(FitConfig, "[fit]", fit_settings), recording
 
 
 def _folders(sources: tuple[Path, ...], output: Path) -> list[Path]:
@@ -150,22 +142,22 @@ def _folders(sources: tuple[Path, ...], output: Path) -> list[Path]:
     return [output / name for name in names]
 
 
-def _one(task: Task, console: Console) -> None:
+def _one(task: Task, screen: Console) -> None:
     row = finished(task)
     if row is not None:
-        console.print(f"{Path(task.folder)}: finished before, with the same settings; nothing to do")
+        screen.print(f"{Path(task.folder)}: finished before, with the same settings; nothing to do")
     else:
         open_split(task)  # a wrong file is found before a bar is drawn
         with progress("") as bar:
             item = bar.add_task("search", total=1)
             row = fit_file(task, lambda stage, done, total: bar.update(
                 item, description=stage, completed=done, total=max(total, 1)))  # fmt: skip
-    _print(row, console)
+    _print(row, screen)
     names = ["fit.json", PREDICTIONS, *([REPORT] if task.report else [])]
-    console.print("written: " + ", ".join(str(Path(task.folder) / name) for name in names))
+    screen.print("written: " + ", ".join(str(Path(task.folder) / name) for name in names))
 
 
-def _print(row: Mapping[str, Any], console: Console) -> None:
+def _print(row: Mapping[str, Any], screen: Console) -> None:
     cell = Table(box=None, pad_edge=False, show_header=False)
     for name in ("tau_mem_ms", "tau_adapt_ms", "rheobase_pa", "adaptation_pa", "gain_per_pa", "bias", "adaptation",
                  "refractory_ms"):  # fmt: skip
@@ -176,16 +168,16 @@ def _print(row: Mapping[str, Any], console: Console) -> None:
         table.add_column(part, justify="right")
     for name, words in SHOWN.items():
         table.add_row(words, *(_number(row[f"{part}_{name}"]) for part in ("training", "test")))
-    console.print(f"[bold]{row['cell']}[/bold], {row['seconds']:.3g} s")
-    console.print(cell)
-    console.print(table)
+    screen.print(Text.assemble((str(row["cell"]), "bold"), f", {row['seconds']:.3g} s"))
+    screen.print(cell)
+    screen.print(table)
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.3f}"
 
 
-def _many(tasks: list[Task], jobs: int, dask: str | None, console: Console) -> tuple[list[dict[str, Any] | None], int]:
+def _many(tasks: list[Task], jobs: int, dask: str | None, screen: Console) -> tuple[list[dict[str, Any] | None], int]:
     rows: list[dict[str, Any] | None] = [None] * len(tasks)
     waiting: list[int] = []
     problems = 0
@@ -194,13 +186,13 @@ def _many(tasks: list[Task], jobs: int, dask: str | None, console: Console) -> t
             rows[index] = finished(task)
         except BlocksimError as error:
             problems += 1
-            console.print(f"[red]failed[/red] {Path(task.path).name}: {error}", markup=True)
+            screen.print(Text.assemble(("failed", "red"), f" {Path(task.path).name}: {error}"))
             continue
         if rows[index] is None:
             waiting.append(index)
     skipped = sum(row is not None for row in rows)
     if skipped:
-        console.print(f"{skipped} of {len(tasks)} finished before")
+        screen.print(f"{skipped} of {len(tasks)} finished before")
     with open_executor(jobs, dask) as executor, progress("cells") as bar:
         item = bar.add_task("fitting", total=len(waiting))
         for outcome in run_tasks(attempt, [tasks[index] for index in waiting], executor):
@@ -209,10 +201,10 @@ def _many(tasks: list[Task], jobs: int, dask: str | None, console: Console) -> t
             problem = outcome.error or (outcome.value or {}).get("problem")
             if problem:
                 problems += 1
-                console.print(f"failed {name}: {problem.strip().splitlines()[-1]}", markup=False)
+                screen.print(f"failed {name}: {problem.strip().splitlines()[-1]}")
             else:
                 rows[index] = outcome.value
                 etv, md_star = (_number(outcome.value[key]) for key in ("test_etv", "test_md_star"))
-                console.print(f"{name}: test ETV {etv}, Md* {md_star}, {outcome.value['seconds']:.3g} s")
+                screen.print(f"{name}: test ETV {etv}, Md* {md_star}, {outcome.value['seconds']:.3g} s")
             bar.advance(item)
     return rows, problems

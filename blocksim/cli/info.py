@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 import blocksim
+from blocksim.cli.options import console
 
 LIBRARIES = ("numpy", "numba", "cupy", "cupy-cuda12x", "cupy-cuda13x", "scipy", "matplotlib", "h5py")
 
@@ -41,23 +41,31 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _described(name: str) -> dict[str, str]:
+    """What a backend says of itself; a diagnosis survives what it reports."""
+    try:
+        return blocksim.get_backend(name).describe()
+    except Exception as error:
+        return {"fault": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
     """Versions, backends (and why one is missing), threads, CPU."""
     backends = {
-        name: {"status": status, **(blocksim.get_backend(name).describe() if status == "ready" else {})}
+        name: {"status": status, **(_described(name) if status == "ready" else {})}
         for name, status in blocksim.available_backends().items()
     }
     if as_json:
         click.echo(json.dumps({**machine(), "backends": backends}, indent=2))
         return
-    console = Console()
+    screen = console()
     for name, value in machine().items():
-        console.print(f"[bold]{name:11}[/bold]{value}", highlight=False, soft_wrap=True)
+        screen.print(Text.assemble((f"{name:11}", "bold"), value))
     table = Table("backend", "status", "details", title="Backends", title_justify="left")
     for name, details in backends.items():
-        status = escape(details["status"])
-        rest = escape("\n".join(f"{key}: {value}" for key, value in details.items() if key != "status"))
-        table.add_row(name, f"[green]{status}[/green]" if status == "ready" else f"[yellow]{status}[/yellow]", rest)
-    console.print(table)
+        status = details["status"]
+        rest = "\n".join(f"{key}: {value}" for key, value in details.items() if key != "status")
+        table.add_row(name, Text(status, "green" if status == "ready" else "yellow"), rest)
+    screen.print(table)

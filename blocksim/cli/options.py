@@ -1,4 +1,5 @@
-"""What several commands share: the option that chooses a backend, options of several values, and a progress bar."""
+"""What several commands share: the option that chooses a backend, options of several values, the console, and a
+progress bar."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ def backend_option(**settings: Any) -> Callable[[Callable[..., Any]], Callable[.
 
 
 class Several(click.ParamType[Any, Any]):
-    """Values apart by commas."""
+    """Comma-separated values."""
 
     def __init__(self, kind: Any, what: str, allowed: Sequence[str] = ()) -> None:
         self.kind, self.name, self.allowed = kind, what, allowed
@@ -28,22 +29,33 @@ class Several(click.ParamType[Any, Any]):
         try:
             values = tuple(self.kind(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"expected {self.name} apart by commas; found {value!r}", param, ctx)
+            self.fail(f"expected {self.name}, comma-separated; found {value!r}", param, ctx)
         if self.allowed and not set(values) <= set(self.allowed):
             self.fail(f"expected some of {', '.join(self.allowed)}; found {value!r}", param, ctx)
         return values
 
 
+def console(stderr: bool = False) -> Console:
+    """Where commands print. Text is printed as it is, for brackets in a path are no markup.
+
+    Tables are cut to the width of a terminal, and where there is none, not at all.
+    """
+    settings: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "soft_wrap": True}
+    settings["stderr"] = stderr
+    made = Console(**settings)
+    return made if made.is_terminal else Console(width=10_000, **settings)
+
+
 def progress(unit: str) -> Progress:
     """A progress bar on stderr; silent where that is no terminal."""
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeRemainingColumn(),
-        console=console,
+        console=screen,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not screen.is_terminal,
     )

@@ -12,21 +12,21 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import blocksim
 from blocksim import plotting
 from blocksim.backend import get_backend
-from blocksim.cli.options import backend_option, progress
+from blocksim.cli.options import backend_option, console, progress
 from blocksim.errors import ArgumentError, FileError
 from blocksim.files import InputFile, check_output, fill_npz, open_input, read_array, written
-from blocksim.neurons import ROUNDINGS
+from blocksim.neurons import MAX_REFRACTORY_STEPS, ROUNDINGS
 from blocksim.outputs import Scratch, memory, reserve
 from blocksim.passes import METHODS
 from blocksim.simulation import RECORD
 from blocksim.state import State
-from blocksim.validation import choices
+from blocksim.validation import choices, number
 
 # working set of one stretch of time, unless --chunk says otherwise
 CHUNK_BYTES = 64 * 2**20
@@ -63,7 +63,7 @@ class _Result:
 @click.option("--key", help="Which array of a .npz file.")
 @click.option("--sweeps", is_flag=True, help="A two-dimensional INPUT is (sweeps, time): a current a sweep.")
 @backend_option(default="numba", help="numpy, numba, cupy or auto.")
-@click.option("--method", type=click.Choice(METHODS), default="blocks", help="How time is worked off.")
+@click.option("--method", type=click.Choice(METHODS), default="blocks", help="Simulation method.")
 @click.option("--block-length", type=int, help="Steps in a block.  [default: refractory steps + 1]")
 @click.option("--dt", type=float, default=0.1, help="Time step in ms.")
 @click.option("--tau-mem", type=float, default=20.0, help="Membrane time constant in ms.")
@@ -210,8 +210,8 @@ def _stretches(
 
 
 def _whole_steps(latency: float, dt: float) -> int:
-    steps = latency / dt
-    if not abs(steps - round(steps)) < 1e-6:
+    steps = number("--latency", latency, least=0, what="a time in ms") / dt
+    if not abs(steps - np.rint(steps)) < 1e-6 or steps > MAX_REFRACTORY_STEPS + 1:
         raise ArgumentError(f"--latency: expected a whole number of steps of {dt} ms; found {latency} ms = {steps:.6g}")
     return round(steps)
 
@@ -232,6 +232,6 @@ def _report(
         "written": ", ".join(str(path) for path in (output, plot) if path is not None),
     }
     for name, value in rows.items():
-        table.add_row(f"[bold]{name}[/bold]", value)
+        table.add_row(Text(name, "bold"), value)
     with contextlib.suppress(BrokenPipeError):
-        Console(highlight=False, soft_wrap=True).print(table)
+        console().print(table)

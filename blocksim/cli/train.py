@@ -9,22 +9,21 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from blocksim import plotting
-from blocksim.cli.options import Several, backend_option
+from blocksim.cli.options import Several, backend_option, console
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.executors import open_executor, run_tasks
-from blocksim.files import check_folder, write_csv, write_json
+from blocksim.files import check_folder, make_folder, write_csv, write_json
 from blocksim.passes import GRADIENTS, METHODS
+from blocksim.settings import read_settings, section
 from blocksim.training.experiment import (
     DataChoices,
     Experiment,
     NetworkChoices,
     experiment_of,
     grid_of,
-    read_config,
     run_experiment,
 )
 from blocksim.training.settings import Training
@@ -88,7 +87,7 @@ def _default(name: str) -> str:
 @click.option("--patience", type=int, help="Epochs without a better one, then stop.  [default: never]")
 @click.option("--shares", type=int, help="Parts of a batch, worked off apart." + _default("shares"))
 @click.option("--seed", type=int, help="Of everything random." + _default("seed"))
-@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Trainings a combination, by following seeds.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Number of seeds per grid point.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trainings of a grid at a time, a process each.")
 @click.option("--dask", metavar="ADDRESS", help="Dask scheduler: for the trainings of a grid, or the shares of one.")
 @click.option("--resume", is_flag=True, help="Go on where the folder's checkpoints stand.")
@@ -104,11 +103,10 @@ def train(
     too; history.csv, result.json, and a learning curve. With several values of --refractory, --method, --gradient, or
     --seeds, one folder for each training, and results.json and results.csv of them all.
     """
-    choices: dict[str, Any] = {name: dict(table) if isinstance(table, dict) else table
-                               for name, table in (read_config(config) if config else {}).items()}  # fmt: skip
+    choices = read_settings(config) if config else {}
     for name, place in PLACES.items():
         if flags[name] is not None:
-            choices.setdefault(place, {})[name] = flags[name]
+            choices[place] = {**section(place, choices), name: flags[name]}
     common = experiment_of(choices, str(path.absolute()), str(output.absolute()), backend)
     experiments = grid_of(common, seeds, refractory=refractory or (), method=method or (), gradient=gradient or ())
     check_folder(output if output.exists() else output.parent)
@@ -116,7 +114,7 @@ def train(
         result = _one(experiments[0], resume, not quiet, dask)
         _print([result])
         return
-    output.mkdir(exist_ok=True)
+    make_folder(output)
     results, failed = _all(experiments, resume, jobs, dask, quiet)
     if results:
         _print(results)
@@ -205,7 +203,7 @@ def _print(results: list[dict[str, Any]]) -> None:
             f"{100 * row['accuracy']:.1f} %", "-" if held is None else f"{100 * held:.1f} %",
             f"{row['seconds_an_epoch']:.3g}",
         )  # fmt: skip
-    Console().print(table)
+    console().print(table)
 
 
 def _write(folder: Path, results: list[dict[str, Any]]) -> None:

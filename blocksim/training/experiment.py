@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
@@ -18,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from blocksim.data import Augmentation, EventDataset, open_dataset
-from blocksim.errors import ArgumentError, FileError
+from blocksim.errors import ArgumentError
 from blocksim.files import plain, write_json
 from blocksim.initialisers import calibrate, make_network
 from blocksim.network import Network
 from blocksim.optimisers import SGD, Adam, AdamW, Optimiser
+from blocksim.settings import check_names, make, read_settings, section
 from blocksim.training.evaluation import Variations
 from blocksim.training.settings import RatePenalty, Training, described
 from blocksim.training.trainer import fit
@@ -33,6 +33,8 @@ OPTIMISERS: dict[str, type[Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": S
 CALIBRATION = 64
 # of the highest rate that a refractory period allows, how much a layer begins with at most
 MOST = 0.3
+# of a sample: indices of events are 32-bit numbers in some backends
+MOST_STEPS = 2**31 - 1
 # of a result, beside loss and accuracy
 SECONDS = ("seconds_an_epoch", "seconds")
 VALIDATION = ("validation_loss", "validation_accuracy")
@@ -132,14 +134,8 @@ class Experiment:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A TOML file as a dictionary; raises `FileError` where it is none."""
-    try:
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise FileError(f"{path}: expected a file that can be read; found: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: expected a TOML file; found: {error}") from error
+    """A configuration file as a dictionary, for `experiment_of`; raises as `blocksim.settings.read_settings` does."""
+    return read_settings(path)
 
 
 def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: str = "numba") -> Experiment:
@@ -167,35 +163,35 @@ def experiment_of(config: Mapping[str, Any], path: str, folder: str, backend: st
     >>> experiment.network.hidden, experiment.training.optimiser
     ((64,), AdamW(learning_rate=0.01, ...))
     """
-    _known("configuration", config, ("data", "network", "training", "variations"))
-    training = dict(_table("training", config))
-    names = [item.name for item in fields(Training) if item.name not in ("transforms", "loss")]
+    check_names("configuration", config, ("data", "network", "training", "variations"))
+    training = section("training", config)
+    names = [item.name for item in fields(Training) if item.name != "transforms"]
     of_optimiser = ("learning_rate", "weight_decay", "decayed", "momentum")
-    _known("[training]", training, [*names, *of_optimiser, "loss"])
+    check_names("[training]", training, [*names, *of_optimiser])
     kind = OPTIMISERS[choice("[training] optimiser", training.pop("optimiser", "adamw"), OPTIMISERS)]
     given = {name: training.pop(name) for name in of_optimiser if name in training}
-    _known(f"[training] optimiser {kind.__name__}", given, [item.name for item in fields(kind)])
+    check_names(f"[training] optimiser {kind.__name__}", given, [item.name for item in fields(kind)])
     default: Any = {"learning_rate": Training.optimiser.learning_rate}
     if kind is AdamW:
         default["weight_decay"] = vars(Training.optimiser)["weight_decay"]
-    penalties = [_made("[[training.penalties]]", RatePenalty, part) for part in training.pop("penalties", ())]
-    variations = dict(_table("variations", config))
+    training["optimiser"] = make(kind, "[training]", {**default, **given})
+    penalties = training.get("penalties", ())
+    if not isinstance(penalties, (list, tuple)):
+        raise ArgumentError(f"[training] penalties: expected a list of tables; found {found(penalties)}")
+    training["penalties"] = tuple(make(RatePenalty, "[[training.penalties]]", part) for part in penalties)
+    variations = section("variations", config)
     for name, table in (("training", training), ("variations", variations)):
         if "augmentation" in table:
-            table["augmentation"] = _made(f"[{name}.augmentation]", Augmentation, table["augmentation"])
+            table["augmentation"] = make(Augmentation, f"[{name}.augmentation]", table["augmentation"])
     return Experiment(
         str(path),
         str(folder),
-        _made("[data]", DataChoices, _table("data", config)),
-        _made("[network]", NetworkChoices, _table("network", config)),
-        _made("[training]", Training, {
-            **training,
-            "optimiser": _made("[training]", kind, {**default, **given}),
-            "penalties": tuple(penalties),
-        }),
+        make(DataChoices, "[data]", section("data", config)),
+        make(NetworkChoices, "[network]", section("network", config)),
+        make(Training, "[training]", training),
         backend,
-        _made("[variations]", Variations, variations),
-    )  # fmt: skip
+        make(Variations, "[variations]", variations),
+    )
 
 
 def grid_of(experiment: Experiment, seeds: int = 1, **axes: Sequence[Any]) -> list[Experiment]:
@@ -250,7 +246,10 @@ def open_samples(path: str | Path, choices: DataChoices) -> EventDataset:
     duration = choices.duration
     if duration is None:
         duration = data.statistics()["duration_ms"]["max"] + data.delays[-1] * dt
-    steps = max(1, math.floor(milliseconds("duration", duration) / dt + 1e-6))
+    number = milliseconds("duration", duration) / dt
+    if number > MOST_STEPS:
+        raise ArgumentError(f"duration: expected at most {MOST_STEPS} steps of {dt:g} ms; found {duration:g} ms")
+    steps = max(1, math.floor(number + 1e-6))
     return open_dataset(path, dt, steps, **binning)
 
 
@@ -328,10 +327,11 @@ def run_experiment(
 
 def variations_of(info: Mapping[str, Any]) -> Variations:
     """The variations of test samples that a model's `info` asks for, as `run_experiment` writes it; none by default."""
-    table = dict(info.get("variations", {}))
+    table = section("variations", info)
     if table.get("augmentation") is not None:
-        table["augmentation"] = Augmentation(**table["augmentation"])
-    return Variations(**table)
+        table["augmentation"] = make(Augmentation, "variations augmentation", table["augmentation"])
+    variations: Variations = make(Variations, "variations", table)
+    return variations
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -346,30 +346,3 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     numbers = all(isinstance(result.get(name), (int, float)) for name in ("loss", "accuracy", *SECONDS))
     held = all(isinstance(result.get(name, ""), (int, float, type(None))) for name in VALIDATION)
     return result if whole and numbers and held else None
-
-
-def _known(where: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
-    for name in given:
-        if name not in names:
-            raise ArgumentError(f"{where}: expected names out of {', '.join(names)}; found {name!r}")
-
-
-def _table(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    table = config.get(name, {})
-    if not isinstance(table, Mapping):
-        raise ArgumentError(f"configuration: expected a table [{name}]; found {found(table)}")
-    return table
-
-
-def _made(where: str, kind: Any, given: Any) -> Any:
-    """An object of a dataclass from a table; lists become tuples."""
-    if not isinstance(given, Mapping):
-        raise ArgumentError(f"{where}: expected a table; found {found(given)}")
-    _known(where, given, [item.name for item in fields(kind)])
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    try:
-        return kind(**values)
-    except ArgumentError as error:
-        raise ArgumentError(f"{where} {error}") from error
-    except TypeError as error:
-        raise ArgumentError(f"{where}: expected a value for each of its names; found {error}") from error
