@@ -140,7 +140,8 @@ def load_model(path: str | Path) -> Model:
 def _step(meta: Mapping[str, Any]) -> float | None:
     """The network's step in ms; files of older versions say it where training did, or nowhere."""
     data = meta["info"].get("data")
-    return meta.get("dt", data.get("dt") if isinstance(data, dict) else None)
+    step: float | None = meta.get("dt", data.get("dt") if isinstance(data, dict) else None)
+    return step
 
 
 def load_network(path: str | Path) -> Network:
