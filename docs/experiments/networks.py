@@ -276,9 +276,9 @@ def _train(
             for place, (name, label, each) in enumerate(work):
                 if each.folder == folder:
                     row = _row(name, label, outcome.value)
-                    rows[place] = row if then is None else then(name, row, Path(folder))
+                    rows[place] = last = row if then is None else then(name, row, Path(folder))
             _write_stage(stage, options, [rows[place] for place in sorted(rows)])
-            print(f"{stage} {len(rows)}/{len(work)}  {_short(row)}", flush=True)
+            print(f"{stage} {len(rows)}/{len(work)}  {_short(last)}", flush=True)
     if failed:
         raise SystemExit(f"{len(failed)} of {len(experiments)} trainings failed; the others are in {options.output}")
 
