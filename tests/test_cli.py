@@ -18,6 +18,8 @@ import pytest
 import blocksim
 from blocksim.cli import main
 
+from .test_numba_kernels import KERNELS
+
 SIMULATE = ["simulate", "x.npy", "-o", "out.npz", "--dt", "1", "--refractory", "3", "--backend", "numpy"]
 
 
@@ -252,3 +254,47 @@ def test_an_hour_at_a_tenth_of_a_millisecond_takes_bounded_memory(tmp_path):
     assert load(tmp_path / "out.npz")["spike_step"].size == 36_000
     # pages of mapped files are the kernel's to take back; what the process itself holds is bounded
     assert anonymous < 450_000, f"{anonymous} kB"
+
+
+def test_text_is_printed_as_it_is(run, tmp_path):
+    """Brackets in a path are no markup, and a table that is piped is not cut."""
+    np.save("cell[old].npy", np.full((50, 1), 0.5))
+    name = "an output with a long name, for which eighty columns are too few [bold] [-b] and more.npz"
+    result = run("simulate", "cell[old].npy", "-o", name, "--backend", "numpy")
+    assert result.exit_code == 0, result.output
+    assert "cell[old].npy" in result.stdout
+    assert name in result.stdout
+    assert Path(name).exists()
+
+
+def test_a_diagnosis_survives_what_it_reports(run, monkeypatch):
+    def describe(self):
+        raise RuntimeError("no\ndriver")
+
+    monkeypatch.setattr(type(blocksim.get_backend("numpy")), "describe", describe)
+    result = run("info")
+    assert result.exit_code == 0, result.output
+    assert "fault: RuntimeError: no driver" in result.stdout
+
+
+class Noted:
+    """A compiled function that notes its calls."""
+
+    def __init__(self, dispatcher, name, used):
+        self.dispatcher, self.name, self.used = dispatcher, name, used
+        self._cache = dispatcher._cache
+
+    def __call__(self, *arguments):
+        self.used.add(self.name)
+        return self.dispatcher(*arguments)
+
+
+def test_all_kernels_are_compiled_ahead(run, monkeypatch):
+    used = set()
+    for name, kernel in KERNELS.items():
+        monkeypatch.setattr(kernel, "dispatcher", Noted(kernel.dispatcher, name, used))
+    result = run("compile", "--dtype", "float64", "--paper")
+    assert result.exit_code == 0, result.output
+    assert "compiled for float64" in result.stdout
+    assert used == set(KERNELS)
+    assert run("compile", "--dtype", "float16").exit_code == 2

@@ -122,9 +122,7 @@ class _KernelCache(FunctionCache):
                 LOGGER.info("compiled kernels in %s cannot be read (%s)", self.cache_path, error)
                 self._drop()
         if found is None:
-            kinds = [kind for kind in ("float32", "float64") if kind in str(sig)]
-            where = f"kept in {self.cache_path}" if self.kept else "for this process"
-            LOGGER.info("compiling %s, once (%s)", " for ".join([self._py_func.__name__, *kinds[:1]]), where)
+            _tell(self._py_func.__name__, str(sig), self.cache_path)
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -145,6 +143,19 @@ class _KernelCache(FunctionCache):
             self.flush()
         except OSError:
             self.kept = False
+
+
+_announced: set[str] = set()
+
+
+def _tell(kernel: str, signature: str, folder: str | None) -> None:
+    """Say what is compiled, for it takes seconds: once for each precision, and in detail to those who ask."""
+    kind = next((kind for kind in ("float32", "float64") if kind in signature), "spikes")
+    if kind not in _announced:
+        _announced.add(kind)
+        where = f"once, and keeping them in {folder}" if folder else "for this process"
+        LOGGER.info("compiling kernels for %s, %s", kind, where)
+    LOGGER.debug("compiling %s for %s", kernel, kind)
 
 
 _warned = False

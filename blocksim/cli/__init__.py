@@ -1,15 +1,19 @@
-"""The command line: `blocksim info`, `simulate`, `data`, `train`, `evaluate`, `fit`, `demo`.
+"""The command line: `blocksim info`, `simulate`, `data`, `train`, `evaluate`, `fit`, `demo`, `compile`.
 
 Owns how commands are found and how errors end: what the caller can mend is one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 import blocksim
+from blocksim.cli.compile import compile_
 from blocksim.cli.data import data
 from blocksim.cli.demo import demo
 from blocksim.cli.evaluate import evaluate
@@ -25,10 +29,30 @@ class _WrongInput(click.ClickException):
     exit_code = 2
 
 
+class _Notices(logging.Handler):
+    """Prints what the library tells, such as that it compiles kernels, as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(record.getMessage(), err=True)
+
+
+@contextlib.contextmanager
+def _noticed() -> Iterator[None]:
+    logger, handler = logging.getLogger("blocksim"), _Notices()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
 class _Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
-            with stoppable():
+            with stoppable(), _noticed():
                 return super().invoke(context)
         except Stopped as stopped:
             click.echo(f"Error: stopped by {stopped.name}", err=True)
@@ -47,5 +71,5 @@ def main() -> None:
     """Simulate leaky and adaptive integrate-and-fire neurons, exactly, in blocks of time."""
 
 
-for _command in (info, simulate, data, train, evaluate, fit, demo):
+for _command in (info, simulate, data, train, evaluate, fit, demo, compile_):
     main.add_command(_command)

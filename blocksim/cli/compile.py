@@ -1,0 +1,62 @@
+"""`blocksim compile`: the CPU backend's kernels, compiled before they are needed."""
+
+from __future__ import annotations
+
+import time
+
+import click
+import numpy as np
+
+import blocksim
+from blocksim.cli.options import Several, console, progress
+from blocksim.passes import GRADIENTS
+
+DTYPES = ("float32", "float64")
+# a layer for each kernel and width of vectors: neurons, and whether they are recurrent
+LAYERS = ((1, False), (70, False), (70, True))
+
+
+@click.command("compile")
+@click.option(
+    "--dtype", type=Several(str, "precisions", DTYPES), default=",".join(DTYPES), help="Precisions, comma-separated."
+)
+@click.option("--paper", is_flag=True, help='Compile gradient="paper" too.')
+def compile_(dtype: tuple[str, ...], paper: bool) -> None:
+    """Compile the kernels of the numba backend now, and keep them.
+
+    For images and clusters, where a first call should not wait. Kernels are kept where `blocksim info` says; set
+    NUMBA_CACHE_DIR to choose the folder.
+    """
+    engine = blocksim.get_backend("numba")
+    gradients = GRADIENTS if paper else ("standard",)
+    began = time.perf_counter()
+    work = [(kind, size, recurrent) for kind in dtype for size, recurrent in LAYERS]
+    with progress("layers") as bar:
+        task = bar.add_task("compiling", total=len(work))
+        for kind, size, recurrent in work:
+            bar.update(task, description=f"compiling for {kind}")
+            _use(engine, np.dtype(kind), size, recurrent, gradients)
+            bar.advance(task)
+    place = engine.describe()["kernel cache"]
+    console().print(f"compiled for {' and '.join(dtype)} in {time.perf_counter() - began:.3g} s; kept in {place}")
+
+
+def _use(engine: blocksim.Backend, dtype: np.dtype, size: int, recurrent: bool, gradients: tuple[str, ...]) -> None:
+    """Simulate and differentiate a layer by all ways that have kernels of their own."""
+    rng = np.random.default_rng(0)
+    neuron = blocksim.ALIF(beta=0.9, p=0.95, b=0.1, refractory_steps=2)
+    weights = rng.normal(0.3, 0.3, (6, size)).astype(dtype)
+    layer = blocksim.Layer(neuron, weights, recurrent=np.zeros((size, size), dtype) if recurrent else None)
+    spikes = rng.random((3, 70, 6)) < 0.3
+    for x in (spikes, 2 * spikes, rng.random(spikes.shape).astype(dtype)):
+        for gradient in gradients:
+            run = blocksim.simulate(layer, x, engine, tape=True, gradient=gradient)
+            found = run.backward(np.ones(run.spikes.shape, dtype))
+            assert found.x.shape == x.shape
+    if not recurrent:
+        given = blocksim.Layer(neuron, bias=np.zeros(size, dtype))
+        run = blocksim.simulate(given, np.ones((3, 70, size), dtype), engine)
+        trains = run.spikes.astype(dtype)
+        for reverse in (False, True):
+            engine.leaky_filter(trains, 0.9, reverse)
+        engine.train_distance(run.spikes, trains, np.arange(size), 0.9, 0, np.full(3, 70), True)
