@@ -38,6 +38,7 @@ from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.events import Events
 from blocksim.numerics import spike_rows, tiny
 from blocksim.surrogates import Surrogate
+from blocksim.validation import found
 
 GROUP = "blocksim.backends"
 
@@ -410,13 +411,13 @@ def get_backend(backend: Any) -> Backend:
             "backends: expected entry points of the group 'blocksim.backends'; found none, so blocksim is not "
             "installed (python -m pip install .)"
         )
-    if backend == "auto":
+    if isinstance(backend, str) and backend == "auto":
         ready = [name for name, status in available_backends().items() if status == "ready"]
         return _load(max(ready, key=lambda name: registered[name].load().rank))
     if not isinstance(backend, str) or backend not in registered:
         raise ArgumentError(
             f"backend: expected one of {', '.join(map(repr, [*registered, 'auto']))}, or a blocksim.Backend object; "
-            f"found {backend!r}"
+            f"found {found(backend)}"
         )
     return _load(backend)
 

@@ -12,6 +12,8 @@ import numpy as np
 from blocksim.errors import ArgumentError
 from blocksim.validation import finite, found, real_array, whole
 
+MOST_CLASSES = 30_000  # of a confusion matrix, which has their square
+
 
 def class_labels(argument: str, labels: Any, number: int | None, classes: int | None) -> np.ndarray:
     """Check labels: (B,) whole numbers from 0 to classes - 1, as int64."""
@@ -81,9 +83,10 @@ def confusion_matrix(labels: Any, predicted: Any, classes: int | None = None) ->
     array([[1, 1],
            [0, 1]])
     """
-    count = None if classes is None else whole("classes", classes, 1)
+    count = None if classes is None else whole("classes", classes, 1, MOST_CLASSES)
     true = class_labels("labels", labels, None, count)
     guess = class_labels("predicted", predicted, len(true), count)
     if count is None:
-        count = int(max(true.max(initial=-1), guess.max(initial=-1))) + 1
+        highest = int(max(true.max(initial=-1), guess.max(initial=-1)))
+        count = whole("labels: number of classes", highest + 1, 0, MOST_CLASSES)
     return np.bincount(true * count + guess, minlength=count * count).reshape(count, count)

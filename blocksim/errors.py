@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 class BlocksimError(Exception):
-    """Base class of every error that blocksim raises on purpose."""
+    """Base class of every error that blocksim raises on purpose. Its message is one line."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(" ".join(each.split()) if isinstance(each, str) else each for each in arguments))
 
 
 class ArgumentError(BlocksimError, ValueError):

@@ -19,7 +19,7 @@ from blocksim.network import OF_LAYER, LeakyReadout, Network
 from blocksim.network_run import NetworkRun
 from blocksim.neurons import ALIF, LIF, Neuron
 from blocksim.simulation import simulate
-from blocksim.validation import found, items, milliseconds, number, precision, whole
+from blocksim.validation import MOST_SIZE, flag, found, instance, items, milliseconds, number, precision, whole
 
 # Gains that `calibrate` tries lie within these factors of the weights it is given.
 GAINS = (1e-3, 1e3)
@@ -37,9 +37,15 @@ def log_uniform(low: float, high: float, size: int, rng: np.random.Generator, dt
     >>> log_uniform(5, 50, 3, np.random.default_rng(0)).round(1)
     array([21.7,  9.3,  5.5], dtype=float32)
     """
-    if not 0 < low <= high < math.inf:
+    low, high = number("low", low), number("high", high)
+    size, dtype = whole("size", size, 0, MOST_SIZE), precision("dtype", dtype)
+    if not 0 < low <= high:
         raise ArgumentError(f"low, high: expected 0 < low <= high; found {low} and {high}")
-    return np.exp(rng.uniform(math.log(low), math.log(high), size)).astype(dtype)
+    return np.exp(_generator(rng).uniform(math.log(low), math.log(high), size)).astype(dtype)
+
+
+def _generator(rng: Any) -> np.random.Generator:
+    return instance("rng", rng, np.random.Generator, "a numpy.random.Generator, as numpy.random.default_rng() makes")
 
 
 def fluctuating_weights(
@@ -92,11 +98,13 @@ def fluctuating_weights(
     >>> weights.shape, round(float(weights.std()), 2)
     ((100, 50), 0.19)
     """
+    inputs, neurons = whole("inputs", inputs, 1, MOST_SIZE), whole("neurons", neurons, 1, MOST_SIZE)
     density, beta = number("density", density, above=0), number("beta", beta)
+    deviation, dtype = number("deviation", deviation, least=0), precision("dtype", dtype)
     if not 0 <= beta < 1:
         raise ArgumentError(f"beta: expected a decay factor in [0, 1); found {beta}")
     sigma = deviation * math.sqrt((1 - beta**2) / (inputs * density))
-    return rng.normal(0.0, sigma, (inputs, neurons)).astype(dtype)
+    return _generator(rng).normal(0.0, sigma, (inputs, neurons)).astype(dtype)
 
 
 def make_network(
@@ -169,16 +177,21 @@ def make_network(
     layer  neurons ...
     """
     dtype = precision("dtype", dtype)
-    inputs, classes = whole("inputs", inputs, 1), whole("classes", classes, 1)
-    sizes = [whole("hidden", size, 1) for size in items("hidden", hidden, "the number of neurons of each layer")]
+    inputs, classes = whole("inputs", inputs, 1, MOST_SIZE), whole("classes", classes, 1, MOST_SIZE)
+    recurrent = flag("recurrent", recurrent)
+    hidden = items("hidden", hidden, "the number of neurons of each layer")
+    sizes = [whole("hidden", size, 1, MOST_SIZE) for size in hidden]
     dt = milliseconds("dt", dt)
     per_step = dt / 1000  # spikes in a step, from Hz
     input_rate = number("input_rate", input_rate, above=0, what="a rate in Hz")
     rate = number("rate", rate, above=0, what="a rate in Hz")
-    rng = np.random.default_rng(seed)
+    recurrent_share = number("recurrent_share", recurrent_share, least=0)
+    adaptation = number("adaptation", adaptation)
+    rng = np.random.default_rng(whole("seed", seed, 0))
 
     def constants(name: str, value: Any, size: int) -> np.ndarray:
-        low, high = value if isinstance(value, (tuple, list)) else (value, value)
+        pair = value if isinstance(value, (tuple, list)) else (value, value)
+        low, high = items(name, pair, "a time in ms, or the lowest and the highest", 2)
         return log_uniform(milliseconds(name, low), milliseconds(name, high), size, rng, dtype)
 
     layers = []
@@ -249,6 +262,7 @@ def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any 
     >>> [round(float(counts.mean()) / 0.5) for counts in simulate(network, x).counts]
     [10, 10]
     """
+    instance("network", network, Network, "a blocksim.Network")
     rate, dt = number("rate", rate, above=0, what="a rate in Hz"), milliseconds("dt", dt)
     for place, layer in enumerate(network.layers):
         if layer.weights is None:

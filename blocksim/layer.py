@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.neurons import Neuron
+from blocksim.neurons import MAX_REFRACTORY_STEPS, Neuron
 from blocksim.validation import finite, found, frozen, parameter, real_array, whole
 
 
@@ -85,6 +85,8 @@ class Layer:
             )
         least = self.neuron.block_length
         latency = least if self.latency_steps is None else whole("latency_steps", self.latency_steps, 1)
+        if latency > MAX_REFRACTORY_STEPS + 1:
+            raise ArgumentError(f"latency_steps: expected at most {MAX_REFRACTORY_STEPS + 1}; found {latency}")
         if latency < least:
             raise ArgumentError(
                 f"latency_steps: expected at least {least}, the refractory period of {least - 1} steps plus one "

@@ -6,7 +6,7 @@ Owns what a network is, and its parameters by name; how it is run is `blocksim.n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from blocksim.errors import ArgumentError
 from blocksim.layer import Layer, matrix
 from blocksim.neurons import ALIF, Neuron, decay_factor
-from blocksim.validation import choice, found, milliseconds, parameter
+from blocksim.validation import choice, found, items, milliseconds, parameter
 
 DECODES = ("sum", "mean", "last", "max")
 OF_LAYER = ("weights", "bias", "recurrent")  # a layer's own parameters; the rest are its neuron's
@@ -132,12 +132,9 @@ class Network:
     def __post_init__(self) -> None:
         if self.dt is not None:
             object.__setattr__(self, "dt", milliseconds("dt", self.dt))
-        if isinstance(self.layers, Layer) or not isinstance(self.layers, Iterable):
-            raise ArgumentError(f"layers: expected a sequence of blocksim.Layer; found {found(self.layers)}")
-        layers = tuple(self.layers)
+        given: Any = self.layers
+        layers = items("layers", () if isinstance(given, Layer) else given, "a sequence of at least one blocksim.Layer")
         object.__setattr__(self, "layers", layers)
-        if not layers:
-            raise ArgumentError("layers: expected at least one layer; found none")
         for number, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise ArgumentError(f"layers[{number}]: expected a blocksim.Layer; found {found(layer)}")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.validation import choice, found, frozen, milliseconds, parameter, real_array
+from blocksim.validation import choice, decimal, found, frozen, milliseconds, parameter, real_array
 
 Parameter = float | np.ndarray
 ROUNDINGS = ("nearest", "down", "up")
@@ -200,14 +200,14 @@ class ALIF(Neuron):
 
 def _decay(name: str, tau: Any, dt: float) -> Any:
     """exp(-dt / tau), tau and dt in ms; the dtype of a floating array is kept."""
-    array = real_array(name, tau)
+    array = real_array(name, tau, "ms")
     bad = ~((array > 0) & np.isfinite(array))
     if bad.any():
         raise ArgumentError(
             f"{name}: expected a time constant in ms, a finite number above 0; found {array[bad].flat[0]}"
         )
     dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-    factor = np.exp(-dt / array.astype(np.float64))
+    factor = np.exp(-dt / np.asarray(decimal(array), np.float64))
     # beta must stay below 1: a time constant beyond what the dtype resolves would silently not decay at all
     if (factor.astype(dtype) >= 1).any():
         raise ArgumentError(
@@ -221,7 +221,7 @@ def _steps(refractory: Any, dt: float, rounding: str | None) -> Any:
     """Whole steps in a refractory period given in ms."""
     if rounding is not None:
         choice("rounding", rounding, ROUNDINGS)
-    period = real_array("refractory", refractory).astype(np.float64)
+    period = np.asarray(decimal(real_array("refractory", refractory, "ms")), np.float64)
     bad = ~((period >= 0) & (period / dt <= MAX_REFRACTORY_STEPS))
     if bad.any():
         raise ArgumentError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from blocksim.errors import ArgumentError
 from blocksim.schedules import Schedule
-from blocksim.validation import finite, found, number
+from blocksim.validation import finite, flag, found, number
 
 Arrays = dict[str, np.ndarray]
 # what is decayed unless the caller names other parameters: a time constant that decays to zero is no regulariser
@@ -211,6 +211,7 @@ class SGD(Optimiser):
         super().__post_init__()
         object.__setattr__(self, "momentum", number("momentum", self.momentum, least=0, below=1))
         object.__setattr__(self, "weight_decay", number("weight_decay", self.weight_decay, least=0))
+        object.__setattr__(self, "nesterov", flag("nesterov", self.nesterov))
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov: expected a momentum above 0 with it; found 0")
 
@@ -366,7 +367,7 @@ def clip_by_norm(gradients: Mapping[str, Any], limit: float, *, columns: bool = 
     """
     limit = number("limit", limit, above=0)
     arrays = _floating("gradients", gradients)
-    if not columns:
+    if not flag("columns", columns):
         for name, array in arrays.items():
             finite(f"gradients[{name!r}]", array)
         # over the largest, whose square might overflow

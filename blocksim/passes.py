@@ -35,6 +35,8 @@ from blocksim.surrogates import Surrogate, get_surrogate
 from blocksim.validation import choice, choices, finite, found, whole
 
 METHODS = ("blocks", "standard")
+# Bytes of a state's spikes: one a neuron and step of latency.
+MOST_HISTORY = 1 << 34
 GRADIENTS = ("standard", "paper")
 DETACH = ("reset", "recurrent", "adaptation")
 
@@ -238,6 +240,11 @@ def _start(
 ) -> tuple[Carry, Any]:
     """The state a run starts from, as the backend's arrays; checked if the caller gave one."""
     kinds: dict[str, Any] = {"voltage": dtype, "adaptation": dtype, "refractory": np.int32, "spikes": np.bool_}
+    if batch * latency * neurons > MOST_HISTORY:
+        raise ArgumentError(
+            f"latency_steps: expected the spikes of {latency} steps to fit into {MOST_HISTORY} bytes; found "
+            f"{batch} samples of {neurons} neurons (the refractory period is the least latency of recurrent spikes)"
+        )
     shapes = dict.fromkeys(kinds, (batch, neurons)) | {"spikes": (batch, latency, neurons)}
     if state is None:
         ready = {name: zeros(shape, kinds[name], engine) for name, shape in shapes.items()}

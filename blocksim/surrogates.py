@@ -25,7 +25,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.validation import number
+from blocksim.validation import found, number
+
+MOST_SCALE = 1e15
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Surrogate:
     Raises
     ------
     ArgumentError
-        A scale is not a finite number, or a width or slope is not above 0.
+        A scale is not a finite number of moderate size, or a width or slope is not above 0.
 
     Examples
     --------
@@ -55,9 +57,12 @@ class Surrogate:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            least = None if field.name in self.heights else 0
-            checked = number(f"{type(self).__name__}.{field.name}", value, above=least)
+            name, least = f"{type(self).__name__}.{field.name}", None if field.name in self.heights else 0
+            checked = number(name, getattr(self, field.name), above=least)
+            # squares of scales must be numbers of single precision
+            if abs(checked) > MOST_SCALE or (least == 0 and checked < 1 / MOST_SCALE):
+                bounds = f"from {1 / MOST_SCALE:g} to {MOST_SCALE:g}" if least == 0 else f"of at most {MOST_SCALE:g}"
+                raise ArgumentError(f"{name}: expected a number {bounds}; found {checked}")
             object.__setattr__(self, field.name, checked)
 
     @property
@@ -172,6 +177,10 @@ SURROGATES: dict[str, Callable[[], Surrogate]] = {
 }
 
 
+# whose formulas compiled kernels hold copies of
+COMPILED = (FastSigmoid, BoxCar, MultiGaussian, Arctan, Sigmoid, Triangle)
+
+
 @cache
 def _default(name: str) -> Surrogate:
     return SURROGATES[name]()
@@ -188,7 +197,7 @@ def get_surrogate(surrogate: Any) -> Surrogate:
         return _default(surrogate)
     raise ArgumentError(
         f"surrogate: expected one of {', '.join(map(repr, SURROGATES))}, or a blocksim.surrogates object that carries "
-        f"its scale, such as FastSigmoid(k=25); found {surrogate!r}"
+        f"its scale, such as FastSigmoid(k=25); found {found(surrogate)}"
     )
 
 
@@ -210,9 +219,10 @@ def kernel_scales(surrogate: Surrogate, dtype: np.dtype[Any]) -> tuple[Any, Any,
 
 
 def require_compiled(surrogate: Surrogate, backend: str) -> None:
-    """Raise `ArgumentError` unless compiled kernels hold a copy of this surrogate."""
-    if surrogate.kind < 0:
+    """Raise `ArgumentError` unless compiled kernels hold a copy of this surrogate: of its own class, for a subclass may
+    have another formula."""
+    if type(surrogate) not in COMPILED:
         raise ArgumentError(
             f"surrogate: expected one of blocksim.surrogates, which the {backend} backend has compiled copies of; "
-            f"found {type(surrogate).__name__} (backend='numpy' computes any)"
+            f"found {type(surrogate).__module__}.{type(surrogate).__qualname__} (backend='numpy' computes any)"
         )

@@ -6,12 +6,20 @@ Owns the wording of these messages. Kernels check nothing; whatever reaches them
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from blocksim.errors import ArgumentError
+from blocksim.units import without_unit
+
+# of times, in ms: a femtosecond, and thirty years
+SHORTEST, LONGEST = 1e-12, 1e12
+# of neurons, inputs and classes: what indices of 32 bits reach
+MOST_SIZE = 2**31 - 1
 
 
 def found(value: Any) -> str:
@@ -27,37 +35,53 @@ def choice(argument: str, value: Any, choices: Iterable[str]) -> str:
     names = list(choices)
     if isinstance(value, str) and value in names:
         return value
-    raise ArgumentError(f"{argument}: expected one of {', '.join(map(repr, names))}; found {value!r}")
+    raise ArgumentError(f"{argument}: expected one of {', '.join(map(repr, names))}; found {found(value)}")
 
 
 def choices(argument: str, value: Any, allowed: Iterable[str]) -> tuple[str, ...]:
     """Return `value`, a sequence of names (or one name), as a tuple of names out of `allowed`, each once."""
     names = list(allowed)
     given = (value,) if isinstance(value, str) else value
-    try:
-        items = tuple(given)
-    except TypeError:
-        items = (given,)
+    items = tuple(given) if isinstance(given, (list, tuple, set, frozenset, Iterator)) else (given,)
     for item in items:
-        if item not in names:
-            raise ArgumentError(f"{argument}: expected names out of {', '.join(map(repr, names))}; found {value!r}")
+        if not isinstance(item, str) or item not in names:
+            raise ArgumentError(
+                f"{argument}: expected names out of {', '.join(map(repr, names))}; found {found(value)}"
+            )
     return tuple(name for name in names if name in items)
 
 
 def items(argument: str, value: Any, what: str, number: int | None = None) -> tuple[Any, ...]:
     """Return `value` as a tuple if it is a sequence of `number` items, or of at least one; `what` says of what."""
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+    scalar = isinstance(value, (str, bytes)) or (isinstance(value, np.ndarray) and not value.ndim)
+    if isinstance(value, Iterable) and not scalar:
         values = tuple(value)
         if len(values) == number or (number is None and values):
             return values
     raise ArgumentError(f"{argument}: expected {what}; found {found(value)}")
 
 
-def whole(argument: str, value: Any, minimum: int) -> int:
-    """Return `value` as an int if it is a whole number of at least `minimum`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise ArgumentError(f"{argument}: expected a whole number of at least {minimum}; found {found(value)}")
+def whole(argument: str, value: Any, minimum: int, most: int | None = None) -> int:
+    """Return `value` as an int if it is a whole number of at least `minimum`, and at most `most`."""
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+    if not is_whole or value < minimum or (most is not None and value > most):
+        bounds = f"of at least {minimum}" if most is None else f"from {minimum} to {most}"
+        raise ArgumentError(f"{argument}: expected a whole number {bounds}; found {found(value)}")
     return int(value)
+
+
+def flag(argument: str, value: Any) -> bool:
+    """Return `value` as a bool if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{argument}: expected True or False; found {found(value)}")
+    return bool(value)
+
+
+def instance(argument: str, value: Any, kind: Any, what: str) -> Any:
+    """Return `value` if it is of a class; `what` words which."""
+    if not isinstance(value, kind):
+        raise ArgumentError(f"{argument}: expected {what}; found {found(value)}")
+    return value
 
 
 def number(
@@ -75,22 +99,49 @@ def number(
     """
     good = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if good:
-        good = bool(
-            np.isfinite(value)
-            and (above is None or value > above)
-            and (least is None or value >= least)
-            and (below is None or value < below)
+        try:
+            result = float(decimal(value))
+        except OverflowError:  # an int beyond all floats
+            result = math.inf
+        good = (
+            math.isfinite(result)
+            and (above is None or result > above)
+            and (least is None or result >= least)
+            and (below is None or result < below)
         )
     if not good:
         words = [f"{word} {bound:g}" for word, bound in (("above", above), ("of at least", least), ("below", below))
                  if bound is not None]  # fmt: skip
         raise ArgumentError(f"{argument}: expected {' '.join([what, *words])}; found {found(value)}")
-    return float(value)
+    return result
 
 
 def milliseconds(argument: str, value: Any, *, zero: bool = False) -> float:
-    """Return `value` as a float if it is a finite time in ms above 0, or with `zero` of at least 0."""
-    return number(argument, value, **({"least": 0} if zero else {"above": 0}), what="a time in ms")
+    """Return `value` as a float if it is a time in ms above 0, or with `zero` of at least 0.
+
+    A value that carries a unit of time is converted. Times that no experiment has are refused: what is computed of them
+    would overflow.
+    """
+    bounds: dict[str, float] = {"least": 0} if zero else {"above": 0}
+    time = number(argument, without_unit(argument, value, "ms"), **bounds, what="a time in ms")
+    if time and not SHORTEST <= time <= LONGEST:
+        raise ArgumentError(f"{argument}: expected a time from {SHORTEST:g} to {LONGEST:g} ms; found {time:g}")
+    return time
+
+
+def decimal(value: Any) -> Any:
+    """Numbers of half and single precision as the shortest decimals that they stand for, in float64.
+
+    Others are returned as they are.
+
+    numpy.float32(0.1) is 0.10000000149, which nobody means: as a step of 0.1 ms it moves spikes and lengthens
+    recordings. For arrays of few numbers; times of spikes have a rule of their own in `blocksim.trains`.
+    """
+    if isinstance(value, np.generic) and value.dtype.kind == "f" and value.dtype.itemsize < 8:
+        return float(str(value))
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype.itemsize < 8:
+        return value.astype(np.str_).astype(np.float64)
+    return value
 
 
 def precision(argument: str, value: Any) -> np.dtype[Any]:
@@ -102,20 +153,45 @@ def precision(argument: str, value: Any) -> np.dtype[Any]:
     raise ArgumentError(f"{argument}: expected float32 or float64; found {found(value)}")
 
 
-def real_array(argument: str, value: Any) -> np.ndarray:
-    """Return `value` as a NumPy array of real numbers (bool, integer, float32 or float64), or raise."""
-    if isinstance(value, (list, tuple)) or np.isscalar(value):
-        value = np.asarray(value)
-    if not isinstance(value, np.ndarray):
+def real_array(argument: str, value: Any, unit: str | None = None) -> np.ndarray:
+    """Return `value` as a NumPy array of real numbers (bool, integer, float32 or float64), or raise.
+
+    Anything that gives an array by `__array__` is taken, as a pandas Series does, unless that would drop what it means:
+    masked values are refused, and values that carry a unit are converted to `unit`, or refused where none is named.
+    """
+    plain = _plain(argument, value, unit)
+    if plain.dtype.kind not in "biuf":
+        raise ArgumentError(f"{argument}: expected real numbers; found {found(plain)}")
+    if plain.dtype.kind == "f" and plain.dtype.itemsize > 8:
+        raise ArgumentError(f"{argument}: expected float64 at most; found {found(plain)} (use astype(numpy.float64))")
+    return plain
+
+
+def _plain(argument: str, value: Any, unit: str | None) -> np.ndarray:
+    """The value as an array of NumPy's own class."""
+    if type(value) is np.ndarray:
+        return value
+    value = without_unit(argument, value, unit)
+    if isinstance(value, np.ma.MaskedArray):
+        masked = int(np.ma.getmaskarray(value).sum())
+        if masked:
+            raise ArgumentError(
+                f"{argument}: expected an array without a mask; found one with {masked} of {value.size} values masked "
+                "(fill or leave them out first)"
+            )
+        value = value.data
+    if not isinstance(value, (list, tuple)) and not np.isscalar(value) and not hasattr(value, "__array__"):
+        advice = ".toarray()" if hasattr(value, "toarray") else "numpy.asarray"
         raise ArgumentError(
-            f"{argument}: expected a NumPy array or a number; found {type(value).__name__} "
-            "(convert it with numpy.asarray first)"
+            f"{argument}: expected a NumPy array or a number; found {type(value).__name__} (convert it with {advice} "
+            "first)"
         )
-    if value.dtype.kind not in "biuf":
-        raise ArgumentError(f"{argument}: expected real numbers; found {found(value)}")
-    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
-        raise ArgumentError(f"{argument}: expected float64 at most; found {found(value)} (use astype(numpy.float64))")
-    return value
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.asarray(value)
+    except Exception as error:  # lists of unequal length, and whatever another library's __array__ raises
+        raise ArgumentError(f"{argument}: expected real numbers; found {found(value)} ({found(error)})") from error
 
 
 def finite(argument: str, value: np.ndarray, to_numpy: Callable[[Any], Any] = np.asarray) -> None:

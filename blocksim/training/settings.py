@@ -19,7 +19,7 @@ from blocksim.passes import DETACH, GRADIENTS, METHODS
 from blocksim.schedules import Cosine, Schedule
 from blocksim.surrogates import Surrogate, get_surrogate
 from blocksim.transforms import Decay, Positive, Transform
-from blocksim.validation import choice, choices, found, items, number, whole
+from blocksim.validation import choice, choices, found, instance, items, number, whole
 
 LOSSES = ("cross_entropy", "mean_squared_count")
 SCHEDULES = ("cosine", "constant")
@@ -64,7 +64,7 @@ class RatePenalty:
         set_field = object.__setattr__
         set_field(self, "strength", number("strength", self.strength, above=0))
         set_field(self, "lower", number("lower", self.lower, least=0))
-        if self.upper != math.inf:
+        if not (isinstance(self.upper, float) and self.upper == math.inf):
             set_field(self, "upper", number("upper", self.upper, least=self.lower))
         if self.layers is not None:
             layers = items("layers", self.layers, "numbers of layers")
@@ -178,7 +178,8 @@ class Training:
         counts = items("wanted_counts", self.wanted_counts, "two counts, of the right class and of the others", 2)
         set_field(self, "wanted_counts", tuple(number("wanted_counts", count, least=0) for count in counts))
         given: Any = (self.penalties,) if isinstance(self.penalties, RatePenalty) else self.penalties
-        penalties = items("penalties", given, "RatePenalty objects") if given != () else ()
+        none = isinstance(given, (tuple, list)) and not given
+        penalties = () if none else items("penalties", given, "RatePenalty objects")
         for penalty in penalties:
             if not isinstance(penalty, RatePenalty):
                 raise ArgumentError(f"penalties: expected RatePenalty objects; found {found(penalty)}")
@@ -186,6 +187,7 @@ class Training:
         trained: Any = self.trained
         names = (trained,) if isinstance(trained, str) else trained
         set_field(self, "trained", items("trained", names, "names of parameters, * for any text"))
+        instance("transforms", self.transforms, Mapping, "a dict of blocksim.transforms by name")
         for name, transform in self.transforms.items():
             if not isinstance(transform, Transform):
                 raise ArgumentError(

@@ -1,0 +1,58 @@
+"""Values that carry a unit, of whatever library: told, and converted to the unit that an argument has.
+
+Owns what is known of the libraries of units: quantities (and neo, which is made of it), pint, astropy and unyt. None is
+imported: their values are told by their methods.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from blocksim.errors import ArgumentError
+
+
+def unit_of(value: Any) -> str | None:
+    """The unit that a value carries, as its library writes it; None for a value that carries none."""
+    if isinstance(value, (np.generic, int, float, str)) or type(value) is np.ndarray:
+        return None
+    if hasattr(value, "rescale") and hasattr(value, "dimensionality"):  # quantities, neo
+        return str(value.dimensionality)
+    if hasattr(value, "m_as") and hasattr(value, "units"):  # pint
+        return str(value.units)
+    if hasattr(value, "to_value") and (hasattr(value, "unit") or hasattr(value, "units")):  # astropy; unyt
+        return str(value.unit if hasattr(value, "unit") else value.units)
+    return None
+
+
+def without_unit(argument: str, value: Any, unit: str | None) -> Any:
+    """The plain numbers of a value that carries a unit, in `unit`; None for a number without a dimension.
+
+    A value that carries no unit is returned as it is. Sequences of values with units become arrays.
+
+    Raises
+    ------
+    ArgumentError
+        The value is of another dimension.
+    """
+    if isinstance(value, (list, tuple)) and any(unit_of(item) is not None for item in value):
+        return np.asarray([without_unit(argument, item, unit) for item in value])
+    has = unit_of(value)
+    if has is None:
+        return value
+    wanted = unit or "dimensionless"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if hasattr(value, "rescale"):
+                return np.asarray(value.rescale(wanted).magnitude)[()]
+            if hasattr(value, "m_as"):
+                return np.asarray(value.m_as(wanted))[()]
+            return np.asarray(value.to_value(unit or ""))[()]
+    except Exception as error:  # each library has errors of its own
+        expected = f"a value in {unit}, or in a unit of that kind" if unit else "plain numbers"
+        raise ArgumentError(
+            f"{argument}: expected {expected}; found one in {has} (convert it, or pass its magnitude)"
+        ) from error

@@ -1,0 +1,209 @@
+"""Wrong arguments: every public function answers, or refuses in one line, within bounds of time and memory."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import inspect
+import resource
+import time
+
+import numpy as np
+import pytest
+
+from blocksim import ALIF, LIF, Events, Layer
+from blocksim.data import from_lists
+from blocksim.errors import BlocksimError
+from blocksim.initialisers import make_network
+from blocksim.trains import SpikeTrains
+
+MODULES = (
+    "blocksim", "blocksim.initialisers", "blocksim.losses", "blocksim.metrics", "blocksim.optimisers",
+    "blocksim.schedules", "blocksim.surrogates", "blocksim.transforms", "blocksim.trains", "blocksim.classification",
+    "blocksim.data", "blocksim.models", "blocksim.training", "blocksim.ephys", "blocksim.testing",
+)  # fmt: skip
+
+rng = np.random.default_rng(0)
+X = rng.random((2, 30, 3)) < 0.2
+LAYER = Layer(ALIF(beta=0.9, p=0.95, b=0.1, refractory_steps=2), np.ones((3, 4)), recurrent=np.zeros((4, 4)))
+NETWORK = make_network(3, [4], 2, dt=1.0, refractory=2.0)
+TRAINS = SpikeTrains.of([[1.0, 5.0, 9.0], [2.0, 7.0]])
+DATA = from_lists([[1.0, 2.0]] * 6, [[0, 2]] * 6, [0, 1] * 3, channels=3, steps=30)
+GRADIENTS = {"w": np.ones((3, 4))}
+
+# arguments with which each function succeeds; an odd value then takes the place of one of them
+VALID = {
+    "blocksim.ALIF": {"beta": 0.9, "p": 0.95, "b": 0.1, "theta": 1.0, "refractory_steps": 2},
+    "blocksim.LIF": {"beta": 0.9, "theta": 1.0, "refractory_steps": 2},
+    "blocksim.Events": {"indptr": np.array([0, 1, 2]), "indices": np.array([0, 1]), "shape": (1, 2, 3)},
+    "blocksim.Layer": {"neuron": LIF(beta=0.9), "weights": np.ones((3, 2)), "bias": 0.1, "recurrent": np.ones((2, 2)),
+                       "latency_steps": 1},
+    "blocksim.LeakyReadout": {"weights": np.ones((3, 2)), "bias": np.zeros(2), "beta": 0.9, "decode": "sum"},
+    "blocksim.CountReadout": {},
+    "blocksim.Network": {"layers": NETWORK.layers, "readout": NETWORK.readout, "dt": 1.0},
+    "blocksim.State": {"voltage": np.zeros((1, 2)), "adaptation": np.zeros((1, 2)), "refractory": np.zeros((1, 2), int),
+                       "spikes": np.zeros((1, 0, 2), bool)},
+    "blocksim.get_backend": {"backend": "numpy"},
+    "blocksim.available_backends": {},
+    "blocksim.simulate": {"layer": LAYER, "x": X, "backend": "numpy", "method": "blocks", "block_length": 2, "state": None,
+                          "record": ("voltage",), "tape": True, "surrogate": "fast_sigmoid", "gradient": "standard",
+                          "detach": ("reset",), "batch_size": None},
+    "blocksim.initialisers.log_uniform": {"low": 1.0, "high": 2.0, "size": 3, "rng": np.random.default_rng(0),
+                                          "dtype": np.float32},
+    "blocksim.initialisers.fluctuating_weights": {"inputs": 3, "neurons": 4, "density": 0.1, "beta": 0.9,
+                                                  "rng": np.random.default_rng(0), "deviation": 1.0},
+    "blocksim.initialisers.make_network": {
+        "inputs": 3, "hidden": [4], "classes": 2, "dt": 1.0, "refractory": 2.0, "tau_mem": (5.0, 9.0), "tau_adapt": 9.0,
+        "adaptation": 0.1, "recurrent": True, "recurrent_share": 0.1, "tau_out": 10.0, "decode": "mean", "input_rate": 9.0,
+        "rate": 5.0, "rounding": None, "seed": 0, "dtype": np.float32,
+    },
+    "blocksim.initialisers.calibrate": {"network": NETWORK, "x": X, "rate": 50.0, "dt": 1.0, "backend": "numpy"},
+    "blocksim.losses.van_rossum": {"spikes": X, "target": ~X, "tau": 5.0, "dt": 1.0, "backend": "numpy",
+                                   "dtype": np.float64},
+    "blocksim.losses.cross_entropy": {"scores": np.ones((2, 3)), "labels": [0, 1], "label_smoothing": 0.1},
+    "blocksim.losses.mean_squared_count": {"counts": np.ones((2, 3)), "target": np.ones((2, 3))},
+    "blocksim.losses.rate_penalty": {"counts": np.ones((2, 3)), "duration": 10.0, "lower": 1.0, "upper": 2.0, "over": "batch"},
+    "blocksim.metrics.van_rossum": {"models": TRAINS, "trials": TRAINS, "tau": 5.0},
+    "blocksim.metrics.explained_variance": {"models": TRAINS, "trials": TRAINS, "sigma": 5.0, "duration": 10.0,
+                                            "windows": None},
+    "blocksim.metrics.reliability": {"trials": TRAINS, "sigma": 5.0, "duration": 10.0, "windows": [(0.0, 10.0)]},
+    "blocksim.metrics.explained_temporal_variance": {"models": TRAINS, "trials": TRAINS, "duration": 10.0, "sigma": 5.0,
+                                                     "normalise": True},
+    "blocksim.metrics.smoothed_rate": {"trains": TRAINS, "sigma": 5.0, "duration": 10.0, "dt": 1.0},
+    "blocksim.metrics.coincidences": {"models": TRAINS, "trials": TRAINS, "window": 2.0, "once": False},
+    "blocksim.metrics.gamma_factor": {"models": TRAINS, "trials": TRAINS, "window": 2.0, "duration": 10.0},
+    "blocksim.metrics.md_star": {"models": TRAINS, "trials": TRAINS, "window": 2.0, "model_pairs": "all"},
+    "blocksim.metrics.intrinsic_reliability": {"trials": TRAINS, "window": 2.0},
+    "blocksim.metrics.train_statistics": {"trains": TRAINS, "duration": 10.0},
+    "blocksim.optimisers.SGD": {"learning_rate": 0.1, "momentum": 0.5, "nesterov": False, "weight_decay": 0.0},
+    "blocksim.optimisers.Adam": {"learning_rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8},
+    "blocksim.optimisers.AdamW": {"learning_rate": 0.1, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1,
+                                  "decayed": ("*.weights",)},
+    "blocksim.optimisers.clip_by_norm": {"gradients": GRADIENTS, "limit": 1.0, "columns": False},
+    "blocksim.schedules.Constant": {"rate": 0.1},
+    "blocksim.schedules.Milestones": {"rate": 0.1, "steps": [3, 5], "factor": 0.1},
+    "blocksim.schedules.Cosine": {"rate": 0.1, "steps": 10, "warmup": 2, "final": 0.0},
+    "blocksim.surrogates.FastSigmoid": {"k": 10.0},
+    "blocksim.surrogates.BoxCar": {"width": 1.0},
+    "blocksim.surrogates.MultiGaussian": {"s": 0.5, "h": 0.1, "gamma": 0.5},
+    "blocksim.surrogates.Arctan": {"k": 2.0},
+    "blocksim.surrogates.Sigmoid": {"k": 4.0},
+    "blocksim.surrogates.Triangle": {"gamma": 0.3},
+    "blocksim.surrogates.get_surrogate": {"surrogate": "sigmoid"},
+    "blocksim.transforms.Bounded": {"low": 0.0, "high": 1.0, "scale": "linear"},
+    "blocksim.transforms.Positive": {"scale": 1.0},
+    "blocksim.transforms.Decay": {"low": 1.0, "high": 10.0},
+    "blocksim.trains.SpikeTrains": {"times": np.array([1.0, 2.0]), "offsets": np.array([0, 2])},
+    "blocksim.classification.accuracy": {"scores": np.ones((2, 3)), "labels": [0, 1]},
+    "blocksim.classification.confusion_matrix": {"labels": [0, 1], "predicted": [0, 1], "classes": 2},
+    "blocksim.data.Augmentation": {"blend": 0.1, "stretch": 0.1, "time_shift": 1.0, "time_jitter": 1.0, "channel_shift": 1,
+                                   "mask_time": 1.0, "mask_channels": 1, "drop": 0.1},
+    "blocksim.data.from_lists": {"times": [[1.0], [2.0]], "units": [[0], [1]], "labels": [0, 1], "channels": 3, "dt": 1.0,
+                                 "steps": 5},
+    "blocksim.data.split": {"dataset": DATA, "fraction": 0.5, "by": "sample", "seed": 0},
+    "blocksim.data.folds": {"dataset": DATA, "k": 2, "by": "sample", "seed": 0},
+    "blocksim.training.RatePenalty": {"strength": 1.0, "lower": 0.0, "upper": 5.0, "layers": None, "over": "batch"},
+    "blocksim.training.Variations": {"rounds": 0, "seed": 0},
+    "blocksim.training.evaluate": {"network": NETWORK, "data": DATA, "backend": "numpy"},
+    "blocksim.ephys.Detection": {"method": "threshold", "threshold": 0.0, "dvdt": 20.0, "dead_time": 1.0, "rise": 1.0},
+    "blocksim.ephys.FitConfig": {"dt": 0.5, "tau": 40.0, "refractory": (2.0,), "candidates": 8, "restarts": 1, "seed": 0,
+                                 "bounds": {"tau_mem": (5.0, 50.0)}, "validation": 0.2, "spike_window": (2.0, 8.0)},
+    "blocksim.ephys.Recording": {"current": np.zeros((1, 40)), "voltage": np.full((1, 40), -65.0), "sampling_rate": 1000.0,
+                                 "name": "cell"},
+    "blocksim.ephys.detect_spikes": {"voltage": np.full((1, 40), -65.0), "dt": 0.1, "detection": None},
+    "blocksim.ephys.missed": {"voltage": np.full((1, 40), -65.0), "dt": 0.1, "spikes": SpikeTrains.of([[]]), "dvdt": 20.0},
+    "blocksim.ephys.resample": {"trace": np.zeros((1, 40)), "dt": 0.1, "new_dt": 0.2, "end": "zero"},
+}  # fmt: skip
+# What is not called with random arguments, and why.
+LEFT_OUT = {
+    "result": "made by the package, not by people",
+    "file": "files have fuzzers of their own, test_fuzz_files.py and others",
+    "long": "test_fuzz_training.py and test_fitting.py: trainings and fits",
+    "type": "an interface, or an error",
+}
+OTHERS = {
+    "blocksim.Backend": "type", "blocksim.BackendEntry": "type", "blocksim.Surrogate": "type",
+    "blocksim.surrogates.Surrogate": "type", "blocksim.Gradients": "result", "blocksim.NetworkGradients": "result",
+    "blocksim.NetworkRun": "result", "blocksim.NetworkState": "result", "blocksim.NetworkStateGradient": "result",
+    "blocksim.ReadoutGradients": "result", "blocksim.Run": "result", "blocksim.StateGradient": "result",
+    "blocksim.losses.Loss": "result", "blocksim.metrics.TrainStatistics": "result",
+    "blocksim.optimisers.OptimiserState": "result", "blocksim.optimisers.Optimiser": "type",
+    "blocksim.optimisers.Clipped": "result", "blocksim.optimisers.is_named": "type", "blocksim.schedules.Schedule": "type",
+    "blocksim.surrogates.kernel_scales": "type", "blocksim.surrogates.require_compiled": "type",
+    "blocksim.transforms.Transform": "type", "blocksim.trains.steps_of": "type",
+    "blocksim.classification.class_labels": "type", "blocksim.classification.class_scores": "type",
+    "blocksim.data.Batch": "result", "blocksim.data.EventDataset": "file", "blocksim.data.download": "file",
+    "blocksim.data.open_dataset": "file", "blocksim.data.write_events": "file", "blocksim.models.Model": "result",
+    "blocksim.models.save_model": "file", "blocksim.models.load_model": "file", "blocksim.models.load_network": "file",
+    "blocksim.training.BatchLoss": "result", "blocksim.training.Evaluation": "result",
+    "blocksim.training.Trained": "result", "blocksim.training.Training": "long", "blocksim.training.fit": "long",
+    "blocksim.ephys.Cell": "result", "blocksim.ephys.Fit": "result", "blocksim.ephys.FitData": "result",
+    "blocksim.ephys.Prediction": "result", "blocksim.ephys.fit": "long", "blocksim.ephys.fit_cells": "long",
+    "blocksim.ephys.open_parts": "file", "blocksim.ephys.open_recording": "file", "blocksim.testing.check_backend": "long",
+}  # fmt: skip
+
+
+def odd_values():
+    """What people and programs pass by mistake; new ones each time, for some are used up."""
+    return [
+        None, True, False, 0, -1, 1, 2.5, -0.5, 10**30, -(10**30), 1e308, 1e-320, float("nan"), float("inf"), "", "x", "7",
+        b"x", 1 + 2j, [], [1], [1, 2, 3], [[1], [1, 2]], (0.5, "x"), {}, {"a": 1}, {1, 2}, lambda: 1, object(), Ellipsis,
+        iter([1.0, 2.0]), range(3), datetime.date(2020, 1, 1), np.float32(0.1), np.int8(-3), np.bool_(True),
+        np.datetime64("2020-01-01"), np.zeros(0), np.zeros((0, 3)), np.zeros((2, 2, 2, 2)), np.full((2, 3), np.nan),
+        np.array(["a", "b"]), np.array([None, 1]), np.zeros(3, complex), np.array(5.0), np.zeros((3, 3), bool),
+        np.ma.masked_equal([1.0, 2.0], 1.0), np.zeros(3, np.longdouble), np.zeros(2, [("a", int)]), np.full((2, 2), 1e300),
+        np.array([2**63], np.uint64), np.ones((3, 4), np.float16), np.ones((2, 3), ">f8"), LAYER, X, TRAINS, int, Events,
+        type("Sized", (), {"__len__": lambda self: 10**9})(), "a\nb", np.broadcast_to(1.0, (2000, 2000)),
+    ]  # fmt: skip
+
+
+def public():
+    found = {}
+    for module in MODULES:
+        loaded = importlib.import_module(module)
+        for name in getattr(loaded, "__all__", None) or vars(loaded):
+            value = getattr(loaded, name)
+            own = hasattr(loaded, "__all__") or getattr(value, "__module__", None) == module
+            error = inspect.isclass(value) and issubclass(value, (BlocksimError, Warning))
+            if callable(value) and own and not name.startswith("_") and not error:
+                found[f"{module}.{name}"] = value
+    return found
+
+
+PUBLIC = public()
+
+
+def test_every_public_function_is_listed():
+    """Here, with arguments that it takes; or with the reason why it is not."""
+    assert set(PUBLIC) == set(VALID) | set(OTHERS)
+    assert set(OTHERS.values()) == set(LEFT_OUT)
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_valid_arguments_are_taken(name):
+    PUBLIC[name](**VALID[name])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name, arguments in VALID.items() if arguments])
+def test_an_odd_argument_is_taken_or_refused_in_one_line(name):
+    """Each argument in turn, each odd value: some 8,000 calls in all."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    foreign = {}
+    for argument in VALID[name]:
+        for number, value in enumerate(odd_values()):
+            began = time.perf_counter()
+            try:
+                PUBLIC[name](**{**VALID[name], argument: value})
+            except BlocksimError as error:
+                if "\n" in str(error) or not str(error):
+                    foreign[argument, number] = f"several lines: {error}"
+            except Exception as error:
+                foreign[argument, number] = f"{type(error).__name__}: {error}"[:150]
+            if time.perf_counter() - began > 10:
+                foreign[argument, number] = f"{time.perf_counter() - began:.0f} s"
+    assert not foreign, "\n".join(
+        f"{argument}={odd_values()[number]!r:.60}: {what}" for (argument, number), what in foreign.items()
+    )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
