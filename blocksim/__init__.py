@@ -14,6 +14,7 @@ from blocksim.backend import Backend, BackendEntry, available_backends, get_back
 from blocksim.errors import (
     ArgumentError,
     BlocksimError,
+    BlocksimWarning,
     DeviceError,
     DivergenceError,
     FileError,
@@ -44,6 +45,7 @@ __all__ = [
     "Backend",
     "BackendEntry",
     "BlocksimError",
+    "BlocksimWarning",
     "CountReadout",
     "DeviceError",
     "DivergenceError",

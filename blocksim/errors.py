@@ -25,3 +25,7 @@ class DivergenceError(BlocksimError, ArithmeticError):
 
 class FileError(BlocksimError, OSError):
     """A file could not be read, or a path could not be written."""
+
+
+class BlocksimWarning(UserWarning):
+    """Something in the input looks wrong, but may be meant."""

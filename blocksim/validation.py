@@ -60,6 +60,17 @@ def whole(argument: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
+def decimal(value: Any) -> Any:
+    """A half- or single-precision number as float64: the shortest decimal that it stands for; others as they are.
+
+    >>> import numpy as np
+    >>> from blocksim.validation import decimal
+    >>> decimal(np.float32(0.1)), float(np.float32(0.1))
+    (0.1, 0.10000000149011612)
+    """
+    return float(str(value)) if isinstance(value, (np.float16, np.float32)) else value
+
+
 def number(
     argument: str,
     value: Any,
@@ -73,6 +84,7 @@ def number(
 
     `what` words what the number is for the message.
     """
+    value = decimal(value)
     good = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if good:
         good = bool(
