@@ -192,15 +192,15 @@ class Events:
             inputs.append(which.astype(np.int32))
         last = max((int(b.max()) for b in bins if b.size), default=0)
         total = last + 1 if steps is None else whole("steps", steps, 1)
-        rows, events = len(bins) * total, sum(len(b) for b in bins)
-        if steps is None and not plausible_rows(rows, events):
+        number, events = len(bins) * total, sum(len(b) for b in bins)
+        if steps is None and not plausible_rows(number, events):
             latest = int(np.argmax([b.max(initial=0) for b in bins]))
             raise ArgumentError(
                 f"times: expected times in ms, {events} events in a plausible number of steps of {dt:g} ms; found one "
                 f"at {last * dt:g} ms in sample {latest}, step {last} (is the unit right? steps= fixes the duration)"
             )
-        if rows > MOST_ROWS:
-            raise ArgumentError(f"steps: expected at most 2**31 steps of all samples together; found {rows}")
+        if number > MOST_ROWS:
+            raise ArgumentError(f"steps: expected at most 2**31 steps of all samples together; found {number}")
         for sample, when in enumerate(bins):
             if when.size and not 0 <= when.min() <= when.max() < total:
                 worst = when.min() if when.min() < 0 else when.max()
@@ -249,26 +249,41 @@ class Events:
             object.__setattr__(events, name, value)
         return events
 
-    def to_dense(self, dtype: Any = np.uint8) -> np.ndarray:
-        """The (batch, time, K) array of spike counts these events stand for; bool says where there are any.
+    def to_dense(self, dtype: Any = None) -> np.ndarray:
+        """The (batch, time, K) array of spike counts these events stand for.
 
-        Raises `ArgumentError` where `dtype` does not hold the counts.
+        Parameters
+        ----------
+        dtype : dtype or None
+            Of real numbers; bool says where there are any. None: uint8, or as many bits more as the counts need.
+
+        Raises
+        ------
+        ArgumentError
+            `dtype` is none of real numbers, or does not hold the counts.
         """
         batch, time, inputs = self.shape
+        row_of = np.repeat(np.arange(batch * time), np.diff(self.indptr))
+
+        def over(most: int) -> bool:
+            """Whether an input spikes more often in a step: sorted, that many events lie side by side."""
+            if most >= len(self.indices):
+                return False
+            same = (self.indices[most:] == self.indices[:-most]) & (row_of[most:] == row_of[:-most])
+            return bool(same.any())
+
+        if dtype is None:
+            kind = next(kind for kind in (np.uint8, np.uint16, np.uint32, np.uint64) if not over(np.iinfo(kind).max))
+            dtype = np.dtype(kind)
         try:
             dtype = np.dtype(dtype)
         except TypeError:
             dtype = np.dtype(object)
         if dtype.kind not in "biuf":
             raise ArgumentError(f"dtype: expected a dtype of real numbers; found {found(dtype)}")
-        row_of = np.repeat(np.arange(batch * time), np.diff(self.indptr))
-        # sorted: more spikes than the dtype counts to lie side by side
-        most = (
-            np.iinfo(dtype).max if dtype.kind in "iu" else 2 ** (np.finfo(dtype).nmant + 1) if dtype.kind == "f" else 0
-        )
-        if 0 < most < len(self.indices):
-            over = (self.indices[most:] == self.indices[:-most]) & (row_of[most:] == row_of[:-most])
-            if over.any():
+        if dtype.kind != "b":
+            most = int(np.iinfo(dtype).max) if dtype.kind in "iu" else 2 ** (np.finfo(dtype).nmant + 1)
+            if over(most):
                 raise ArgumentError(f"dtype: expected one that holds the counts; found {dtype}, and counts over {most}")
         dense = np.zeros((batch * time, inputs), dtype=dtype)
         np.add.at(dense, (row_of, self.indices), 1)
@@ -410,7 +425,9 @@ def given_pairs(times: Any, units: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         except (TypeError, ValueError):
             which = np.asarray(None)
         if which.dtype.kind not in "iu":
-            raise ArgumentError(f"units: expected whole numbers for sample {sample}; found dtype {which.dtype}")
+            raise ArgumentError(
+                f"times, units: expected whole numbers as units of sample {sample}; found dtype {which.dtype}"
+            )
         if when.ndim != 1 or when.shape != which.shape:
             raise ArgumentError(
                 f"times, units: expected arrays of the same length for sample {sample}, a time and a whole number for "

@@ -20,8 +20,9 @@ EDGE = 1e-6
 # the same in ms, for the ends of windows and trials
 TOLERANCE = 1e-9
 COLLISIONS = ("count", "merge", "error")
-# decimals of a unit, in ms, down to a microsecond
-DECIMALS = {1000.0: 6, 1.0: 3, 1e-3: 0}
+# units in which times are stored: how many ms they are, and the decimals that make a microsecond
+UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3}
+DECIMALS = {"s": 6, "ms": 3, "us": 0}
 # steps beyond are as good as for ever; int64 holds them, and some more
 MOST_STEPS = 2**62
 # rows, one a step of a sample, that few events may make: 128 MiB of offsets
@@ -31,8 +32,8 @@ ROWS_AN_EVENT = 1000
 MOST_ROWS = 2**31
 
 
-def exact_times(times: np.ndarray, unit: float = 1.0) -> np.ndarray:
-    """The times in ms, float64, that stored numbers stand for; `unit` is theirs in ms: 1000, 1 or 1e-3.
+def exact_times(times: np.ndarray, unit: str = "ms") -> np.ndarray:
+    """The times in ms, float64, that stored numbers stand for; `unit` is theirs, one of `UNITS`.
 
     Single precision cannot hold 0.3. It is read to the nearest microsecond; where its numbers lie further apart, to the
     decimal with the fewest places that it holds as the same number. Half precision is coarser than a step, and is taken
@@ -47,9 +48,9 @@ def exact_times(times: np.ndarray, unit: float = 1.0) -> np.ndarray:
             coarse = np.flatnonzero(np.abs(values) >= 2.0**23 / 10**places)
             if coarse.size:
                 values[coarse] = _fewest_places(times[coarse].astype(np.float32), places)
-    # numbers of microseconds are divided: 300 us are 0.3 ms to the last bit
-    if unit != 1:
-        values = values * unit if unit > 1 else values / round(1 / unit)
+    if unit != "ms":
+        # 300 us divided by 1000 are 0.3 ms to the last bit
+        values = values / 1000 if unit == "us" else values * UNITS[unit]
     return values
 
 
@@ -331,7 +332,7 @@ class SpikeTrains:
                 f"found one at {self.times[bad]:g} ms"
             )
         try:
-            dense = np.zeros(len(self) * steps, np.uint8 if collisions == "count" else np.bool_)
+            dense: np.ndarray = np.zeros(len(self) * steps, np.uint8 if collisions == "count" else np.bool_)
         except (MemoryError, OverflowError, ValueError):
             raise ArgumentError(
                 f"steps: expected an array of {len(self)} trains that fits in memory; found {steps} steps"
