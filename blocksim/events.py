@@ -13,8 +13,13 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import steps_of
-from blocksim.validation import found, frozen, milliseconds, real_array, whole
+from blocksim.trains import MOST_ROWS, given_times, plausible_rows, steps_of
+from blocksim.validation import found, frozen, items, milliseconds, real_array, whole
+
+# Spikes that an array may become: 64 MiB of them, or as many an input and step, whichever is more. Beyond, the events
+# would take more memory than the array, and it holds no spikes.
+FREE_SPIKES = 2**24
+SPIKES_AN_INPUT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +107,7 @@ class Events:
         Raises
         ------
         ArgumentError
-            Another rank, empty, or values that are no spike counts.
+            Another rank, empty, or values that are no spike counts: more than 8 an input and step, and 2**24 in all.
 
         Examples
         --------
@@ -126,7 +131,7 @@ class Events:
                 bad = counts[~right][0]
                 raise ArgumentError(f"x: expected spike counts, whole numbers of 0 or more; found {bad}")
             if (counts > 1).any():
-                repeats = counts.astype(np.int64)
+                repeats = _repeats(counts, x.size)
                 rows, columns = np.repeat(rows, repeats), np.repeat(columns, repeats)
         return cls(_row_starts(rows, batch * time), columns.astype(np.int32), (batch, time, inputs))
 
@@ -159,7 +164,9 @@ class Events:
         Raises
         ------
         ArgumentError
-            Lists of different lengths, a spike before 0 or after the last step, an input out of range.
+            Lists of different lengths, other than numbers in them, a spike before 0 or after the last step (at the
+            very end among them), an input out of range; without `steps`, a spike so late that the steps before it would
+            take all memory: over 2**24 steps in all, and 1000 an event.
 
         Examples
         --------
@@ -169,20 +176,13 @@ class Events:
         """
         channels = whole("channels", channels, 1)
         dt = milliseconds("dt", dt)
-        if len(times) != len(units) or not len(times):
-            raise ArgumentError(
-                f"times, units: expected one array of each for every sample; found {len(times)} and {len(units)}"
-            )
+        if channels > np.iinfo(np.int32).max:
+            raise ArgumentError(f"channels: expected at most 2**31 - 1 inputs; found {channels}")
+        pairs = given_pairs(times, units)
+        if not pairs:
+            raise ArgumentError("times, units: expected one array of each for every sample; found none")
         bins, inputs = [], []
-        for sample, (when, which) in enumerate(zip(times, units, strict=True)):
-            when, which = np.asarray(when, dtype=np.float64), np.asarray(which)
-            if when.ndim != 1 or when.shape != which.shape:
-                raise ArgumentError(
-                    f"times, units: expected arrays of the same length for sample {sample}; "
-                    f"found shapes {when.shape} and {which.shape}"
-                )
-            if which.size and which.dtype.kind not in "iu":
-                raise ArgumentError(f"units: expected integers for sample {sample}; found dtype {which.dtype}")
+        for sample, (when, which) in enumerate(pairs):
             if not np.isfinite(when).all():
                 raise ArgumentError(f"times: expected finite times in ms for sample {sample}; found NaN or infinity")
             if which.size and not 0 <= which.min() <= which.max() < channels:
@@ -192,6 +192,15 @@ class Events:
             inputs.append(which.astype(np.int32))
         last = max((int(b.max()) for b in bins if b.size), default=0)
         total = last + 1 if steps is None else whole("steps", steps, 1)
+        number, events = len(bins) * total, sum(len(b) for b in bins)
+        if steps is None and not plausible_rows(number, events):
+            latest = int(np.argmax([b.max(initial=0) for b in bins]))
+            raise ArgumentError(
+                f"times: expected times in ms, {events} events in a plausible number of steps of {dt:g} ms; found one "
+                f"at {last * dt:g} ms in sample {latest}, step {last} (is the unit right? steps= fixes the duration)"
+            )
+        if number > MOST_ROWS:
+            raise ArgumentError(f"steps: expected at most 2**31 steps of all samples together; found {number}")
         for sample, when in enumerate(bins):
             if when.size and not 0 <= when.min() <= when.max() < total:
                 worst = when.min() if when.min() < 0 else when.max()
@@ -220,14 +229,14 @@ class Events:
                 f"batch_size: expected a divisor of the {rows} rows (batch * time) of the CSR array; found {batch}"
             )
         data = np.asarray(matrix.data)
-        indptr, indices = np.asarray(matrix.indptr), np.asarray(matrix.indices)
+        indptr, indices = real_array("indptr", matrix.indptr), real_array("indices", matrix.indices)
         if data.size and not (data == 1).all():
             if data.dtype.kind not in "biuf" or not (np.isfinite(data) & is_count(data)).all():
                 raise ArgumentError(
                     "x: expected a CSR array of spike counts, whole numbers of 0 or more; found other values "
                     "(real-valued input: pass x.toarray() reshaped to (batch, time, K))"
                 )
-            counts = data.astype(np.int64)
+            counts = _repeats(data, rows * inputs)
             row_of = np.repeat(np.repeat(np.arange(rows), np.diff(indptr)), counts)
             indptr, indices = _row_starts(row_of, rows), np.repeat(indices, counts)
         return cls(indptr, indices, (batch, rows // batch, inputs))
@@ -240,17 +249,50 @@ class Events:
             object.__setattr__(events, name, value)
         return events
 
-    def to_dense(self, dtype: Any = np.uint8) -> np.ndarray:
-        """The (batch, time, K) array of spike counts these events stand for."""
+    def to_dense(self, dtype: Any = None) -> np.ndarray:
+        """The (batch, time, K) array of spike counts these events stand for.
+
+        Parameters
+        ----------
+        dtype : dtype or None
+            Of real numbers; bool says where there are any. None: uint8, or as many bits more as the counts need.
+
+        Raises
+        ------
+        ArgumentError
+            `dtype` is none of real numbers, or does not hold the counts.
+        """
         batch, time, inputs = self.shape
         row_of = np.repeat(np.arange(batch * time), np.diff(self.indptr))
+
+        def over(most: int) -> bool:
+            """Whether an input spikes more often in a step: sorted, that many events lie side by side."""
+            if most >= len(self.indices):
+                return False
+            same = (self.indices[most:] == self.indices[:-most]) & (row_of[most:] == row_of[:-most])
+            return bool(same.any())
+
+        if dtype is None:
+            kind = next(kind for kind in (np.uint8, np.uint16, np.uint32, np.uint64) if not over(np.iinfo(kind).max))
+            dtype = np.dtype(kind)
+        try:
+            dtype = np.dtype(dtype)
+        except TypeError:
+            dtype = np.dtype(object)
+        if dtype.kind not in "biuf":
+            raise ArgumentError(f"dtype: expected a dtype of real numbers; found {found(dtype)}")
+        if dtype.kind != "b":
+            most = int(np.iinfo(dtype).max) if dtype.kind in "iu" else 2 ** (np.finfo(dtype).nmant + 1)
+            if over(most):
+                raise ArgumentError(f"dtype: expected one that holds the counts; found {dtype}, and counts over {most}")
         dense = np.zeros((batch * time, inputs), dtype=dtype)
         np.add.at(dense, (row_of, self.indices), 1)
         return dense.reshape(self.shape)
 
     def __getitem__(self, steps: slice) -> Events:
         """The events of a stretch of time, ``events[start:stop]``: as a dense array's ``x[:, start:stop]``."""
-        if not isinstance(steps, slice) or steps.step not in (None, 1):
+        ends = (steps.start, steps.stop) if isinstance(steps, slice) and steps.step in (None, 1) else (0.5,)
+        if not all(end is None or (isinstance(end, (int, np.integer)) and not isinstance(end, bool)) for end in ends):
             raise ArgumentError(f"events[...]: expected a slice of steps, events[start:stop]; found {found(steps)}")
         batch, time, inputs = self.shape
         start, stop, _ = steps.indices(time)
@@ -259,8 +301,8 @@ class Events:
         if (start, stop) == (0, time):
             return self
         edges = self.indptr[:-1].reshape(batch, time)[:, start]
-        ends = self.indptr[1:].reshape(batch, time)[:, stop - 1]
-        indices = np.concatenate([self.indices[a:b] for a, b in zip(edges, ends, strict=True)])
+        stops = self.indptr[1:].reshape(batch, time)[:, stop - 1]
+        indices = np.concatenate([self.indices[a:b] for a, b in zip(edges, stops, strict=True)])
         counts = np.diff(self.indptr).reshape(batch, time)[:, start:stop].ravel()
         return Events.trusted(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
 
@@ -294,9 +336,10 @@ class Events:
                [0, 1, 1, 0],
                [0, 0, 0, 1]], dtype=uint8)
         """
-        shifts = [whole("delays", delay, 0) for delay in delays]
+        wanted = "steps in ascending order, at least one"
+        shifts = [whole("delays", delay, 0) for delay in items("delays", delays, wanted)]
         if not shifts or any(later <= sooner for sooner, later in pairwise(shifts)):
-            raise ArgumentError(f"delays: expected steps in ascending order, at least one; found {shifts}")
+            raise ArgumentError(f"delays: expected {wanted}; found {shifts}")
         batch, time, inputs = self.shape
         if inputs * len(shifts) > np.iinfo(np.int32).max:
             raise ArgumentError(f"delays: expected at most 2**31 - 1 inputs in all; found {inputs * len(shifts)}")
@@ -322,7 +365,8 @@ class Events:
     def samples(self, start: int, stop: int) -> Events:
         """The events of samples start .. stop: as a dense array's ``x[start:stop]``. Shares the indices."""
         batch, time, inputs = self.shape
-        if not 0 <= start < stop <= batch:
+        start, stop = whole("events.samples: start", start, 0), whole("events.samples: stop", stop, 0)
+        if not start < stop <= batch:
             raise ArgumentError(f"events.samples: expected 0 <= start < stop <= {batch}; found {start}, {stop}")
         indptr = self.indptr[start * time : stop * time + 1]
         return Events.trusted(indptr - indptr[0], self.indices[indptr[0] : indptr[-1]], (stop - start, time, inputs))
@@ -332,6 +376,55 @@ def is_count(values: np.ndarray) -> np.ndarray:
     """Where values are spike counts, whole numbers >= 0."""
     whole_numbers = True if values.dtype.kind in "biu" else values == np.floor(values)
     return (values >= 0) & whole_numbers
+
+
+def given_pairs(times: Any, units: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Spike trains that a caller hands over, one pair of arrays a sample: times in ms, float64, and whole numbers.
+
+    Whether times are finite, and inputs in range, is for the caller to see. Raises `ArgumentError` naming the sample.
+    """
+    try:
+        number, other = len(times), len(units)
+        lists = isinstance(times, (str, bytes, dict)) or isinstance(units, (str, bytes, dict))
+    except TypeError:
+        lists = True
+    if lists:
+        raise ArgumentError(
+            f"times, units: expected one array of each for every sample; found {type(times).__name__} and "
+            f"{type(units).__name__}"
+        )
+    if number != other:
+        raise ArgumentError(f"times, units: expected one array of each for every sample; found {number} and {other}")
+    pairs = []
+    for sample, (first, second) in enumerate(zip(times, units, strict=True)):
+        when = given_times(f"times: sample {sample}", first)
+        try:
+            # an empty list is an array of floats to NumPy
+            which = np.asarray(second) if np.size(second) else np.zeros(np.shape(second), np.int64)
+        except (TypeError, ValueError):
+            which = np.asarray(None)
+        if which.dtype.kind not in "iu":
+            raise ArgumentError(
+                f"times, units: expected whole numbers as units of sample {sample}; found dtype {which.dtype}"
+            )
+        if when.ndim != 1 or when.shape != which.shape:
+            raise ArgumentError(
+                f"times, units: expected arrays of the same length for sample {sample}, a time and a whole number for "
+                f"each event; found shapes {when.shape} and {which.shape}"
+            )
+        pairs.append((when, which))
+    return pairs
+
+
+def _repeats(counts: np.ndarray, size: int) -> np.ndarray:
+    """How often each input of an array of `size` values enters, int64; refused where that is more than memory holds."""
+    total = float(counts.sum(dtype=np.float64))
+    if not total <= max(FREE_SPIKES, SPIKES_AN_INPUT * size):
+        raise ArgumentError(
+            f"x: expected spike counts, at most {SPIKES_AN_INPUT} an input and step on average; found {total:g} in "
+            f"{size} values (real-valued input: pass the array itself)"
+        )
+    return counts.astype(np.int64)
 
 
 def _row_starts(rows: np.ndarray, total: int) -> np.ndarray:

@@ -45,7 +45,8 @@ def log_uniform(low: float, high: float, size: int, rng: np.random.Generator, dt
 
 
 def _generator(rng: Any) -> np.random.Generator:
-    return instance("rng", rng, np.random.Generator, "a numpy.random.Generator, as numpy.random.default_rng() makes")
+    made: np.random.Generator = instance("rng", rng, np.random.Generator, "a numpy.random.Generator (default_rng())")
+    return made
 
 
 def fluctuating_weights(

@@ -5,8 +5,9 @@ ms, or one such array. Where a metric compares, it compares each of M models wit
 spike times, without a grid: times are looked up in sorted trains, and sums over pairs of spikes are taken through
 recursions, or over near neighbours only.
 
-The windows of coincidence are closed, ``|t - s| <= window``, with 1e-9 ms of tolerance, for times that are multiples of
-a step in floating point.
+A trial lasts from 0 to below its duration, and a window of it from its start to below its stop: a spike at the very end
+belongs to what follows, and does not count. The windows of coincidence are closed, ``|t - s| <= window``. Both with
+1e-9 ms of tolerance, for times that are multiples of a step in floating point.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import SpikeTrains
+from blocksim.trains import MOST_ROWS, TOLERANCE, SpikeTrains, before, given_times, steps_of
 from blocksim.validation import choice, found, milliseconds
 
-TOLERANCE = 1e-9  # ms
 MODEL_PAIRS = ("all", "different")
 # a Gaussian this many standard deviations out is below the rounding errors of float64
 _REACH = 8.5
@@ -126,7 +126,7 @@ def explained_variance(models: Any, trials: Any, *, sigma: float, duration: floa
     sigma : float
         Standard deviation of the Gaussian in ms.
     duration : float
-        Length of the trials in ms. Spikes outside 0 to `duration` are refused.
+        Length of the trials in ms. Spikes outside 0 to `duration` are refused; one at `duration` does not count.
     windows : sequence of (start, stop) or None
         Stretches of time in ms: each is smoothed by itself, and var is over all of them. None: the whole trial.
 
@@ -152,7 +152,7 @@ def explained_variance(models: Any, trials: Any, *, sigma: float, duration: floa
     array([[1.],
            [0.]])
     """
-    models, trials = _within(models, trials, duration)
+    models, trials, duration = _within(models, trials, duration)
     sigma, spans = milliseconds("sigma", sigma), _spans(windows, duration)
     variances = [_variances(trains, sigma, spans) for trains in (models, trials)]
     return _explained(variances[0][:, None], variances[1], _covariances(models, trials, sigma, spans))
@@ -184,7 +184,7 @@ def reliability(trials: Any, *, sigma: float, duration: float, windows: Any = No
     >>> reliability([[100.0], [100.0]], sigma=10, duration=500)
     1.0
     """
-    trains, _ = _within(trials, trials, duration)
+    trains, _, duration = _within(trials, trials, duration)
     covariance = _covariances(trains, trains, milliseconds("sigma", sigma), _spans(windows, duration))
     with_mean = covariance.mean(axis=1)
     return float(_explained(np.diagonal(covariance), np.array(covariance.mean()), with_mean).mean())
@@ -260,12 +260,14 @@ def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0
     >>> rate.shape, round(float(rate.mean()), 3)  # Hz: two spikes in 200 ms
     ((200,), 10.0)
     """
-    trains, _ = _within(trains, trains, duration)
+    trains, _, duration = _within(trains, trains, duration)
     sigma, dt = milliseconds("sigma", sigma), milliseconds("dt", dt)
+    if duration / dt > MOST_ROWS:
+        raise ArgumentError(f"dt: expected at most 2**31 steps in {duration:g} ms; found {duration / dt:.3g}")
     rate = np.zeros(max(1, math.ceil(duration / dt - 1e-9)))
     reach = math.ceil(_REACH * sigma / dt) + 1
     near = np.arange(-reach, reach + 1)
-    step = np.floor(trains.times / dt).astype(np.int64)[:, None] + near
+    step = steps_of(trains.times, dt)[:, None] + near
     kernel = np.exp(-0.5 * (((step + 0.5) * dt - trains.times[:, None]) / sigma) ** 2)
     inside = (step >= 0) & (step < len(rate))
     np.add.at(rate, step[inside], kernel[inside])
@@ -282,9 +284,15 @@ def _explained(first: np.ndarray, second: np.ndarray, covariance: np.ndarray) ->
 def _spans(windows: Any, duration: float) -> list[tuple[float, float]] | float:
     """Windows, checked; or the duration where the whole trial is meant."""
     if windows is None:
-        return float(duration)
-    spans = np.asarray(windows, np.float64)
-    inside = spans.ndim == 2 and spans.shape[1] == 2 and len(spans) and (spans[:, 0] < spans[:, 1]).all()
+        return duration
+    spans = given_times("windows", windows)
+    inside = (
+        np.isfinite(spans).all()
+        and spans.ndim == 2
+        and spans.shape[1] == 2
+        and len(spans)
+        and (spans[:, 0] < spans[:, 1]).all()
+    )
     if not inside or spans.min() < 0 or spans.max() > duration + TOLERANCE:
         raise ArgumentError(f"windows: expected pairs 0 <= start < stop <= {duration:g} ms; found {found(windows)}")
     return [(float(start), float(stop)) for start, stop in spans]
@@ -363,17 +371,19 @@ def _part_inside(centre: np.ndarray, sigma: float, duration: float) -> np.ndarra
     return part
 
 
-def _within(models: Any, trials: Any, duration: float) -> tuple[SpikeTrains, SpikeTrains]:
-    models, trials = SpikeTrains.of(models), SpikeTrains.of(trials)
-    milliseconds("duration", duration)
-    for argument, trains in (("models", models), ("trials", trials)):
+def _within(models: Any, trials: Any, duration: float) -> tuple[SpikeTrains, SpikeTrains, float]:
+    """Models and trials, without spikes at the very end, and the duration, checked."""
+    duration = milliseconds("duration", duration)
+    result = []
+    for argument, trains in (("models", SpikeTrains.of(models)), ("trials", SpikeTrains.of(trials))):
         if not len(trains):
             raise ArgumentError(f"{argument}: expected at least one train; found none")
         times = trains.times
-        if times.size and not -TOLERANCE <= times.min() <= times.max() <= duration + TOLERANCE:
+        if times.size and (before(times, 0.0).any() or times.max() > duration + TOLERANCE):
             worst = times.min() if times.min() < 0 else times.max()
             raise ArgumentError(f"{argument}: expected times from 0 to {duration:g} ms (duration); found {worst:g}")
-    return models, trials
+        result.append(trains if before(times, duration).all() else trains.window(0.0, duration))
+    return result[0], result[1], duration
 
 
 # ------------------------------------------------------------------------------------------------- coincidences
@@ -468,10 +478,10 @@ def gamma_factor(models: Any, trials: Any, *, window: float, duration: float) ->
     >>> gamma_factor([10.0, 50.0], [[10.0, 50.0], [90.0]], window=2, duration=1000).round(4)
     array([[ 1.    , -0.0054]])
     """
-    models, trials = _within(models, trials, duration)
+    models, trials, duration = _within(models, trials, duration)
     number = coincidences(models, trials, window=window, once=True)
     model_counts, trial_counts = models.counts[:, None], trials.counts
-    chance = 2 * model_counts / duration * float(window)
+    chance = 2 * model_counts / duration * milliseconds("window", window, zero=True)
     total = 0.5 * (model_counts + trial_counts)
     with np.errstate(divide="ignore", invalid="ignore"):
         gamma = (number - chance * trial_counts) / (total * (1 - chance))
@@ -640,7 +650,7 @@ def train_statistics(trains: Any, *, duration: float) -> TrainStatistics:
     >>> found.rate, found.cv.round(3), found.cv2.round(3)
     (array([30., 10.]), array([0.333,   nan]), array([0.667,   nan]))
     """
-    trains, _ = _within(trains, trains, duration)
+    trains, _, duration = _within(trains, trains, duration)
     count, number = trains.counts, len(trains)
     owner = trains.owners
     inside = owner[1:] == owner[:-1]

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from blocksim.errors import ArgumentError
+from blocksim.trains import exact_times
 from blocksim.validation import choice, decimal, found, frozen, milliseconds, parameter, real_array
 
 Parameter = float | np.ndarray
@@ -221,7 +222,7 @@ def _steps(refractory: Any, dt: float, rounding: str | None) -> Any:
     """Whole steps in a refractory period given in ms."""
     if rounding is not None:
         choice("rounding", rounding, ROUNDINGS)
-    period = np.asarray(decimal(real_array("refractory", refractory, "ms")), np.float64)
+    period = exact_times(real_array("refractory", refractory, "ms"))
     bad = ~((period >= 0) & (period / dt <= MAX_REFRACTORY_STEPS))
     if bad.any():
         raise ArgumentError(

@@ -1,6 +1,7 @@
 """Spike trains as times in ms: the form in which recordings hold spikes and metrics compare them.
 
-Owns the `SpikeTrains` type, and the one rule by which a time falls into a step.
+Owns the `SpikeTrains` type, and the rules for times: what a stored time stands for, when it falls into a window or a
+step.
 """
 
 from __future__ import annotations
@@ -16,13 +17,96 @@ from blocksim.validation import choice, finite, found, frozen, milliseconds, rea
 
 # A time this far below an edge, as a fraction of the step, counts as on it: 0.3 ms at dt = 0.1 ms is step 3.
 EDGE = 1e-6
+# the same in ms, for the ends of windows and trials
+TOLERANCE = 1e-9
 COLLISIONS = ("count", "merge", "error")
+# units in which times are stored: how many ms they are, and the decimals that make a microsecond
+UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3}
+DECIMALS = {"s": 6, "ms": 3, "us": 0}
+# steps beyond are as good as for ever; int64 holds them, and some more
+MOST_STEPS = 2**62
+# rows, one a step of a sample, that few events may make: 128 MiB of offsets
+FREE_ROWS = 2**24
+ROWS_AN_EVENT = 1000
+# rows that are never made: 16 GiB
+MOST_ROWS = 2**31
+
+
+def exact_times(times: np.ndarray, unit: str = "ms") -> np.ndarray:
+    """The times in ms, float64, that stored numbers stand for; `unit` is theirs, one of `UNITS`.
+
+    Single precision cannot hold 0.3. It is read to the nearest microsecond; where its numbers lie further apart, to the
+    decimal with the fewest places that it holds as the same number. Half precision is coarser than a step, and is taken
+    as it stands, as are whole numbers and double precision. The byte order does not matter.
+    """
+    values: np.ndarray = times.astype(np.float64)
+    if times.dtype.kind == "f" and times.dtype.itemsize == 4 and times.size:
+        places = DECIMALS[unit]
+        with np.errstate(invalid="ignore", over="ignore"):
+            values = np.round(values, places)
+            # from here on numbers lie further apart than a microsecond
+            coarse = np.flatnonzero(np.abs(values) >= 2.0**23 / 10**places)
+            if coarse.size:
+                values[coarse] = _fewest_places(times[coarse].astype(np.float32), places)
+    if unit != "ms":
+        # 300 us divided by 1000 are 0.3 ms to the last bit
+        values = values / 1000 if unit == "us" else values * UNITS[unit]
+    return values
+
+
+def given_times(argument: str, value: Any) -> np.ndarray:
+    """Times that a caller hands over, in ms, float64, of any shape: numbers of any precision and byte order.
+
+    Raises `ArgumentError` where they are no numbers.
+    """
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # lists of several lengths
+        array = np.asarray(None)
+    if array.size and array.dtype.kind not in "iuf":
+        raise ArgumentError(f"{argument}: expected times in ms; found {found(value)}")
+    return exact_times(array) if array.size else np.zeros(array.shape)
+
+
+def _fewest_places(values: np.ndarray, most: int) -> np.ndarray:
+    """For each float32 the decimal of the fewest places, `most` at most, that rounds to it."""
+    exact = values.astype(np.float64)
+    result, left = exact.copy(), np.arange(len(values))
+    for places in range(most + 1):
+        rounded = np.round(exact[left], places)
+        same = rounded.astype(np.float32) == values[left]
+        result[left[same]] = rounded[same]
+        left = left[~same]
+        if not left.size:
+            break
+    return result
 
 
 def steps_of(times: np.ndarray, dt: float) -> np.ndarray:
-    """The step, int64, into which each time in ms falls: floor(t / dt), with `EDGE` steps of tolerance."""
-    steps: np.ndarray = np.floor(np.asarray(times, np.float64) / dt + EDGE).astype(np.int64)
-    return steps
+    """The step, int64, into which each time in ms falls: floor(t / dt), with `EDGE` steps of tolerance.
+
+    Times are finite; steps end at +-2**62.
+    """
+    if times.dtype != np.float64:
+        times = exact_times(times)
+    with np.errstate(over="ignore"):
+        steps = np.floor(times / dt + EDGE)
+    if steps.size and not -MOST_STEPS <= steps.min() <= steps.max() <= MOST_STEPS:
+        steps = np.clip(steps, -MOST_STEPS, MOST_STEPS)
+    return steps.astype(np.int64)
+
+
+def plausible_rows(rows: int, events: int) -> bool:
+    """Whether that many steps, of all samples together, may be laid out for so many events.
+
+    One stray time stamp would otherwise take all memory: a step takes 8 bytes, whether or not anything happens in it.
+    """
+    return rows <= min(max(FREE_ROWS, ROWS_AN_EVENT * events), MOST_ROWS)
+
+
+def before(times: np.ndarray, edge: float) -> np.ndarray:
+    """Which times, in ms, lie before an edge: by more than `TOLERANCE`, or than float64 resolves there."""
+    return times < edge - max(TOLERANCE, 4 * float(np.spacing(abs(edge))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +137,7 @@ class SpikeTrains:
     offsets: np.ndarray
 
     def __post_init__(self) -> None:
-        times = np.array(real_array("times", self.times), np.float64)
+        times = exact_times(real_array("times", self.times))
         offsets = np.array(real_array("offsets", self.offsets))
         if times.ndim != 1:
             raise ArgumentError(f"times: expected a one-dimensional array; found {found(times)}")
@@ -101,12 +185,12 @@ class SpikeTrains:
             ) from None
         arrays = []
         for index, item in enumerate(items):
-            array = np.asarray(item)
-            if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
+            array = given_times(f"trains: train {index}", item)
+            if array.ndim != 1:
                 raise ArgumentError(
                     f"trains: expected times in ms, one array a train; found {found(array)} as train {index}"
                 )
-            arrays.append(array.astype(np.float64))
+            arrays.append(array)
         return cls._joined(arrays)
 
     @classmethod
@@ -128,7 +212,7 @@ class SpikeTrains:
         Raises
         ------
         ArgumentError
-            Neither bool nor counts, or of another rank.
+            Neither bool nor counts, or of another rank; 2**31 spikes or more.
 
         Examples
         --------
@@ -143,8 +227,10 @@ class SpikeTrains:
         array = np.atleast_2d(array)
         train, step = np.nonzero(array)
         counts = array[train, step].astype(np.float64)
-        if (counts < 0).any() or (counts != np.floor(counts)).any():
+        if not ((counts >= 0) & (counts == np.floor(counts)) & (counts < MOST_ROWS)).all():
             raise ArgumentError("spikes: expected bool or counts, whole numbers of 0 or more; found other numbers")
+        if counts.sum() >= MOST_ROWS:
+            raise ArgumentError(f"spikes: expected fewer than 2**31 spikes in all; found {counts.sum():g}")
         repeats = counts.astype(np.int64)
         train, step = np.repeat(train, repeats), np.repeat(step, repeats)
         offsets = np.searchsorted(train, np.arange(len(array) + 1))
@@ -188,8 +274,11 @@ class SpikeTrains:
         return SpikeTrains._joined([self[train] for train in trains])
 
     def window(self, start: float, stop: float) -> SpikeTrains:
-        """Spikes at start <= t < stop (in ms, with 1e-9 ms of tolerance), on a time axis that begins at `start`."""
-        kept = (self.times >= start - 1e-9) & (self.times < stop - 1e-9)
+        """Spikes at start <= t < stop (in ms, with 1e-9 ms of tolerance), on a time axis that begins at `start`.
+
+        A spike at `stop` is in the next window, if there is one.
+        """
+        kept = ~before(self.times, start) & before(self.times, stop)
         counts = np.bincount(self.owners[kept], minlength=len(self))
         return SpikeTrains(np.maximum(self.times[kept] - start, 0), np.concatenate([[0], np.cumsum(counts)]))
 
@@ -224,7 +313,8 @@ class SpikeTrains:
         Raises
         ------
         ArgumentError
-            A spike lies outside the steps, or shares one where `collisions` is "error".
+            A spike lies outside the steps, one at their very end among them, or shares one where `collisions` is
+            "error"; or the array does not fit in memory.
 
         Examples
         --------
@@ -241,18 +331,23 @@ class SpikeTrains:
                 f"steps: expected spikes from 0 to below {steps * dt:g} ms ({steps} steps of {dt:g} ms); "
                 f"found one at {self.times[bad]:g} ms"
             )
-        counts = np.zeros((len(self), steps), np.int64)
-        np.add.at(counts, (self.owners, where), 1)
-        if collisions == "error" and counts.size and counts.max() > 1:
-            train, step = (int(i) for i in np.unravel_index(int(counts.argmax()), counts.shape))
+        try:
+            dense: np.ndarray = np.zeros(len(self) * steps, np.uint8 if collisions == "count" else np.bool_)
+        except (MemoryError, OverflowError, ValueError):
+            raise ArgumentError(
+                f"steps: expected an array of {len(self)} trains that fits in memory; found {steps} steps"
+            ) from None
+        # ascending, as times are within a train
+        cells, counts = np.unique(self.owners * steps + where, return_counts=True)
+        most = int(counts.max(initial=0))
+        if collisions == "error" and most > 1:
+            train, step = divmod(int(cells[counts.argmax()]), steps)
             raise ArgumentError(
                 f"dt: expected steps of at most one spike; found {self.collisions(dt)} spike(s) that share a step of "
-                f"{dt:g} ms with another, {counts[train, step]} of train {train} in step {step} "
+                f"{dt:g} ms with another, {most} of train {train} in step {step} "
                 "(collisions='count' keeps them all, 'merge' makes them one)"
             )
-        if collisions == "count":
-            if counts.max(initial=0) > 255:
-                raise ArgumentError(f"dt: expected at most 255 spikes a step; found {counts.max()}")
-            return counts.astype(np.uint8)
-        merged: np.ndarray = counts > 0
-        return merged
+        if collisions == "count" and most > 255:
+            raise ArgumentError(f"dt: expected at most 255 spikes a step; found {most}")
+        dense[cells] = counts if collisions == "count" else True
+        return dense.reshape(len(self), steps)

@@ -97,10 +97,11 @@ def number(
 
     `what` words what the number is for the message.
     """
+    value = decimal(value)
     good = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if good:
         try:
-            result = float(decimal(value))
+            result = float(value)
         except OverflowError:  # an int beyond all floats
             result = math.inf
         good = (

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from blocksim import losses, metrics
+from blocksim import ArgumentError, losses, metrics
 from blocksim.trains import SpikeTrains
 
 from .helpers import assert_refused
@@ -91,8 +91,8 @@ def explained(x, y):
 
 @pytest.mark.parametrize("sigma", [1.0, 10.0, 80.0])
 def test_explained_variance_is_that_of_sampled_traces(rng, sigma):
-    # spikes at the very edges too: what lies outside the trial does not count
-    models, trials = [*jittered(rng, 2), [0.0, DURATION], []], [*jittered(rng, 3), [1.0], []]
+    # spikes at the very edges too: of these, what lies outside the trial does not count
+    models, trials = [*jittered(rng, 2), [0.0, DURATION - 1e-6], []], [*jittered(rng, 3), [1.0], []]
     traces = [[smoothed(train, sigma) for train in trains] for trains in (models, trials)]
     expected = [[explained(x, y) for y in traces[1]] for x in traces[0]]
     found = metrics.explained_variance(models, trials, sigma=sigma, duration=DURATION)
@@ -120,6 +120,49 @@ def test_explained_variance_of_known_trains(rng):
     assert metrics.reliability([train] * 4, **options) == pytest.approx(1)
     assert metrics.reliability([[], []], **options) == 1
     np.testing.assert_allclose(metrics.explained_temporal_variance([train], [train] * 3, **options), 1)
+
+
+def test_a_spike_at_the_very_end_does_not_count_whatever_says_where_the_end_is(rng):
+    """Of a trial, of a window, of trains cut before: the same scores."""
+    models, trials = [*jittered(rng, 2), [50.0, DURATION]], [*jittered(rng, 3), [DURATION - 1e-10]]
+    models[0] = np.append(models[0], DURATION)
+    cut = [SpikeTrains.of(trains).window(0, DURATION) for trains in (models, trials)]
+    assert [train.counts[-1] for train in cut] == [1, 0]
+    whole = [(0.0, DURATION)]
+    for score in (
+        lambda *pair, **more: metrics.explained_variance(*pair, sigma=5.0, duration=DURATION, **more),
+        lambda *pair, **more: metrics.explained_temporal_variance(*pair, duration=DURATION, **more),
+        lambda pair, other, **more: metrics.reliability(other, sigma=5.0, duration=DURATION, **more),
+    ):
+        expected = score(*cut)
+        np.testing.assert_array_equal(score(models, trials), expected)
+        np.testing.assert_allclose(score(models, trials, windows=whole), expected, rtol=1e-12)
+        np.testing.assert_allclose(score(*cut, windows=whole), expected, rtol=1e-12)
+    for score in (
+        lambda *pair: metrics.gamma_factor(*pair, window=4, duration=DURATION),
+        lambda models, trials: metrics.smoothed_rate(models, sigma=5.0, duration=DURATION),
+        lambda models, trials: metrics.train_statistics(models, duration=DURATION).rate,
+    ):
+        np.testing.assert_array_equal(score(models, trials), score(*cut))
+    # the end of one window is the start of the next
+    train = SpikeTrains.of([10.0])
+    assert [train.window(*ends).counts[0] for ends in ((0, 10), (10, 20))] == [0, 1]
+    with pytest.raises(ArgumentError, match="0 to 10 ms"):
+        metrics.train_statistics([10.001], duration=10)
+    with pytest.raises(ArgumentError, match="below 10 ms"):
+        train.to_steps(1.0, 10)
+
+
+def test_single_precision_durations_and_windows_mean_what_was_written():
+    trains = [[99.9], [10.0]]
+    expected = metrics.explained_variance(
+        trains, trials := [[5.0, 99.9]], sigma=5, duration=100.1, windows=[(0.3, 99.9)]
+    )
+    found = metrics.explained_variance(
+        [np.array(train, ">f4") for train in trains], np.array(trials[0], np.float32), sigma=np.float32(5),
+        duration=np.float32(100.1), windows=np.array([[0.3, 99.9]], np.float32),
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_windows_are_smoothed_by_themselves(rng):

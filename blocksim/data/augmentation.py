@@ -150,8 +150,10 @@ class Augmentation:
         shift = _within(u["time_shift"], int(self.time_shift / space.dt + 1e-6))
         if self.stretch:
             factor = 1 + self.stretch * (2 * u["stretch"] - 1)
-            table = np.floor((np.arange(sample.length) + 0.5) * factor).astype(np.int64)
-            steps = (table + shift)[steps]
+            # a table of all steps, unless the events are fewer
+            few = len(steps) < sample.length
+            moved = np.floor(((steps if few else np.arange(sample.length)) + 0.5) * factor).astype(np.int64) + shift
+            steps = moved if few else moved[steps]
             # a shorter sample's steps may fall together, each with channels of its own
             ordered = ordered and factor >= 1
         elif shift:
@@ -162,7 +164,9 @@ class Augmentation:
 
         if self.channel_shift:
             by = tuple(_within(u[f"channel_shift {axis}"], self.channel_shift) for axis in range(len(space.extent)))
-            channels = space.moved(np.arange(space.channels, dtype=np.int32), by).astype(np.int32)[channels]
+            few = len(channels) < space.channels
+            to = space.moved(channels if few else np.arange(space.channels, dtype=np.int32), by).astype(np.int32)
+            channels = to if few else to[channels]
         if self.channel_jitter:
             jitter = rng.normal(scale=self.channel_jitter, size=(len(space.extent), len(steps)))
             channels = np.where(channels < 0, -1, space.moved(channels, tuple(np.rint(jitter).astype(np.int64))))

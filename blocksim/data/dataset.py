@@ -6,7 +6,6 @@ put together by concatenating and counting.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,11 +14,12 @@ import numpy as np
 
 from blocksim.data.augmentation import MOST, Augmentation
 from blocksim.data.binning import Clock, Sample, Space, binned, pooled_space
+from blocksim.data.plausibility import warn_of_unit
 from blocksim.data.randomness import AUGMENT, SHUFFLE, Streams
-from blocksim.data.sources import ArraySource, Source, join_lists
+from blocksim.data.sources import MOST_CHANNELS, ArraySource, OwnLock, Source, join_lists
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
-from blocksim.trains import steps_of
+from blocksim.trains import MOST_ROWS, exact_times, plausible_rows, steps_of
 from blocksim.validation import found, frozen, milliseconds, number, real_array, whole
 
 
@@ -78,6 +78,17 @@ class EventDataset:
     cache_bytes : int
         Memory for binned samples; those beyond it are read and binned anew each time. Subsets share it.
 
+    Raises
+    ------
+    ArgumentError
+        A setting out of range.
+
+    Warns
+    -----
+    BlocksimWarning
+        The samples looked at, 16 at most, end within one step, or are so short or so long, for their number of spikes,
+        that another unit of time would fit.
+
     Attributes
     ----------
     labels : (n,) int64 array
@@ -86,7 +97,7 @@ class EventDataset:
         Name of each class.
     groups : (n,) int64 array or None
         Speaker, say, of each sample.
-    group_names : tuple of str or None
+    group_names : sequence of str or None
         Name of each group.
     channels : int
         Number of inputs K of a batch: channels after pooling, times the number of delays.
@@ -140,6 +151,9 @@ class EventDataset:
                 raise ArgumentError("span: expected trim beside it, the share of events at either end; found None")
         self._store = _Store(source, space, pool, Clock(trim, span), whole("cache_bytes", cache_bytes, 0))
         self._select(np.arange(len(source)))
+        if self.channels > MOST_CHANNELS:
+            raise ArgumentError(f"delays: expected at most 2**31 - 1 inputs in all; found {self.channels}")
+        warn_of_unit(source, self._store.clock, dt)
 
     def _select(self, places: np.ndarray) -> None:
         source = self._store.source
@@ -154,8 +168,8 @@ class EventDataset:
         return self._store.source.class_names
 
     @property
-    def group_names(self) -> tuple[str, ...] | None:
-        """Name of each group."""
+    def group_names(self) -> Sequence[str] | None:
+        """Name of each group; their digits, made when they are asked for, where the source names none."""
         return self._store.source.group_names
 
     @property
@@ -233,9 +247,10 @@ class EventDataset:
         Raises
         ------
         ArgumentError
-            An index out of range, or none.
+            An index out of range, or none; for data in memory what is a FileError for a file.
         FileError
-            A sample's events are damaged or out of range.
+            A sample's events are damaged or out of range, or, without `steps`, one is so late that the steps before it
+            would take all memory: over 2**24 in all, and 1000 an event.
         """
         places = self._indices(indices)
         samples = [self._store.sample(place) for place in self._places[places].tolist()]
@@ -249,7 +264,7 @@ class EventDataset:
                 )
                 for at, sample in zip(places, samples, strict=True)
             ]
-        x = _assemble(samples, self.steps, self._store.space.channels, self.delays)
+        x = _assemble(samples, self._length(samples, places), self._store.space.channels, self.delays)
         return Batch(x, frozen(self.labels[places]), frozen(places))
 
     def batches(
@@ -315,7 +330,7 @@ class EventDataset:
             "classes": _tally(self.labels, self.class_names), "groups": groups,
             "events": _spread(counts), "duration_ms": _spread(lengths * self.dt),
             "silent": int((counts == 0).sum()),
-            "density": float(counts.sum() / (lengths.sum() * self._store.space.channels)),
+            "density": float(counts.sum() / (float(lengths.sum()) * self._store.space.channels)),
         }  # fmt: skip
         if self.steps is not None:
             result["cut"] = int((lengths > self.steps).sum())
@@ -360,6 +375,26 @@ class EventDataset:
             )
         return "\n".join(lines)
 
+    def _length(self, samples: list[Sample], places: np.ndarray) -> int:
+        """Steps of a batch of those samples, found to be so few that a batch can be made of them."""
+        if self.steps is not None:
+            if len(samples) * self.steps > MOST_ROWS:
+                raise ArgumentError(
+                    f"steps: expected at most 2**31 steps of all samples of a batch together; found "
+                    f"{len(samples) * self.steps}"
+                )
+            return self.steps
+        last = max(range(len(samples)), key=lambda k: samples[k].length)
+        time, source = samples[last].length + self.delays[-1], self._store.source
+        events = sum(len(sample.steps) for sample in samples)
+        if not plausible_rows(len(samples) * time, events):
+            raise source.wrong(
+                f"expected a plausible number of steps of {self.dt:g} ms for {events} events; found {len(samples)} x "
+                f"{time}, with the last event of {source.which(int(self._places[places[last]]))} at "
+                f"{(samples[last].length - 1) * self.dt:g} ms (is the unit of time right? steps= fixes the duration)"
+            )
+        return time
+
     def _partner(self, at: int) -> Callable[[float], Sample] | None:
         """How to choose another sample of the class; None where there is none."""
         members = self._members.get(label := int(self.labels[at]))
@@ -387,8 +422,11 @@ class EventDataset:
 
 def _tally(numbers: np.ndarray, names: Sequence[str]) -> dict[str, int]:
     """Samples of each that there are any of, by name."""
-    counts = np.bincount(numbers, minlength=len(names))
-    return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
+    there, counts = np.unique(numbers, return_counts=True)
+    tally: dict[str, int] = {}
+    for which, count in zip(there.tolist(), counts.tolist(), strict=True):
+        tally[names[which]] = tally.get(names[which], 0) + count  # two may have the same name
+    return tally
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
@@ -458,7 +496,7 @@ class _Store:
         self.source, self.space, self.pool, self.clock, self.cache_bytes = source, space, pool, clock, cache_bytes
         self.bytes = 0
         self._kept: dict[int, Sample] = {}
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
 
     def sample(self, place: int) -> Sample:
         """Sample `place` of the source."""
@@ -474,10 +512,7 @@ class _Store:
 
     def __getstate__(self) -> dict[str, Any]:
         # another process fills a cache of its own
-        return {**self.__dict__, "_kept": {}, "bytes": 0, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        return {**self.__dict__, "_kept": {}, "bytes": 0}
 
 
 def _delays(delays: Sequence[float], dt: float) -> tuple[int, ...]:
@@ -485,7 +520,7 @@ def _delays(delays: Sequence[float], dt: float) -> tuple[int, ...]:
     values = real_array("delays", delays)
     steps = np.zeros(0, np.int64)
     if values.ndim == 1 and np.isfinite(values).all() and (np.abs(values) <= MOST).all():
-        steps = steps_of(values.astype(np.float64), dt)
+        steps = steps_of(exact_times(values), dt)
     if not len(steps) or steps[0] < 0 or (np.diff(steps) < 1).any():
         raise ArgumentError(
             f"delays: expected times in ms, 0 or more, ascending by steps of {dt:g} ms at least; found {found(delays)}"
@@ -493,9 +528,8 @@ def _delays(delays: Sequence[float], dt: float) -> tuple[int, ...]:
     return tuple(steps.tolist())
 
 
-def _assemble(samples: list[Sample], steps: int | None, channels: int, delays: tuple[int, ...]) -> Events:
-    """Events of samples whose events are in order: concatenated and counted, not sorted."""
-    time = max(sample.length for sample in samples) + delays[-1] if steps is None else steps
+def _assemble(samples: list[Sample], time: int, channels: int, delays: tuple[int, ...]) -> Events:
+    """Events, in `time` steps, of samples whose events are in order: concatenated and counted, not sorted."""
     parts = [(sample.steps, sample.channels) for sample in samples]
     for place, sample in enumerate(samples):
         if sample.length > time:

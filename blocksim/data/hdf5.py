@@ -6,32 +6,43 @@ Owns the names of their data sets (Cramer et al. 2022, doi 10.1109/TNNLS.2020.30
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blocksim.data.sources import Source, in_ms, listed
+from blocksim.data.sources import KeptOpen, Source, listed
 from blocksim.errors import FileError
 from blocksim.libraries import library
+from blocksim.trains import exact_times
 
 # the cochlea model of both data sets
 CHANNELS = 700
-NEEDED = ("spikes/times", "spikes/units", "labels")
+LISTS = ("spikes/times", "spikes/units")
+NEEDED = (*LISTS, "labels")
+# of the arrays of one value a sample, and of the texts: more than files of this layout have, and memory holds
+MOST_BYTES = 2**30
+# what h5py raises on a damaged file, but for what our own reading would raise
+DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, NotImplementedError,
+           MemoryError)  # fmt: skip
 
 
 class HDF5Source(Source):
     """`spikes/times` (s) and `spikes/units`, one pair of arrays a sample; `labels`; speakers where there are any."""
 
     def __init__(self, path: Path, channels: int | None) -> None:
-        self._path, self._lock = path, threading.Lock()
-        file = self._open()
+        self._path = path
+        self._kept = KeptOpen(functools.partial(_open, path))
         try:
-            self._read_labels(file, channels)
-            self._times, self._units = (self._lists(file, name) for name in NEEDED[:2])
+            with self._kept.use() as file, self._reading("the file"):
+                self._read_labels(file, channels)
+                for name in LISTS:
+                    self._check_lists(file, name)
         except BaseException:
-            file.close()
+            self._kept.close()
             raise
 
     def _read_labels(self, file: Any, channels: int | None) -> None:
@@ -43,60 +54,90 @@ class HDF5Source(Source):
                     f"{self._path}: expected the data sets {', '.join(NEEDED)} of the layout of the Spiking "
                     f"Heidelberg Digits; found {listed(there)}"
                 )
-        groups = file.get("extra/speaker")
         super().__init__(
             str(self._path),
             "HDF5, layout of the Spiking Heidelberg Digits",
-            file["labels"][()],
+            self._array(file, "labels"),
             CHANNELS if channels is None else channels,
-            class_names=_texts(file.get("extra/keys")),
-            groups=None if groups is None else groups[()],
-            group_names=_texts(file.get("extra/meta_info/speaker_names")),
+            class_names=self._array(file, "extra/keys"),
+            groups=self._array(file, "extra/speaker"),
+            group_names=self._array(file, "extra/meta_info/speaker_names"),
+            unit="s",
         )
 
-    def _open(self) -> Any:
-        h5py = library("h5py", "hdf5", str(self._path))
-        try:
-            return h5py.File(self._path, "r")
-        except OSError as error:
-            raise FileError(
-                f"{self._path}: expected a whole HDF5 file; found one that is truncated or damaged ({error})"
-            ) from error
+    def _array(self, file: Any, name: str) -> np.ndarray | None:
+        """An array of one value or text a sample, class or speaker; None where there is none."""
+        data = file.get(name)
+        if data is None:
+            return None
+        if not isinstance(data, library("h5py", "hdf5", str(self._path)).Dataset) or data.shape is None:
+            raise FileError(f"{self._path}: expected {name} to be an array; found {_kind(data)}")
+        if data.ndim != 1 or data.size * data.dtype.itemsize > MOST_BYTES:
+            raise FileError(f"{self._path}: expected {name} to have one axis; found shape {data.shape}, {data.dtype}")
+        values: np.ndarray = data[()]
+        return values
 
-    def _lists(self, file: Any, name: str) -> Any:
+    def _check_lists(self, file: Any, name: str) -> None:
+        h5py = library("h5py", "hdf5", str(self._path))
         data = file[name]
-        kind = library("h5py", "hdf5", str(self._path)).check_vlen_dtype(data.dtype)
+        if not isinstance(data, h5py.Dataset):
+            raise self.wrong(f"expected {name} to hold one array a sample; found {_kind(data)}")
+        kind = h5py.check_vlen_dtype(data.dtype)
         wanted = "f" if name.endswith("times") else "iu"
-        if data.ndim != 1 or kind is None or kind.kind not in wanted:
+        if data.ndim != 1 or getattr(kind, "kind", None) is None or kind.kind not in wanted:
             raise self.wrong(
                 f"expected {name} to hold one array of {'seconds' if wanted == 'f' else 'channels'} a sample; found "
                 f"shape {data.shape} and dtype {data.dtype if kind is None else kind}"
             )
         if len(data) != len(self):
             raise self.wrong(f"expected {len(self)} arrays in {name}, one a label; found {len(data)}")
-        return data
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Name the file, in one line, in what h5py raises; its own messages name none."""
+        try:
+            yield
+        except FileError:
+            raise
+        except DAMAGED as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise FileError(f"{self._path}: expected a whole HDF5 file; found {what} damaged ({why})") from error
 
     def read(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Source.read`."""
-        with self._lock:
-            if self._times is None:
-                file = self._open()
-                self._times, self._units = (self._lists(file, name) for name in NEEDED[:2])
-            try:
-                times, units = self._times[sample], self._units[sample]
-            except OSError as error:
-                raise self.wrong(f"expected a whole file; found sample {sample} damaged ({error})") from error
-        return in_ms(times, 1e3), units
-
-    def __getstate__(self) -> dict[str, Any]:
-        # an open file goes to no other process; it is opened again there
-        return {**self.__dict__, "_times": None, "_units": None, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        with self._kept.use() as file, self._reading(f"sample {sample}"):
+            times, units = (_list(file[name], sample) for name in LISTS)
+            return exact_times(times, "s"), units
 
 
-def _texts(names: Any) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names[()])
+def _open(path: Path) -> Any:
+    h5py = library("h5py", "hdf5", str(path))
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        why = " ".join(str(error).split())
+        raise FileError(
+            f"{path}: expected a whole HDF5 file; found one that is truncated or damaged ({why})"
+        ) from error
+
+
+def _list(data: Any, sample: int) -> np.ndarray:
+    """The array of one sample, in the machine's byte order."""
+    values = np.asarray(data[sample])
+    stored = library("h5py", "hdf5", "HDF5").check_vlen_dtype(data.dtype)
+    return values.byteswap() if not stored.isnative and values.dtype.isnative and _unswapped() else values
+
+
+@functools.cache
+def _unswapped() -> bool:
+    """Whether h5py hands out lists of the other byte order as they are stored, under the machine's: 3.16 does."""
+    h5py = library("h5py", "hdf5", "HDF5")
+    other = np.dtype(np.uint16).newbyteorder()
+    with h5py.File("byte order", "w", driver="core", backing_store=False) as file:
+        made = file.create_dataset("lists", (1,), dtype=h5py.vlen_dtype(other))
+        made[0] = np.array([1], other)
+        return int(made[0][0]) != 1
+
+
+def _kind(item: Any) -> str:
+    return "an empty data set" if hasattr(item, "shape") else f"a {type(item).__name__.lower()}"

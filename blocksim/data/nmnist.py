@@ -7,19 +7,20 @@ overflowed, and 2**13 us are added to the times from there on.
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import re
 import tarfile
-import threading
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from blocksim.data.sources import Source, grid_channels, listed
+from blocksim.data.sources import KeptOpen, Source, grid_channels, listed
 from blocksim.errors import FileError
 from blocksim.files import DAMAGED
+from blocksim.trains import exact_times
 
 SENSOR = (34, 34)
 POLARITIES = 2
@@ -73,8 +74,8 @@ class TreeSource(Source):
     """
 
     def __init__(self, path: Path, sensor: tuple[int, int] | None) -> None:
-        self._path, self._lock = path, threading.Lock()
-        self._zip: zipfile.ZipFile | None = None
+        self._path = path
+        self._zip = KeptOpen(functools.partial(zipfile.ZipFile, path))
         self._stretches: dict[str, tuple[int, int]] = {}  # where each file of a tar archive lies
         found = sorted(
             (
@@ -94,7 +95,12 @@ class TreeSource(Source):
         self._members = [name for _, _, name in found]
         grid = (POLARITIES, *(sensor or SENSOR))
         super().__init__(
-            str(path), "N-MNIST .bin files", np.array([label for _, label, _ in found]), int(np.prod(grid)), grid
+            str(path),
+            "N-MNIST .bin files",
+            np.array([label for _, label, _ in found]),
+            math.prod(grid),
+            grid,
+            unit=None,
         )
 
     def which(self, sample: int) -> str:
@@ -111,7 +117,7 @@ class TreeSource(Source):
             x, y, p, t_us = decode(content)
         except ValueError as error:
             raise self.wrong(f"{self.which(sample)}: {error}") from error
-        return t_us / 1000, grid_channels(self, sample, x, y, p)
+        return exact_times(t_us, "us"), grid_channels(self, sample, x, y, p)
 
     def _found(self) -> list[str]:
         if self._path.is_dir():
@@ -121,8 +127,8 @@ class TreeSource(Source):
                 for file in files
             ]
         if zipfile.is_zipfile(self._path):
-            self._zip = zipfile.ZipFile(self._path)
-            return self._zip.namelist()
+            with self._zip.use() as archive:
+                return list(archive.namelist())
         with tarfile.open(self._path, "r:") as archive:
             items = [item for item in archive.getmembers() if item.isreg()]
         self._stretches = {item.name.removeprefix("./"): (item.offset_data, item.size) for item in items}
@@ -131,22 +137,22 @@ class TreeSource(Source):
     def _content(self, name: str) -> bytes:
         if name in self._stretches:
             start, size = self._stretches[name]
+            _small(name, size)
             with self._path.open("rb") as file:
                 file.seek(start)
                 return file.read(size)
         if self._path.is_dir():
-            return (self._path / name).read_bytes()
-        with self._lock:
-            if self._zip is None:
-                self._zip = zipfile.ZipFile(self._path)
-            size = self._zip.getinfo(name).file_size
-            if size > MOST_BYTES:
-                raise ValueError(f"{size} bytes in {name}, more than a sample has ({MOST_BYTES})")
-            return self._zip.read(name)
+            path = self._path / name
+            if path.exists() and not path.is_file():  # one would wait for ever for a pipe
+                raise ValueError("no regular file")
+            _small(name, path.stat().st_size)
+            return path.read_bytes()
+        with self._zip.use() as archive:
+            _small(name, archive.getinfo(name).file_size)
+            content: bytes = archive.read(name)
+            return content
 
-    def __getstate__(self) -> dict[str, Any]:
-        # an open archive goes to no other process; it is opened again there
-        return {**self.__dict__, "_zip": None, "_lock": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+def _small(name: str, size: int) -> None:
+    if size > MOST_BYTES:
+        raise ValueError(f"{size} bytes in {name}, more than a sample has ({MOST_BYTES})")

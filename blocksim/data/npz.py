@@ -5,6 +5,7 @@ Owns the names of their arrays. Uncompressed arrays are read once, to verify the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 
 from blocksim.arrayfiles import one_line
 from blocksim.data.nmnist import POLARITIES, SENSOR
-from blocksim.data.sources import ArraySource, Source, grid_channels, in_ms, join_lists, listed
+from blocksim.data.sources import ArraySource, Source, grid_channels, join_lists, listed
 from blocksim.errors import ArgumentError, FileError
 from blocksim.files import DAMAGED, check_output, npz_archive, write_npz
-from blocksim.validation import found
+from blocksim.trains import exact_times
+from blocksim.validation import whole
 
 SPIKES = ("times", "units", "offsets", "labels")
 PIXELS = ("x", "y", "p", "t_us", "offsets", "labels")
@@ -45,9 +47,9 @@ def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -
     common: dict[str, Any] = {
         "name": str(path),
         "labels": arrays["labels"],
-        "class_names": _texts(path, "class_names", arrays),
+        "class_names": arrays.get("class_names"),
         "groups": arrays.get("groups"),
-        "group_names": _texts(path, "group_names", arrays),
+        "group_names": arrays.get("group_names"),
     }
     if names >= set(PIXELS):
         size = sensor or _numbers(path, "sensor", arrays.get("sensor", np.array(SENSOR)))
@@ -60,7 +62,7 @@ def open_npz(path: Path, channels: int | None, sensor: tuple[int, int] | None) -
     units = arrays["units"]
     if channels is None:
         # as many as are used
-        channels = int(units.max()) + 1 if units.size and units.dtype.kind in "iu" else 1
+        channels = max(int(units.max()), 0) + 1 if units.size and units.dtype.kind in "iu" else 1
     return ArraySource(arrays["times"], units, arrays["offsets"], kind=".npz spikes", channels=channels, **common)
 
 
@@ -80,8 +82,8 @@ class PixelSource(ArraySource):
             )
         grid = (POLARITIES, *sensor)
         super().__init__(
-            arrays["t_us"], arrays["x"], arrays["offsets"], 1e-3,
-            kind=".npz camera events", channels=int(np.prod(grid)), grid=grid, **common,
+            arrays["t_us"], arrays["x"], arrays["offsets"],
+            kind=".npz camera events", channels=math.prod(grid), grid=grid, unit="us", **common,
         )  # fmt: skip
         self._coordinates = coordinates
 
@@ -89,7 +91,7 @@ class PixelSource(ArraySource):
         """As `Source.read`."""
         part = slice(self._offsets[sample], self._offsets[sample + 1])
         x, y, p = (np.asarray(values[part]) for values in self._coordinates)
-        return in_ms(self._times[part], self._scale), grid_channels(self, sample, x, y, p)
+        return exact_times(np.asarray(self._times[part]), self.unit or "ms"), grid_channels(self, sample, x, y, p)
 
 
 def write_events(
@@ -141,8 +143,9 @@ def write_events(
     path = check_output(path, (".npz",), overwrite)
     when, which, offsets = join_lists(times, units)
     source = ArraySource(
-        when, which, offsets, name="write_events", kind="arrays", labels=labels, channels=channels,
-        class_names=class_names, groups=groups, group_names=group_names, error=ArgumentError,
+        when, which, offsets, name="write_events", kind="arrays", labels=labels,
+        channels=whole("channels", channels, 1), class_names=class_names, groups=groups, group_names=group_names,
+        error=ArgumentError,
     )  # fmt: skip
     for sample in range(len(source)):
         source.checked(sample)
@@ -151,7 +154,9 @@ def write_events(
         "class_names": np.array(source.class_names),
     }  # fmt: skip
     if source.groups is not None:
-        arrays |= {"groups": source.groups, "group_names": np.array(source.group_names)}
+        arrays["groups"] = source.groups
+    if group_names is not None and source.group_names is not None:
+        arrays["group_names"] = np.array(tuple(source.group_names))
     write_npz(path, {name: np.asarray(array) for name, array in arrays.items()})
 
 
@@ -160,15 +165,3 @@ def _numbers(path: Path, name: str, values: np.ndarray) -> tuple[int, ...]:
     if values.dtype.kind not in "iu":
         raise FileError(f"{path}: expected {name} to be whole numbers; found {np.ravel(values)[:3]} ({values.dtype})")
     return tuple(int(value) for value in np.ravel(values))
-
-
-def _texts(path: Path, name: str, arrays: dict[str, Any]) -> tuple[str, ...] | None:
-    """Names, which other programs store as bytes."""
-    if name not in arrays:
-        return None
-    values = np.ravel(arrays[name])
-    if values.dtype.kind == "S":
-        values = np.array([value.decode("utf-8", "replace") for value in values.tolist()], dtype=str)
-    if values.dtype.kind != "U" and values.size:
-        raise FileError(f"{path}: expected {name} to be texts; found {found(arrays[name])}")
-    return tuple(str(value) for value in values)

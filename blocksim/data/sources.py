@@ -1,17 +1,119 @@
 """Where the events of a data set come from: what every reader offers, and the one for arrays in memory.
 
-Owns the checks that are the same for every format. Times are ms, float64; a sample is read when it is asked for.
+Owns the checks that are the same for every format, and files kept open over forks and threads. Times are ms, float64; a
+sample is read when it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from blocksim.errors import ArgumentError, BlocksimError, FileError
+from blocksim.events import given_pairs
+from blocksim.trains import exact_times
 from blocksim.validation import found, frozen, real_array
+
+# a network has an output for every class: more are no classes, but numbers of something else
+MOST_CLASSES = 100_000
+# of `Events`
+MOST_CHANNELS = 2**31 - 1
+
+
+class Numbered(Sequence[str]):
+    """The digits of 0, 1, ... as names, made when they are asked for: a group may be numbered by its date.
+
+    >>> from blocksim.data.sources import Numbered
+    >>> Numbered(20_231_105)[20_231_104], Numbered(2) == ("0", "1")
+    ('20231104', True)
+    """
+
+    def __init__(self, count: int) -> None:
+        self._numbers = range(count)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        numbers = self._numbers[index]
+        return tuple(map(str, numbers)) if isinstance(numbers, range) else str(numbers)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Numbered):
+            return len(self) == len(other)
+        return isinstance(other, tuple) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Numbered({len(self)})"
+
+
+class OwnLock:
+    """A lock of this process: a fork while another thread holds it does not leave the child locked out.
+
+    It goes to another process as a new one.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():
+            self.__init__()  # type: ignore[misc]
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+class KeptOpen:
+    """A file that stays open between reads, for one thread at a time, and is opened anew in every process.
+
+    Processes that share an open file, as after a fork, share its position: each reads what the others sought.
+
+    Parameters
+    ----------
+    opener : callable
+        Opens it; of a kind that can be pickled.
+    """
+
+    def __init__(self, opener: Callable[[], Any]) -> None:
+        self._opener, self._lock = opener, OwnLock()
+        self._file: Any = None
+        self._process = -1
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[Any]:
+        """What `opener` returns, for this thread alone."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._file, self._process = self._opener(), os.getpid()
+            yield self._file
+
+    def close(self) -> None:
+        """Close it; the next use opens it again."""
+        with self._lock:
+            if self._file is not None and self._process == os.getpid():
+                self._file.close()
+            self._file, self._process = None, -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_opener": self._opener}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_opener"])  # type: ignore[misc]
 
 
 class Source:
@@ -29,14 +131,16 @@ class Source:
         Number of input channels.
     grid : (polarities, height, width) or None
         Where channels are pixels: channel = (polarity * height + y) * width + x.
-    class_names : sequence of str or None
+    class_names : sequence of str or bytes, or None
         None: the labels' digits.
     groups : (n,) integer array or None
         Speaker, say, of each sample.
-    group_names : sequence of str or None
+    group_names : sequence of str or bytes, or None
         None: the groups' digits.
     error : type
         What `wrong` raises: FileError, or ArgumentError for arrays.
+    unit : str or None
+        Unit in which the times are stored, one of `blocksim.trains.UNITS`; None: the format leaves no doubt.
     """
 
     def __init__(
@@ -46,16 +150,25 @@ class Source:
         labels: Any,
         channels: int,
         grid: tuple[int, int, int] | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Any = None,
         groups: Any = None,
-        group_names: Sequence[str] | None = None,
+        group_names: Any = None,
         error: type[BlocksimError] = FileError,
+        unit: str | None = "ms",
     ) -> None:
         self.name, self.kind, self.channels, self.grid, self.error = name, kind, channels, grid, error
+        self.unit = unit
+        if channels > MOST_CHANNELS:
+            raise self.wrong(f"expected at most {MOST_CHANNELS} channels; found {channels}")
         self.labels = self._numbers("labels", labels, None)
         if not len(self.labels):
             raise self.wrong("expected at least one labelled sample; found none")
-        self.class_names = self._names("class", self.labels, class_names)
+        if self.labels.max() >= MOST_CLASSES:
+            raise self.wrong(
+                f"expected labels, classes numbered 0, 1, ...; found {self.labels.max()} (number them with "
+                "numpy.unique(labels, return_inverse=True), and give the class names)"
+            )
+        self.class_names = tuple(self._names("class", self.labels, class_names))
         self.groups = None if groups is None else self._numbers("groups", groups, len(self.labels))
         self.group_names = None if self.groups is None else self._names("group", self.groups, group_names)
 
@@ -96,9 +209,11 @@ class Source:
 
     def _numbers(self, what: str, values: Any, length: int | None) -> np.ndarray:
         try:
-            values = real_array(what, values)
+            values = real_array(what, values if isinstance(values, np.ndarray) else np.asarray(values))
         except ArgumentError as error:
             raise self.wrong(str(error)) from error
+        except (TypeError, ValueError) as error:  # lists of several lengths
+            raise self.wrong(f"expected {what}, whole numbers, one a sample; found {found(values)}") from error
         if values.ndim != 1 or (values.size and (values.dtype.kind not in "iu" or values.min() < 0)):
             detail = f", from {values.min()} on" if values.size and values.dtype.kind in "iu" else ""
             raise self.wrong(
@@ -106,15 +221,36 @@ class Source:
             )
         if length is not None and len(values) != length:
             raise self.wrong(f"expected {length} {what}, one a label; found {len(values)}")
+        if values.size and values.max() > np.iinfo(np.int64).max:
+            raise self.wrong(f"expected {what} that 64 bits hold; found {values.max()}")
         return frozen(values.astype(np.int64))
 
-    def _names(self, what: str, numbers: np.ndarray, names: Sequence[str] | None) -> tuple[str, ...]:
+    def _names(self, what: str, numbers: np.ndarray, names: Any) -> Sequence[str]:
         top = int(numbers.max())
         if names is None:
-            return tuple(str(number) for number in range(top + 1))
-        if len(names) <= top:
-            raise self.wrong(f"expected a name for each {what} up to {top}; found {len(names)} names")
-        return tuple(str(name) for name in names)
+            return Numbered(top + 1)
+        texts = self._texts(what, names)
+        if len(texts) <= top:
+            raise self.wrong(f"expected a name for each {what} up to {top}; found {len(texts)} names")
+        return texts
+
+    def _texts(self, what: str, names: Any) -> tuple[str, ...]:
+        """Names, which other programs store as bytes, in UTF-8 or, on old Windows systems, in Latin-1."""
+        try:
+            values = list(np.ravel(names)) if isinstance(names, np.ndarray) else list(names)
+        except TypeError:
+            values = [None]
+        texts = []
+        for name in values:
+            if isinstance(name, bytes):
+                try:
+                    name = name.decode()
+                except UnicodeDecodeError:
+                    name = name.decode("latin-1")
+            elif not isinstance(name, (str, int, np.integer)):
+                raise self.wrong(f"expected {what} names, texts; found {found(names)}")
+            texts.append(str(name))
+        return tuple(texts)
 
 
 class ArraySource(Source):
@@ -123,12 +259,10 @@ class ArraySource(Source):
     Parameters
     ----------
     times : (events,) array
-        In units of `scale` ms.
+        In `unit`, of any precision and byte order.
     units : (events,) integer array
     offsets : (n + 1,) integer array
         Ascending, from 0 to the number of events.
-    scale : float
-        Length of the unit of `times` in ms.
     more
         As for `Source`.
     """
@@ -138,7 +272,6 @@ class ArraySource(Source):
         times: np.ndarray,
         units: np.ndarray,
         offsets: np.ndarray,
-        scale: float = 1.0,
         *,
         name: str,
         kind: str,
@@ -154,13 +287,12 @@ class ArraySource(Source):
         if len(times) != len(units):
             raise self.wrong(f"expected as many times as units; found {len(times)} and {len(units)}")
         check_offsets(self, offsets, len(times))
-        self._times, self._units, self._offsets, self._scale = times, units, offsets.astype(np.int64), scale
+        self._times, self._units, self._offsets = times, units, offsets.astype(np.int64)
 
     def read(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Source.read`."""
         part = slice(self._offsets[sample], self._offsets[sample + 1])
-        times = in_ms(self._times[part], self._scale)
-        return times, np.asarray(self._units[part])
+        return exact_times(np.asarray(self._times[part]), self.unit or "ms"), np.asarray(self._units[part])
 
 
 def check_offsets(source: Source, offsets: np.ndarray, events: int) -> None:
@@ -175,16 +307,6 @@ def check_offsets(source: Source, offsets: np.ndarray, events: int) -> None:
             f"expected offsets ascending from 0 to the number of events, {events}; found them from {offsets[0]} to "
             f"{offsets[-1]}{order}"
         )
-
-
-def in_ms(times: np.ndarray, scale: float) -> np.ndarray:
-    """Stored times as ms, float64.
-
-    Single precision, which cannot hold 0.3, is read to the nearest microsecond, so that 0.3 s is 300 ms and not just
-    below; half precision is coarser than that and is taken as it stands.
-    """
-    exact: np.ndarray = times.astype(np.float64) * scale
-    return np.round(exact, 3) if times.dtype == np.float32 else exact
 
 
 def grid_channels(source: Source, sample: int, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -211,17 +333,13 @@ def listed(names: Iterable[str], most: int = 12) -> str:
 
 def join_lists(times: Sequence[Any], units: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Spike trains, one pair of arrays a sample, as times (float64), units (int64) and offsets of `ArraySource`."""
-    if len(times) != len(units):
-        raise ArgumentError(f"times, units: expected one array of each a sample; found {len(times)} and {len(units)}")
-    when = [np.asarray(one, dtype=np.float64) for one in times]
-    # an empty list is an array of floats to NumPy
-    which = [np.asarray(one) if np.size(one) else np.zeros(0, np.int64) for one in units]
-    for sample, (a, b) in enumerate(zip(when, which, strict=True)):
-        if a.ndim != 1 or a.shape != b.shape or b.dtype.kind not in "iu":
+    pairs = given_pairs(times, units)
+    offsets = np.concatenate([[0], np.cumsum([len(when) for when, _ in pairs], dtype=np.int64)])
+    for sample, (_, which) in enumerate(pairs):
+        if which.size and which.max() > np.iinfo(np.int64).max:
             raise ArgumentError(
-                f"times, units: expected one time and one whole number for each event of sample {sample}; found shapes "
-                f"{a.shape} and {b.shape}, units of dtype {b.dtype}"
+                f"units: expected whole numbers that 64 bits hold in sample {sample}; found {which.max()}"
             )
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in when], dtype=np.int64)])
-    joined = np.concatenate([np.zeros(0), *when]), np.concatenate([np.zeros(0, np.int64), *which], dtype=np.int64)
-    return *joined, offsets
+    when = np.concatenate([np.zeros(0), *(when for when, _ in pairs)])
+    which = np.concatenate([np.zeros(0, np.int64), *(which.astype(np.int64) for _, which in pairs)])
+    return when, which, offsets
