@@ -263,8 +263,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> None:
-    """Write rows as a CSV file with a line of column names, whole or not at all; an empty field for None."""
+    """Write rows as a CSV file with a line of column names, whole or not at all; an empty field for None.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front, by which it shows it as text.
+    """
     with written(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _shown(value) for name, value in row.items()} for row in rows)
+
+
+def _shown(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -20,7 +20,7 @@ import numpy as np
 
 from blocksim.errors import ArgumentError
 from blocksim.trains import MOST_ROWS, TOLERANCE, SpikeTrains, before, given_times, steps_of
-from blocksim.validation import choice, found, milliseconds
+from blocksim.validation import choice, flag, found, milliseconds
 
 MODEL_PAIRS = ("all", "different")
 # a Gaussian this many standard deviations out is below the rounding errors of float64
@@ -235,7 +235,7 @@ def explained_temporal_variance(
     """
     options: dict[str, Any] = {"sigma": sigma, "duration": duration, "windows": windows}
     score = explained_variance(models, trials, **options).mean(axis=1)
-    return np.asarray(score / reliability(trials, **options) if normalise else score)
+    return np.asarray(score / reliability(trials, **options) if flag("normalise", normalise) else score)
 
 
 def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0) -> np.ndarray:
@@ -416,7 +416,7 @@ def coincidences(models: Any, trials: Any, *, window: float, once: bool = False)
     """
     models, trials = SpikeTrains.of(models), SpikeTrains.of(trials)
     reach = milliseconds("window", window, zero=True) + TOLERANCE
-    if once:
+    if flag("once", once):
         return _disjoint_coincidences(models, trials, reach)
     result = np.empty((len(models), len(trials)), np.int64)
     for index, trial in enumerate(trials):

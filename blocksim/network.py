@@ -6,7 +6,7 @@ Owns what a network is, and its parameters by name; how it is run is `blocksim.n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from blocksim.errors import ArgumentError
 from blocksim.layer import Layer, matrix
 from blocksim.neurons import ALIF, Neuron, decay_factor
-from blocksim.validation import choice, found, items, milliseconds, parameter
+from blocksim.validation import choice, found, milliseconds, parameter
 
 DECODES = ("sum", "mean", "last", "max")
 OF_LAYER = ("weights", "bias", "recurrent")  # a layer's own parameters; the rest are its neuron's
@@ -133,7 +133,15 @@ class Network:
         if self.dt is not None:
             object.__setattr__(self, "dt", milliseconds("dt", self.dt))
         given: Any = self.layers
-        layers = items("layers", () if isinstance(given, Layer) else given, "a sequence of at least one blocksim.Layer")
+        if (
+            isinstance(given, Layer)
+            or not isinstance(given, Iterable)
+            or (isinstance(given, np.ndarray) and not given.ndim)
+        ):
+            raise ArgumentError(f"layers: expected a sequence of blocksim.Layer; found {found(given)}")
+        layers = tuple(given)
+        if not layers:
+            raise ArgumentError("layers: expected at least one layer; found none")
         object.__setattr__(self, "layers", layers)
         for number, layer in enumerate(layers):
             if not isinstance(layer, Layer):

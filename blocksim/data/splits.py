@@ -7,7 +7,7 @@ import numpy as np
 from blocksim.data.dataset import EventDataset
 from blocksim.data.randomness import SPLIT, Streams
 from blocksim.errors import ArgumentError
-from blocksim.validation import choice, number, whole
+from blocksim.validation import choice, instance, number, whole
 
 BY = ("sample", "group")
 
@@ -47,6 +47,7 @@ def split(
     >>> held_out.labels
     array([0, 1])
     """
+    instance("dataset", dataset, EventDataset, "a blocksim.data.EventDataset")
     fraction = number("fraction", fraction, above=0, below=1)
     rng = Streams(SPLIT, seed).generator()
     if choice("by", by, BY) == "group":
@@ -97,6 +98,7 @@ def folds(
     >>> [held_out.groups.tolist() for kept, held_out in folds(data)]
     [[3, 3], [5, 5]]
     """
+    instance("dataset", dataset, EventDataset, "a blocksim.data.EventDataset")
     if k is not None:
         k = whole("k", k, 2)
     if choice("by", by, BY) == "group":

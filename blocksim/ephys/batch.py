@@ -22,7 +22,7 @@ from blocksim.ephys.fit import Fit, FitConfig, Progress, fit
 from blocksim.ephys.formats import open_parts, open_recording
 from blocksim.ephys.recording import Recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
-from blocksim.files import check_folder, plain, write_csv, write_json, write_npz, written
+from blocksim.files import check_folder, make_folder, plain, write_csv, write_json, write_npz, written
 
 DONE, PREDICTIONS, REPORT = "fit.json", "predictions.npz", "report.html"
 # columns of the table of cells: name and kind
@@ -134,11 +134,13 @@ def finished(task: Task) -> dict[str, Any] | None:
     if not place.is_file() or not Path(task.path).is_file():
         return None
     try:
-        before = json.loads(place.read_text())
-        row: dict[str, Any] = before["row"]
+        before = json.loads(place.read_text(encoding="utf-8"))
+        row: dict[str, Any] = {name: before["row"][name] for name in COLUMNS}
         same = before["digest"] == digest(task)
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{place}: expected the result of a fit; found another file ({error})") from error
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        raise FileError(
+            f"{place}: expected the result of a fit; found another file ({type(error).__name__}: {error})"
+        ) from error
     if same:
         return row
     if task.overwrite:
@@ -165,7 +167,7 @@ def fit_file(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     }  # fmt: skip
     measured = {name: scores(part) for name, part in predicted.items()}
     row = _row(task, parts, result, measured, time.perf_counter() - began)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     (folder / DONE).unlink(missing_ok=True)
     write_npz(
         folder / PREDICTIONS,

@@ -31,7 +31,7 @@ from blocksim.optimisers import Adam
 from blocksim.passes import DETACH, METHODS
 from blocksim.schedules import Cosine
 from blocksim.surrogates import Surrogate, get_surrogate
-from blocksim.validation import choice, choices, found, items, milliseconds, number, whole
+from blocksim.validation import choice, choices, found, instance, items, milliseconds, number, whole
 
 VALIDATION_BY = ("time", "windows")
 Progress = Callable[[str, int, int], None]
@@ -153,7 +153,8 @@ class FitConfig:
         set_field(self, "refractory", tuple(milliseconds("refractory", period, zero=True) for period in periods))
         window = items("spike_window", self.spike_window, "two times in ms, before a spike and after it", 2)
         set_field(self, "spike_window", tuple(milliseconds("spike_window", value, zero=True) for value in window))
-        bounds = {name: items(f"bounds: {name}", pair, "(low, high)", 2) for name, pair in dict(self.bounds).items()}
+        instance("bounds", self.bounds, Mapping, "a dict of (low, high) by name")
+        bounds = {name: items(f"bounds: {name}", pair, "(low, high)", 2) for name, pair in self.bounds.items()}
         set_field(self, "bounds", bounds)
         choices("bounds", tuple(self.bounds), PARAMETERS)
         get_surrogate(self.surrogate)

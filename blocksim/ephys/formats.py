@@ -23,6 +23,8 @@ from blocksim.validation import found, frozen, number
 
 # beyond these, numbers are no current and no membrane potential, in pA and mV
 LARGEST_CURRENT, LARGEST_VOLTAGE = 5000.0, 200.0
+# samples of exactly 0 mV at an end of a sweep, more than any amplifier gives
+PADDING = 10
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,13 @@ def open_recording(
     current_offset : float
         Added to the current, in pA: -5 removes a measured zero of 5 pA.
     current_channel, voltage_channel : str, int or None
-        Channels by name or number, for formats that have them; for ABF, ``current_channel="command"`` is the stimulus
-        that was commanded.
+        Channels by name or number, for formats that have them. For ABF, ``current_channel="command"`` is the stimulus
+        that was commanded, ``"command:OUTPUT"`` that of an output by name or number.
     swap : bool
         Current and potential have changed places in the file.
     plausible : bool
-        Whether to refuse currents beyond 5 nA, potentials beyond 200 mV, and what looks like the other, or like
-        another unit.
+        Whether to refuse currents beyond 5 nA, potentials beyond 200 mV, what looks like the other, or like another
+        unit, and sweeps that end or begin in zeros.
     detection : Detection or None
         How to find spikes. None: the file's own spikes if it holds any, else the default of `Detection`.
     name : str or None
@@ -290,6 +292,7 @@ def _converted(
         arrays[channel] = array
     if plausible:
         _check_plausible(path, arrays["current"], arrays["voltage"])
+        _check_padding(path, arrays["voltage"], traces.labels)
     arrays["current"] += offset
     return _Converted(arrays["current"], arrays["voltage"], traces.rates[0], traces.labels, traces.spikes)
 
@@ -334,6 +337,19 @@ def _check_plausible(path: Path, current: np.ndarray, voltage: np.ndarray) -> No
             f"{path}: expected a current in pA; found {_range(current)}, which looks like amperes "
             f"(current_unit='A'{overridden})"
         )
+
+
+def _check_padding(path: Path, voltage: np.ndarray, labels: Sequence[str]) -> None:
+    """Raise where a sweep ends or begins in zeros: programs fill up with them what was not recorded."""
+    for label, trace in zip(labels, voltage, strict=True):
+        for side, values in (("ends", trace[::-1]), ("begins", trace)):
+            zeros = int(np.argmax(values != 0)) if values.any() else 0
+            if zeros >= PADDING:
+                raise FileError(
+                    f"{path}, sweep {label}: expected a membrane potential; found that it {side} in {zeros} samples of "
+                    "exactly 0 mV, as where a sweep that was stopped was filled up (sweeps=... chooses others; "
+                    "plausible=False takes it as it is)"
+                )
 
 
 def _looks_like_potential(values: np.ndarray) -> bool:

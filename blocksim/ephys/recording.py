@@ -16,6 +16,7 @@ from blocksim.ephys.resampling import resample, resampled_steps
 from blocksim.ephys.spikes import Detection, detect_spikes
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
+from blocksim.units import without_unit
 from blocksim.validation import finite, found, frozen, milliseconds, number, real_array
 
 Sweeps = str | int | Sequence[int | str]
@@ -74,8 +75,8 @@ class Recording:
 
     def __post_init__(self) -> None:
         traces = {}
-        for argument in ("current", "voltage"):
-            array = real_array(argument, getattr(self, argument))
+        for argument, unit in (("current", "pA"), ("voltage", "mV")):
+            array = real_array(argument, getattr(self, argument), unit)
             if array.ndim not in (1, 2) or 0 in array.shape:
                 raise ArgumentError(f"{argument}: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
             finite(argument, array)
@@ -87,7 +88,8 @@ class Recording:
                 "current, voltage: expected arrays of the same shape (sweeps, T); found "
                 f"{traces['current'].shape} and {traces['voltage'].shape}"
             )
-        rate = number("sampling_rate", self.sampling_rate, above=0, what="a rate in Hz")
+        given_rate = without_unit("sampling_rate", self.sampling_rate, "Hz")
+        rate = number("sampling_rate", given_rate, above=1e-6, below=1e12, what="a rate in Hz")
         sweeps = len(traces["current"])
         for argument, array in traces.items():
             object.__setattr__(self, argument, array)

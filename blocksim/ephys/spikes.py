@@ -12,7 +12,7 @@ import numpy as np
 
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
-from blocksim.validation import choice, finite, found, milliseconds, number, real_array
+from blocksim.validation import choice, finite, found, instance, milliseconds, number, real_array
 
 METHODS = ("threshold", "dvdt")
 # between two onsets the potential comes down by this much, in mV
@@ -104,8 +104,9 @@ def detect_spikes(voltage: Any, dt: float, detection: Detection | None = None) -
     array([0.3, 0.7])
     """
     detection = Detection() if detection is None else detection
+    instance("detection", detection, Detection, "a blocksim.ephys.Detection or None")
     dt = milliseconds("dt", dt)
-    voltage = real_array("voltage", voltage)
+    voltage = real_array("voltage", voltage, "mV")
     if voltage.ndim not in (1, 2) or 0 in voltage.shape:
         raise ArgumentError(f"voltage: expected a non-empty array (T,) or (sweeps, T); found {found(voltage)}")
     finite("voltage", voltage)
@@ -139,6 +140,9 @@ def missed(voltage: Any, dt: float, spikes: SpikeTrains, *, dvdt: float = 20.0, 
     """
     onsets = detect_spikes(voltage, dt, Detection("dvdt", height, dvdt, dead_time=2.0))
     count = 0
+    instance("spikes", spikes, SpikeTrains, "SpikeTrains, one train a sweep")
+    if len(spikes) != len(onsets):
+        raise ArgumentError(f"spikes: expected a train for each of {len(onsets)} sweeps; found {len(spikes)}")
     for onset, known in zip(onsets, spikes, strict=True):
         # a spike's time may lie on either side of where its rise was fast first
         padded = np.concatenate([[-np.inf], known, [np.inf]])

@@ -120,6 +120,26 @@ def one_channel(path: Path, kind: str, argument: str, candidates: dict[str, Any]
     )
 
 
+def rate_of(seconds: np.ndarray, jitter: float = 0.5) -> float | None:
+    """Sampling rate in Hz of evenly spaced times in s; None unless they are, to within a share `jitter` of a step.
+
+    Times that were rounded when they were written leave the rate uncertain; within that, a whole number of Hz is taken,
+    else a whole number of microseconds, else the rate as it is.
+    """
+    if len(seconds) < 2 or not np.isfinite(seconds).all():
+        return None
+    span = float(seconds[-1] - seconds[0])
+    step = span / (len(seconds) - 1)
+    if not step > 0 or np.abs(np.diff(seconds) - step).max() > jitter * step:
+        return None
+    rounding = float(np.abs(seconds - seconds[0] - step * np.arange(len(seconds))).max())
+    rate, uncertain = 1 / step, 2 * rounding / span + 1e-12
+    for likely in (float(round(rate)), 1e6 / max(round(1e6 / rate), 1)):
+        if likely and abs(likely - rate) <= uncertain * rate:
+            return likely
+    return rate
+
+
 def natural(name: str) -> list[Any]:
     """Sort key by which Sweep_2 comes before Sweep_10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -26,6 +26,7 @@ import numpy as np
 from blocksim.ephys.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, natural, reading
 from blocksim.errors import FileError
 from blocksim.files import npz_archive
+from blocksim.validation import decimal
 
 _RATES = {"sampling_rate": 1.0, "sampling_rate_Hz": 1.0, "fs_Hz": 1.0, "dt_s": -1.0, "dt_ms": -1000.0}
 
@@ -69,7 +70,8 @@ def _number(path: Path, archive: Any, key: str) -> float:
     array = _get(path, archive, key)
     if array.size != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all() or float(array.item()) <= 0:
         raise FileError(f"{path}: expected {key!r} to be a number above 0; found {array.ravel()[:5]}")
-    return float(array.item())
+    # a step that was stored in single precision is the decimal it stands for
+    return float(decimal(array.ravel()[0]))
 
 
 def _rate(path: Path, archive: Any, request: Request) -> float:

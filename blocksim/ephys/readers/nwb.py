@@ -1,20 +1,58 @@
 """NWB 2 files, by pynwb: current-clamp series and the stimulus series that belong to them.
 
-A response and a stimulus belong together if the file's table of intracellular recordings says so; else if they have the
-same sweep number and electrode; else, where there is one stimulus a response, in their order. Values are
-``data * conversion + offset``, in the series' unit.
+A response and a stimulus belong together if the file's table of intracellular recordings says so, of which each row may
+refer to a stretch of a longer series; else if they have the same sweep number and electrode; else by their times; else,
+where the times say nothing and there is one stimulus a response, in their order. A stimulus is read where the response
+lies in time. Values are ``data * conversion + offset``, in the series' unit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blocksim.ephys.readers.base import MAIN, Request, Traces, natural, reading, unit
+from blocksim.ephys.readers.base import MAIN, Request, Traces, natural, rate_of, reading, unit
 from blocksim.errors import FileError
 from blocksim.libraries import library
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Part of a series: all of it where `count` is None."""
+
+    series: Any
+    first: int = 0
+    count: int | None = None
+
+    @property
+    def samples(self) -> int:
+        return len(self.series.data) - self.first if self.count is None else self.count
+
+    def read(self, path: Path, first: int = 0, count: int | None = None) -> np.ndarray:
+        """Samples from the stretch's sample `first` on, in the series' unit."""
+        begin, count = self.first + first, self.samples if count is None else count
+        length = len(self.series.data)
+        if not 0 <= begin <= begin + count <= length or not count:
+            raise FileError(
+                f"{path}, {self.series.name}: expected a stretch of its {length} samples; found one from {begin} to "
+                f"{begin + count}"
+            )
+        data = np.asarray(self.series.data[begin : begin + count], np.float64)
+        return data * float(self.series.conversion) + float(getattr(self.series, "offset", 0.0) or 0.0)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """A response, and the stimulus that belongs to it; None where the file has none for it."""
+
+    label: str
+    response: _Stretch
+    stimulus: _Stretch | None
+    timed: bool  # whether the two lie on a common clock
 
 
 def parts(path: Path) -> list[str]:
@@ -26,39 +64,61 @@ def read(path: Path, request: Request) -> Traces:
     """Traces of the current-clamp sweeps."""
     pynwb = library("pynwb", "nwb", str(path))
     with reading(path, "NWB 2"), pynwb.NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:
-        file = io.read()
-        pairs = _pairs(path, file, pynwb.icephys)
-        labels = [response.name for _, response in pairs]
-        chosen = [pairs[k] for k in request.choose(labels)]
-        current = [_samples(stimulus) for stimulus, _ in chosen]
-        voltage = [_samples(response) for _, response in chosen]
-        units = [_unit(path, kind, [pair[side] for pair in chosen]) for side, kind in enumerate(("current", "voltage"))]
-        rates = []
-        for stimulus, response in chosen:
-            own = [request.sampling_rate or _rate(path, series) for series in (stimulus, response)]
+        sweeps = _sweeps(path, io.read(), pynwb.icephys)
+        labels = [sweep.label for sweep in sweeps]
+        chosen = [sweeps[k] for k in request.choose(labels)]
+        current, voltage, rates = [], [], []
+        for sweep in chosen:
+            stimulus, response = _given(path, sweep), sweep.response
+            own = [request.sampling_rate or _rate(path, part.series) for part in (stimulus, response)]
             if abs(own[0] - own[1]) > 1e-6 * own[1]:
                 raise FileError(
-                    f"{path}, {response.name}: expected current and voltage of one sampling rate; found {own[0]:g} and "
+                    f"{path}, {sweep.label}: expected current and voltage of one sampling rate; found {own[0]:g} and "
                     f"{own[1]:g} Hz"
                 )
             rates.append(own[1])
-        return Traces(current, voltage, units[0], units[1], rates, [response.name for _, response in chosen])
+            voltage.append(response.read(path))
+            first, count = _where(path, sweep, own[1])
+            current.append(stimulus.read(path, first, count))
+        units = [_unit(path, "current", [_given(path, sweep).series for sweep in chosen]),
+                 _unit(path, "voltage", [sweep.response.series for sweep in chosen])]  # fmt: skip
+        return Traces(current, voltage, units[0], units[1], rates, [sweep.label for sweep in chosen])
 
 
-def _pairs(path: Path, file: Any, icephys: Any) -> list[tuple[Any, Any]]:
-    """Stimulus and response of each current-clamp sweep."""
+def _given(path: Path, sweep: _Sweep) -> _Stretch:
+    if sweep.stimulus is None:
+        raise FileError(
+            f"{path}, {sweep.label}: expected a stimulus that belongs to it; found none (sweeps=... chooses others)"
+        )
+    return sweep.stimulus
+
+
+def _where(path: Path, sweep: _Sweep, rate: float) -> tuple[int, int]:
+    """Which samples of the stimulus were given while the response was recorded: the first, and how many."""
+    stimulus, response = _given(path, sweep), sweep.response
+    if not sweep.timed:
+        return 0, stimulus.samples  # sample by sample; their lengths are compared with all others'
+    begins = [_start(part) + part.first / rate for part in (stimulus, response)]
+    first = round((begins[1] - begins[0]) * rate)
+    if first < 0 or first + response.samples > stimulus.samples:
+        ends = [begin + part.samples / rate for begin, part in zip(begins, (stimulus, response), strict=True)]
+        raise FileError(
+            f"{path}, {sweep.label}: expected a stimulus for the whole response, which lasts from {begins[1]:g} to "
+            f"{ends[1]:g} s; found {stimulus.series.name!r} from {begins[0]:g} to {ends[0]:g} s"
+        )
+    return first, response.samples
+
+
+def _sweeps(path: Path, file: Any, icephys: Any) -> list[_Sweep]:
+    """All current-clamp sweeps, with the stimulus of each that has one."""
     table = file.intracellular_recordings
     if table is not None and len(table):
-        found = []
-        for row in range(len(table)):
-            stimulus = table["stimuli"]["stimulus"][row]
-            response = table["responses"]["response"][row]
-            stimulus, response = (getattr(reference, "timeseries", None) for reference in (stimulus, response))
-            if isinstance(response, icephys.CurrentClampSeries) and stimulus is not None:
-                found.append((stimulus, response))
-        if found:
-            return found
-    responses = _of(file.acquisition, icephys.CurrentClampSeries)
+        rows = _rows(table, icephys)
+        if rows:
+            return rows
+    # a sweep at I = 0 has no stimulus, by definition
+    responses = [one for one in _of(file.acquisition, icephys.CurrentClampSeries)
+                 if not isinstance(one, icephys.IZeroClampSeries)]  # fmt: skip
     stimuli = _of(file.stimulus, icephys.CurrentClampStimulusSeries)
     if not responses or not stimuli:
         missing = "CurrentClampSeries in acquisition" if not responses else "CurrentClampStimulusSeries in stimulus"
@@ -67,17 +127,55 @@ def _pairs(path: Path, file: Any, icephys: Any) -> list[tuple[Any, Any]]:
             for series in [*file.acquisition.values(), *file.stimulus.values()][:20]
         )
         raise FileError(f"{path}: expected a {missing}; found {there or 'no series'}")
+    timed = _tell_time(stimuli, responses)
     by_sweep = {_key(series): series for series in stimuli}
     keys = [_key(series) for series in responses]
-    numbered = all(key[0] is not None for key in keys) and len(by_sweep) == len(stimuli)
-    if numbered and all(key in by_sweep for key in keys):
-        return [(by_sweep[key], response) for key, response in zip(keys, responses, strict=True)]
-    if len(stimuli) != len(responses):
+    if len(by_sweep) == len(stimuli) and any(key[0] is not None and key in by_sweep for key in keys):
+        found = [by_sweep.get(key) if key[0] is not None else None for key in keys]
+    elif timed:
+        found = [_during(path, stimuli, series) for series in responses]
+    elif len(stimuli) == len(responses):
+        found = list(stimuli)
+    else:
         raise FileError(
-            f"{path}: expected a stimulus for each of {len(responses)} responses, by sweep number or in order; found "
-            f"{len(stimuli)}"
+            f"{path}: expected a stimulus for each of {len(responses)} responses, by sweep number, time or order; "
+            f"found {len(stimuli)}"
         )
-    return list(zip(stimuli, responses, strict=True))
+    return [
+        _Sweep(response.name, _Stretch(response), None if stimulus is None else _Stretch(stimulus), timed)
+        for response, stimulus in zip(responses, found, strict=True)
+    ]
+
+
+def _rows(table: Any, icephys: Any) -> list[_Sweep]:
+    """Sweeps of the table of intracellular recordings: a row each."""
+    rows = []
+    for row in range(len(table)):
+        stimulus = _referred(table["stimuli"]["stimulus"][row])
+        response = _referred(table["responses"]["response"][row])
+        own = response is not None and isinstance(response.series, icephys.CurrentClampSeries)
+        if response is not None and own and not isinstance(response.series, icephys.IZeroClampSeries):
+            rows.append((response, stimulus))
+    names = [response.series.name for response, _ in rows]
+    series = [(stimulus.series, response.series) for response, stimulus in rows if stimulus is not None]
+    told = _tell_time([one for one, _ in series], [other for _, other in series])
+    sweeps = []
+    for number, (response, stimulus) in enumerate(rows):
+        name = names[number]
+        label = name if names.count(name) == 1 else f"{name} {names[:number].count(name)}"
+        # a stimulus that ends before its response begins, or the reverse, has a clock of its own
+        timed = told and stimulus is not None and _overlap(stimulus, response)
+        sweeps.append(_Sweep(label, response, stimulus, timed))
+    return sweeps
+
+
+def _referred(reference: Any) -> _Stretch | None:
+    """What a reference of the table means: a series and a stretch of it; -1 for none."""
+    series = getattr(reference, "timeseries", None)
+    first, count = (int(getattr(reference, name, -1)) for name in ("idx_start", "count"))
+    if series is None or (first < 0 and count < 0):
+        return None
+    return _Stretch(series, max(first, 0), count if count >= 0 else None)
 
 
 def _of(group: Any, kind: type) -> list[Any]:
@@ -89,9 +187,51 @@ def _key(series: Any) -> tuple[Any, Any]:
     return (None if number is None else int(number), getattr(series.electrode, "name", None))
 
 
-def _samples(series: Any) -> np.ndarray:
-    data = np.asarray(series.data[:], np.float64)
-    return data * float(series.conversion) + float(getattr(series, "offset", 0.0) or 0.0)
+def _start(part: _Stretch) -> float:
+    """When a series begins on the file's clock, in s."""
+    series = part.series
+    start = series.starting_time if series.rate is not None else series.timestamps[0]
+    return 0.0 if start is None else float(start)
+
+
+def _tell_time(stimuli: Sequence[Any], responses: Sequence[Any]) -> bool:
+    """Whether the series' times say when they were: not where all stimuli begin at 0, as if no time was set."""
+    try:
+        begins = [[_start(_Stretch(series)) for series in group] for group in (stimuli, responses)]
+    except (TypeError, IndexError):
+        return False
+    if not np.isfinite(begins[0] + begins[1]).all():
+        return False
+    alike = len(responses) > 1 and len(set(begins[1])) == 1  # all at once: sweeps of one cell are not
+    return not alike and (any(begins[0]) or not any(begins[1]))
+
+
+def _span(part: _Stretch) -> tuple[float, float]:
+    rate = part.series.rate or rate_of(np.asarray(part.series.timestamps[:], np.float64)) or np.inf
+    begin = _start(part) + part.first / rate
+    return begin, begin + part.samples / rate
+
+
+def _overlap(one: _Stretch, other: _Stretch) -> bool:
+    (first, end), (start, stop) = _span(one), _span(other)
+    return first < stop and start < end
+
+
+def _during(path: Path, stimuli: Sequence[Any], response: Any) -> Any:
+    """The stimulus that was given while a response was recorded; None where none was."""
+    electrode = getattr(response.electrode, "name", None)
+    during = [
+        series
+        for series in stimuli
+        if getattr(series.electrode, "name", None) == electrode and _overlap(_Stretch(series), _Stretch(response))
+    ]
+    if len(during) > 1:
+        begin, end = _span(_Stretch(response))
+        listed = "; ".join("{!r} from {:g} to {:g} s".format(one.name, *_span(_Stretch(one))) for one in during[:5])
+        raise FileError(
+            f"{path}, {response.name}: expected one stimulus while it lasts ({begin:g} to {end:g} s); found {listed}"
+        )
+    return during[0] if during else None
 
 
 def _unit(path: Path, kind: str, series: list[Any]) -> str | None:
@@ -105,9 +245,9 @@ def _rate(path: Path, series: Any) -> float:
     if series.rate is not None:
         return float(series.rate)
     times = np.asarray(series.timestamps[:], np.float64) if series.timestamps is not None else np.empty(0)
-    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
-    if not step > 0 or np.abs(np.diff(times) - step).max() > 0.01 * step:
+    rate = rate_of(times, jitter=0.01)
+    if rate is None:
         raise FileError(
             f"{path}, {series.name}: expected a rate, or evenly spaced timestamps; found neither (sampling_rate=HERTZ)"
         )
-    return float(np.round(1 / step, 3))
+    return rate

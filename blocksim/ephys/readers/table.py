@@ -8,12 +8,15 @@ Other columns are left alone. Time may begin anew in each sweep.
 from __future__ import annotations
 
 import csv
+import io
 import re
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
 
-from blocksim.ephys.readers.base import MAIN, Request, Traces, reading, unit
+from blocksim.arrayfiles import opened
+from blocksim.ephys.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, rate_of, reading, unit
 from blocksim.errors import FileError
 
 _TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -31,18 +34,17 @@ def read(path: Path, request: Request) -> Traces:
 
 
 def _read(path: Path, request: Request) -> Traces:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        head = file.readline()
-        separator = max(",;\t", key=head.count)
-        names = [name.strip().strip('"') for name in next(csv.reader([head], delimiter=separator), [])]
-        rows = [row for row in csv.reader(file, delimiter=separator) if row]
-    columns: dict[str, tuple[int, str | None]] = {}
-    for index, name in enumerate(names):
-        match = re.fullmatch(r"(current|voltage|time|sweep)(?:[_ ]\(?([^()]+)\)?)?", name)
-        if match and match[1] in columns:
-            raise FileError(f"{path}: expected one column of the {match[1]}; found several: {', '.join(names)}")
-        if match:
-            columns[match[1]] = (index, unit(match[2]))
+    with opened(path) as binary:
+        raw = binary.read()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:  # as Windows programs write a micro sign
+        text = raw.decode("latin-1")
+    head, _, rest = text.partition("\n")
+    separator = max(",;\t", key=head.count)
+    names = [name.strip().strip('"') for name in next(csv.reader([head.strip("\r")], delimiter=separator), [])]
+    rows = [row for row in csv.reader(io.StringIO(rest, newline=""), delimiter=separator) if row]
+    columns = _columns(path, names)
     for channel in ("current", "voltage"):
         if channel not in columns:
             raise FileError(
@@ -82,6 +84,28 @@ def _read(path: Path, request: Request) -> Traces:
     )  # fmt: skip
 
 
+def _columns(path: Path, names: list[str]) -> dict[str, tuple[int, str | None]]:
+    """Place and unit of each column that is understood.
+
+    A column such as voltage_command, whose name ends in no unit, is another quantity where there is one with a unit.
+    """
+    known: dict[str, Container[str]] = {"current": CURRENT_UNITS, "voltage": VOLTAGE_UNITS, "time": _TIMES}
+    columns: dict[str, tuple[int, str | None]] = {}
+    others: dict[str, tuple[int, str | None]] = {}
+    for index, name in enumerate(names):
+        match = re.fullmatch(r"(current|voltage|time|sweep)(?:[_ ]\(?([^()]+)\)?)?", name)
+        if not match:
+            continue
+        kind, own = match[1], unit(match[2])
+        if own is not None and own not in known.get(kind, ()):
+            others.setdefault(kind, (index, own))
+        elif kind in columns:
+            raise FileError(f"{path}: expected one column of the {kind}; found several: {', '.join(names)}")
+        else:
+            columns[kind] = (index, own)
+    return others | columns
+
+
 def _numbers(path: Path, rows: list[list[str]], column: int) -> np.ndarray:
     values = np.empty(len(rows))
     for index, row in enumerate(rows):
@@ -98,12 +122,10 @@ def _rate(path: Path, label: str, seconds: np.ndarray) -> float:
     """Sampling rate of evenly spaced times; tolerates times that were rounded when they were written."""
     if len(seconds) < 2:
         raise FileError(f"{path}, sweep {label}: expected two times or more; found {len(seconds)}")
-    step = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
-    gaps = np.diff(seconds)
-    if not step > 0 or np.abs(gaps - step).max() > 0.5 * step:
+    rate = rate_of(seconds)
+    if rate is None:
+        gaps = np.diff(seconds)
         raise FileError(
             f"{path}, sweep {label}: expected evenly spaced times; found steps from {gaps.min():g} to {gaps.max():g} s"
         )
-    rate = 1 / step
-    # 9999.9999 Hz, of times written with few digits, is 10 kHz
-    return float(round(rate)) if abs(rate - round(rate)) < 1e-4 * rate and round(rate) else float(rate)
+    return rate
