@@ -14,7 +14,7 @@ import numpy as np
 
 from blocksim.errors import ArgumentError
 from blocksim.trains import MOST_ROWS, given_times, plausible_rows, steps_of
-from blocksim.validation import found, frozen, items, milliseconds, real_array, whole
+from blocksim.validation import found, frozen, in_unit, items, milliseconds, real_array, whole
 
 # Spikes that an array may become: 64 MiB of them, or as many an input and step, whichever is more. Beyond, the events
 # would take more memory than the array, and it holds no spikes.
@@ -419,6 +419,7 @@ def given_pairs(times: Any, units: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     pairs = []
     for sample, (first, second) in enumerate(zip(times, units, strict=True)):
         when = given_times(f"times: sample {sample}", first)
+        second = in_unit(f"units: sample {sample}", second, "dimensionless")
         try:
             # an empty list is an array of floats to NumPy
             which = np.asarray(second) if np.size(second) else np.zeros(np.shape(second), np.int64)

@@ -71,6 +71,46 @@ def decimal(value: Any) -> Any:
     return float(str(value)) if isinstance(value, (np.float16, np.float32)) else value
 
 
+def in_unit(argument: str, value: Any, unit: str) -> Any:
+    """Numbers with a unit, of quantities, neo, pint or astropy, as plain ones in `unit`; what has none as it is.
+
+    A masked array is a plain one where nothing is masked.
+
+    Raises
+    ------
+    ArgumentError
+        The unit does not convert, or cannot be converted here; or an entry is masked.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.validation import in_unit
+    >>> in_unit("times", np.ma.array([1.0, 2.0]), "ms")
+    array([1., 2.])
+    """
+    if isinstance(value, (list, tuple)) and any(hasattr(item, "units") or hasattr(item, "unit") for item in value):
+        return [in_unit(argument, item, unit) for item in value]
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.getmaskarray(value).any():
+            raise ArgumentError(
+                f"{argument}: expected no masked entries; found {int(np.ma.getmaskarray(value).sum())} of {value.size} "
+                "(leave them out, or fill them)"
+            )
+        return np.asarray(np.ma.getdata(value))
+    own = getattr(value, "units", getattr(value, "unit", None))
+    if own is None:
+        return value
+    # quantities and neo; pint and astropy
+    convert = getattr(value, "rescale", getattr(value, "to", None))
+    try:
+        converted = convert(unit)  # type: ignore[misc]
+        return np.asarray(getattr(converted, "magnitude", getattr(converted, "value", None)), dtype=float)[()]
+    except Exception as error:  # each library has errors of its own
+        raise ArgumentError(
+            f"{argument}: expected values in {unit}; found them in {' '.join(str(own).split())}"
+        ) from error
+
+
 def number(
     argument: str,
     value: Any,
@@ -102,6 +142,7 @@ def number(
 
 def milliseconds(argument: str, value: Any, *, zero: bool = False) -> float:
     """Return `value` as a float if it is a finite time in ms above 0, or with `zero` of at least 0."""
+    value = in_unit(argument, value, "ms")
     return number(argument, value, **({"least": 0} if zero else {"above": 0}), what="a time in ms")
 
 
