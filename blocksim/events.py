@@ -14,6 +14,7 @@ import numpy as np
 
 from blocksim.errors import ArgumentError
 from blocksim.trains import MOST_ROWS, given_times, plausible_rows, steps_of
+from blocksim.units import in_unit
 from blocksim.validation import found, frozen, items, milliseconds, real_array, whole
 
 # Spikes that an array may become: 64 MiB of them, or as many an input and step, whichever is more. Beyond, the events
@@ -398,6 +399,7 @@ def given_pairs(times: Any, units: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     pairs = []
     for sample, (first, second) in enumerate(zip(times, units, strict=True)):
         when = given_times(f"times: sample {sample}", first)
+        second = in_unit(f"units: sample {sample}", second, None)
         try:
             # an empty list is an array of floats to NumPy
             which = np.asarray(second) if np.size(second) else np.zeros(np.shape(second), np.int64)

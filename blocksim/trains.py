@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim.errors import ArgumentError
+from blocksim.units import in_unit
 from blocksim.validation import choice, finite, found, frozen, milliseconds, real_array, whole
 
 # A time this far below an edge, as a fraction of the step, counts as on it: 0.3 ms at dt = 0.1 ms is step 3.
@@ -55,10 +56,11 @@ def exact_times(times: np.ndarray, unit: str = "ms") -> np.ndarray:
 
 
 def given_times(argument: str, value: Any) -> np.ndarray:
-    """Times that a caller hands over, in ms, float64, of any shape: numbers of any precision and byte order.
+    """Times that a caller hands over, in ms, float64, of any shape: numbers of any precision, byte order or unit.
 
-    Raises `ArgumentError` where they are no numbers.
+    Raises `ArgumentError` where they are no numbers, or none of a time.
     """
+    value = in_unit(argument, value, "ms")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # lists of several lengths
@@ -137,7 +139,7 @@ class SpikeTrains:
     offsets: np.ndarray
 
     def __post_init__(self) -> None:
-        times = exact_times(real_array("times", self.times))
+        times = given_times("times", self.times)
         offsets = np.array(real_array("offsets", self.offsets))
         if times.ndim != 1:
             raise ArgumentError(f"times: expected a one-dimensional array; found {found(times)}")
@@ -164,6 +166,8 @@ class SpikeTrains:
     def of(cls, trains: Any) -> Self | SpikeTrains:
         """Make trains of a sequence of arrays of times in ms, of one such array, or return trains as they are.
 
+        Times with a unit (quantities, neo, pint, astropy) are converted; `exact_times` reads single precision.
+
         Raises
         ------
         ArgumentError
@@ -171,6 +175,7 @@ class SpikeTrains:
         """
         if isinstance(trains, SpikeTrains):
             return trains
+        trains = in_unit("trains", trains, "ms")
         if isinstance(trains, np.ndarray) and (trains.ndim != 1 or trains.dtype == np.bool_):
             raise ArgumentError(
                 f"trains: expected times in ms, a sequence of one array a train; found {found(trains)} "

@@ -1,4 +1,4 @@
-"""Values that carry a unit, of whatever library: told, and converted to the unit that an argument has.
+"""Values that mean more than their numbers, with a unit or a mask: told, and converted or refused.
 
 Owns what is known of the libraries of units: quantities (and neo, which is made of it), pint, astropy and unyt. None is
 imported: their values are told by their methods.
@@ -27,18 +27,34 @@ def unit_of(value: Any) -> str | None:
     return None
 
 
-def without_unit(argument: str, value: Any, unit: str | None) -> Any:
-    """The plain numbers of a value that carries a unit, in `unit`; None for a number without a dimension.
+def in_unit(argument: str, value: Any, unit: str | None) -> Any:
+    """The plain numbers of a value that carries a unit, in `unit`; None for numbers without a dimension.
 
-    A value that carries no unit is returned as it is. Sequences of values with units become arrays.
+    A value that carries none is returned as it is; a masked array as a plain one, where nothing is masked. Sequences of
+    values with units become arrays.
 
     Raises
     ------
     ArgumentError
-        The value is of another dimension.
+        The value is of another dimension, or entries are masked.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.units import in_unit
+    >>> in_unit("times", np.ma.array([1.0, 2.0]), "ms")
+    array([1., 2.])
     """
     if isinstance(value, (list, tuple)) and any(unit_of(item) is not None for item in value):
-        return np.asarray([without_unit(argument, item, unit) for item in value])
+        return np.asarray([in_unit(argument, item, unit) for item in value])
+    if isinstance(value, np.ma.MaskedArray):
+        masked = int(np.ma.getmaskarray(value).sum())
+        if masked:
+            raise ArgumentError(
+                f"{argument}: expected an array without a mask; found one with {masked} of {value.size} values masked "
+                "(fill or leave them out first)"
+            )
+        return np.asarray(value.data)
     has = unit_of(value)
     if has is None:
         return value

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.units import without_unit
+from blocksim.units import in_unit
 
 # of times, in ms: a femtosecond, and thirty years
 SHORTEST, LONGEST = 1e-12, 1e12
@@ -124,7 +124,7 @@ def milliseconds(argument: str, value: Any, *, zero: bool = False) -> float:
     would overflow.
     """
     bounds: dict[str, float] = {"least": 0} if zero else {"above": 0}
-    time = number(argument, without_unit(argument, value, "ms"), **bounds, what="a time in ms")
+    time = number(argument, in_unit(argument, value, "ms"), **bounds, what="a time in ms")
     if time and not SHORTEST <= time <= LONGEST:
         raise ArgumentError(f"{argument}: expected a time from {SHORTEST:g} to {LONGEST:g} ms; found {time:g}")
     return time
@@ -172,15 +172,7 @@ def _plain(argument: str, value: Any, unit: str | None) -> np.ndarray:
     """The value as an array of NumPy's own class."""
     if type(value) is np.ndarray:
         return value
-    value = without_unit(argument, value, unit)
-    if isinstance(value, np.ma.MaskedArray):
-        masked = int(np.ma.getmaskarray(value).sum())
-        if masked:
-            raise ArgumentError(
-                f"{argument}: expected an array without a mask; found one with {masked} of {value.size} values masked "
-                "(fill or leave them out first)"
-            )
-        value = value.data
+    value = in_unit(argument, value, unit)
     if not isinstance(value, (list, tuple)) and not np.isscalar(value) and not hasattr(value, "__array__"):
         advice = ".toarray()" if hasattr(value, "toarray") else "numpy.asarray"
         raise ArgumentError(

@@ -131,6 +131,8 @@ OTHERS = {
     "blocksim.optimisers.Clipped": "result", "blocksim.optimisers.is_named": "type", "blocksim.schedules.Schedule": "type",
     "blocksim.surrogates.kernel_scales": "type", "blocksim.surrogates.require_compiled": "type",
     "blocksim.transforms.Transform": "type", "blocksim.trains.steps_of": "type",
+    "blocksim.trains.before": "type", "blocksim.trains.plausible_rows": "type", "blocksim.trains.given_times": "type",
+    "blocksim.trains.exact_times": "type",
     "blocksim.classification.class_labels": "type", "blocksim.classification.class_scores": "type",
     "blocksim.data.Batch": "result", "blocksim.data.EventDataset": "file", "blocksim.data.download": "file",
     "blocksim.data.open_dataset": "file", "blocksim.data.write_events": "file", "blocksim.models.Model": "result",

@@ -89,7 +89,6 @@ def calls(rng, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="settings and optimisers of odd types: 19 cases; remove when they are checked")
 def test_wrong_arguments_are_one_line_of_ours(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused, foreign = 0, {}

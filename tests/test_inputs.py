@@ -180,6 +180,29 @@ def test_delayed_events_are_the_dense_array_shifted(delays):
     assert (np.diff(events.indices)[np.diff(np.repeat(np.arange(90), np.diff(events.indptr))) == 0] >= 0).all()
 
 
+@pytest.mark.parametrize("kind", ["<u8", ">u8", ">i8", ">i4", "u1", "<i2"])
+def test_events_of_any_integers(kind):
+    """Indices of any width, sign and byte order are those of the class, and the callers' arrays stay as they are."""
+    indptr, indices = np.array([0, 2, 2, 3], kind), np.array([2, 0, 1], kind)
+    events = blocksim.Events(indptr, indices, (1, 3, 3))
+    assert (events.indptr.dtype, events.indices.dtype) == (np.int64, np.int32)
+    assert (events.indptr.tolist(), events.indices.tolist()) == ([0, 2, 2, 3], [0, 2, 1])
+    assert indices.tolist() == [2, 0, 1]
+    np.testing.assert_array_equal(blocksim.Events.from_dense(events.to_dense().astype(kind)).indices, events.indices)
+    lists = blocksim.Events.from_lists([[0.0, 0.0, 2.0]], [indices], channels=3)
+    np.testing.assert_array_equal(lists.indices, events.indices)
+    assert (indptr.flags.writeable, indices.flags.writeable) == (True, True)
+
+
+def test_dense_counts_are_as_wide_as_they_need_to_be():
+    for most, kind in ((255, np.uint8), (256, np.uint16), (70_000, np.uint32)):
+        x = np.array([[0, most], [1, 3]])
+        dense = blocksim.Events.from_dense(x).to_dense()
+        assert dense.dtype == kind
+        np.testing.assert_array_equal(dense[0], x)
+    assert blocksim.Events.from_dense(x).to_dense(bool).tolist() == [[[False, True], [True, True]]]
+
+
 def test_events_are_sorted_within_a_step():
     events = blocksim.Events(np.array([0, 3, 4]), np.array([2, 0, 1, 0]), (1, 2, 3))
     np.testing.assert_array_equal(events.indices, [0, 1, 2, 0])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from blocksim.trains import SpikeTrains, steps_of
+import blocksim
+from blocksim import metrics
+from blocksim.data import from_lists
+from blocksim.trains import SpikeTrains, exact_times, steps_of
 
 from .helpers import assert_refused
 
@@ -51,6 +56,80 @@ def test_times_on_an_edge_fall_after_it():
     np.testing.assert_array_equal(steps_of(times, 0.5), np.arange(100_000) // 5)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_single_precision_stands_for_the_decimal_that_was_written(order):
+    rng = np.random.default_rng(0)
+    for unit, factor, tenths in (("s", 1000.0, 4), ("ms", 1.0, 1), ("us", 1e-3, -2)):
+        for top in (1.0, 1e3, 5e4):  # up to 50 s, where float32 resolves 4 us
+            written = np.round(rng.uniform(0, top / factor, 20_000), tenths)  # tenths of a ms
+            stored = written.astype(f"{order}f4")
+            exact = written if unit == "ms" else written * 1000 if unit == "s" else written / 1000
+            np.testing.assert_array_equal(exact_times(stored, unit), exact)
+            np.testing.assert_array_equal(steps_of(exact_times(stored, unit), 0.1), np.rint(exact * 10))
+    grid = np.arange(600_000) * 0.1  # a minute
+    np.testing.assert_array_equal(steps_of(grid.astype(f"{order}f4"), 0.1), np.arange(600_000))
+    trains = SpikeTrains.of([grid.astype(f"{order}f4")])
+    np.testing.assert_array_equal(trains.times, np.round(grid, 1))
+    np.testing.assert_array_equal(SpikeTrains(grid.astype(f"{order}f4"), np.array([0, len(grid)])).times, trains.times)
+    assert (trains.to_steps(0.1, 600_000) == 1).all()
+    np.testing.assert_array_equal(trains.on_grid(0.5).times, np.arange(600_000) // 5 * 0.5)
+    ascending = np.sort(rng.uniform(0, 1e5, 100_000)).astype(f"{order}f4")
+    assert (np.diff(exact_times(ascending)) >= 0).all()
+    assert np.abs(exact_times(ascending) - ascending.astype(float)).max() <= np.spacing(np.float32(1e5)) / 2
+
+
+def test_times_beyond_all_steps_stay_in_order():
+    assert steps_of(np.array([-1e300, 0.0, 1e300]), 0.1).tolist() == [-(2**62), 0, 2**62]
+
+
+class Seconds:
+    """What quantities, pint and astropy have in common; with the names of one of them."""
+
+    def __init__(self, values, convert, plain):
+        self.values, self.units = values, "s"
+        setattr(self, convert, self._in)
+        self.plain = plain
+
+    def _in(self, unit):
+        if unit != "ms":
+            raise TypeError("no unit of time")
+        return SimpleNamespace(**{self.plain: np.asarray(self.values) * 1000})
+
+
+@pytest.mark.parametrize("names", [("rescale", "magnitude"), ("to", "magnitude"), ("to", "value")])
+def test_times_with_a_unit_are_converted(names):
+    times = [0.1, 0.25]
+    seconds = Seconds(times, *names)
+    for trains in (seconds, [seconds], [Seconds(value, *names) for value in times]):
+        same(SpikeTrains.of(trains), [[100, 250]])
+    assert metrics.van_rossum([seconds], [[100.0, 250.0]], tau=Seconds(0.005, *names)) == pytest.approx(0, abs=1e-12)
+    events = blocksim.Events.from_lists([seconds], [[0, 1]], channels=2, dt=Seconds(0.001, *names))
+    assert events.shape == (1, 251, 2)
+    assert from_lists([seconds], [[0, 1]], [0], channels=2).batch([0]).x.shape == (1, 251, 2)
+    seconds.units = "mV"
+    seconds.to = seconds.rescale = lambda unit: 1 / 0
+    assert_refused(lambda: SpikeTrains.of(seconds), ["trains:", "in ms", "mV"])
+
+
+@pytest.mark.parametrize("library", ["quantities", "pint"])
+def test_times_of_libraries_of_units(library):
+    module = pytest.importorskip(library, reason=f"needs {library}, which is not installed")
+    units = module.UnitRegistry() if library == "pint" else module
+    times = np.array([0.1, 0.25])
+    same(SpikeTrains.of(times * units.s), [[100, 250]])
+    same(SpikeTrains.of([times * units.s, times * units.ms]), [[100, 250], [0.1, 0.25]])
+    assert metrics.van_rossum(times * units.s, [1000 * times], tau=5 * units.ms) == pytest.approx(0, abs=1e-12)
+    assert_refused(lambda: SpikeTrains.of(times * units.mV), ["trains:", "in ms"])
+
+
+def test_masked_times_are_refused_and_pandas_are_times():
+    same(SpikeTrains.of(np.ma.array([1.0, 2.0])), [[1, 2]])
+    assert_refused(lambda: SpikeTrains.of(np.ma.array([1.0, 2.0], mask=[0, 1])), ["trains:", "masked", "1 of 2"])
+    assert_refused(lambda: SpikeTrains.of([np.ma.array([1.0, 2.0], mask=[0, 1])]), ["train 0", "masked", "1 of 2"])
+    pandas = pytest.importorskip("pandas", reason="needs pandas, which is not installed")
+    same(SpikeTrains.of(pandas.Series([1.0, 2.0])), [[1, 2]])
+
+
 def test_window_take_grid_pad():
     trains = SpikeTrains.of([[0.0, 5.0, 9.9], [], [5.2]])
     same(trains.window(5, 9.9), [[0], [], [pytest.approx(0.2)]])
@@ -86,6 +165,11 @@ def test_the_callers_arrays_are_not_shared():
     (lambda: SpikeTrains.from_steps([0.5, 1], 0.1), ["spikes:", "counts"]),
     (lambda: SpikeTrains.from_steps([-1, 1], 0.1), ["spikes:", "counts"]),
     (lambda: SpikeTrains.from_steps([0, 1], 0), ["dt:", "above 0", "0"]),
+    (lambda: SpikeTrains.from_steps([1e300, 1], 0.1), ["spikes:", "counts"]),
+    (lambda: SpikeTrains.from_steps([np.nan, 1], 0.1), ["spikes:", "counts"]),
+    (lambda: SpikeTrains.from_steps([2**30] * 3, 0.1), ["spikes:", "2**31", "3.2"]),
+    (lambda: SpikeTrains.of([1e300]).to_steps(0.1, 10), ["steps:", "1e+300"]),
+    (lambda: SpikeTrains.of([1.0]).to_steps(0.1, 10**30), ["steps:", "memory"]),
     (lambda: SpikeTrains.of([5.0]).to_steps(1.0, 5), ["steps:", "5 ms", "found one at 5 ms"]),
     (lambda: SpikeTrains.of([1.0, 1.2]).to_steps(0.5, 5, "error"), ["dt:", "1 spike(s)", "2 of train 0 in step 2"]),
     (lambda: SpikeTrains.of([1.0]).to_steps(0.5, 5, "drop"), ["collisions:", "'count'", "'drop'"]),

@@ -17,6 +17,7 @@ import numpy as np
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 from blocksim.events import given_pairs
 from blocksim.trains import exact_times
+from blocksim.units import in_unit
 from blocksim.validation import found, frozen, real_array
 
 # a network has an output for every class: more are no classes, but numbers of something else
@@ -209,6 +210,7 @@ class Source:
 
     def _numbers(self, what: str, values: Any, length: int | None) -> np.ndarray:
         try:
+            values = in_unit(what, values, None)
             values = real_array(what, values if isinstance(values, np.ndarray) else np.asarray(values))
         except ArgumentError as error:
             raise self.wrong(str(error)) from error
@@ -248,7 +250,7 @@ class Source:
                 except UnicodeDecodeError:
                     name = name.decode("latin-1")
             elif not isinstance(name, (str, int, np.integer)):
-                raise self.wrong(f"expected {what} names, texts; found {found(names)}")
+                raise self.wrong(f"expected {what} names, texts; found {found(name)}")
             texts.append(str(name))
         return tuple(texts)
 
@@ -326,7 +328,7 @@ def grid_channels(source: Source, sample: int, x: np.ndarray, y: np.ndarray, p: 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
     """Names for a message, in order; cut short where there are many."""
-    ordered = sorted(names)
+    ordered = sorted(name if name.isprintable() else ascii(name) for name in names)
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
     return (", ".join(ordered[:most]) or "none") + more
 

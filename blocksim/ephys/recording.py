@@ -16,7 +16,7 @@ from blocksim.ephys.resampling import resample, resampled_steps
 from blocksim.ephys.spikes import Detection, detect_spikes
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
-from blocksim.units import without_unit
+from blocksim.units import in_unit
 from blocksim.validation import finite, found, frozen, milliseconds, number, real_array
 
 Sweeps = str | int | Sequence[int | str]
@@ -88,7 +88,7 @@ class Recording:
                 "current, voltage: expected arrays of the same shape (sweeps, T); found "
                 f"{traces['current'].shape} and {traces['voltage'].shape}"
             )
-        given_rate = without_unit("sampling_rate", self.sampling_rate, "Hz")
+        given_rate = in_unit("sampling_rate", self.sampling_rate, "Hz")
         rate = number("sampling_rate", given_rate, above=1e-6, below=1e12, what="a rate in Hz")
         sweeps = len(traces["current"])
         for argument, array in traces.items():
