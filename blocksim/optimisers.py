@@ -16,7 +16,7 @@ import numpy as np
 
 from blocksim.errors import ArgumentError
 from blocksim.schedules import Schedule
-from blocksim.validation import finite, flag, found, number
+from blocksim.validation import finite, flag, found, instance, number
 
 Arrays = dict[str, np.ndarray]
 # what is decayed unless the caller names other parameters: a time constant that decays to zero is no regulariser
@@ -26,6 +26,14 @@ WEIGHTS = ("weights", "*.weights", "recurrent", "*.recurrent")
 def is_named(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name is one of the patterns, in which `*` stands for any text: "layers.*.beta"."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _patterns(decayed: Any) -> tuple[str, ...]:
+    """Names of decayed parameters, checked: one, several or none."""
+    given = (decayed,) if isinstance(decayed, str) else decayed
+    if not isinstance(given, (tuple, list)) or not all(isinstance(name, str) for name in given):
+        raise ArgumentError(f"decayed: expected names of parameters, * for any text; found {found(decayed)}")
+    return tuple(given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +132,7 @@ class Optimiser:
         Gradients are not checked for NaN and infinity: they spoil the elements they belong to, and no others.
         """
         values = _floating("parameters", parameters)
+        instance("gradients", gradients, Mapping, "a dictionary of arrays by name")
         slopes = {name: np.asarray(gradient) for name, gradient in gradients.items()}
         if set(slopes) != set(values):
             raise ArgumentError(
@@ -211,6 +220,7 @@ class SGD(Optimiser):
         super().__post_init__()
         object.__setattr__(self, "momentum", number("momentum", self.momentum, least=0, below=1))
         object.__setattr__(self, "weight_decay", number("weight_decay", self.weight_decay, least=0))
+        object.__setattr__(self, "decayed", _patterns(self.decayed))
         object.__setattr__(self, "nesterov", flag("nesterov", self.nesterov))
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov: expected a momentum above 0 with it; found 0")
@@ -309,6 +319,7 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "weight_decay", number("weight_decay", self.weight_decay, least=0))
+        object.__setattr__(self, "decayed", _patterns(self.decayed))
 
     def _update(
         self, name: str, value: np.ndarray, slope: np.ndarray, before: Arrays, rate: float, count: int

@@ -13,25 +13,24 @@ import numpy as np
 
 from blocksim.errors import ArgumentError
 
+# methods by which values convert: of quantities and neo, of pint, of astropy and unyt, and of others
+CONVERSIONS = ("rescale", "m_as", "to_value", "to")
+
 
 def unit_of(value: Any) -> str | None:
     """The unit that a value carries, as its library writes it; None for a value that carries none."""
     if isinstance(value, (np.generic, int, float, str)) or type(value) is np.ndarray:
         return None
-    if hasattr(value, "rescale") and hasattr(value, "dimensionality"):  # quantities, neo
-        return str(value.dimensionality)
-    if hasattr(value, "m_as") and hasattr(value, "units"):  # pint
-        return str(value.units)
-    if hasattr(value, "to_value") and (hasattr(value, "unit") or hasattr(value, "units")):  # astropy; unyt
-        return str(value.unit if hasattr(value, "unit") else value.units)
-    return None
+    names = ("dimensionality", "units", "unit") if hasattr(value, "rescale") else ("units", "unit")
+    own = next((getattr(value, name) for name in names if hasattr(value, name)), None)
+    return str(own) if own is not None and any(hasattr(value, name) for name in CONVERSIONS) else None
 
 
 def in_unit(argument: str, value: Any, unit: str | None) -> Any:
     """The plain numbers of a value that carries a unit, in `unit`; None for numbers without a dimension.
 
     A value that carries none is returned as it is; a masked array as a plain one, where nothing is masked. Sequences of
-    values with units become arrays.
+    values with units become lists of plain ones.
 
     Raises
     ------
@@ -46,7 +45,7 @@ def in_unit(argument: str, value: Any, unit: str | None) -> Any:
     array([1., 2.])
     """
     if isinstance(value, (list, tuple)) and any(unit_of(item) is not None for item in value):
-        return np.asarray([in_unit(argument, item, unit) for item in value])
+        return [in_unit(argument, item, unit) for item in value]
     if isinstance(value, np.ma.MaskedArray):
         masked = int(np.ma.getmaskarray(value).sum())
         if masked:
@@ -58,15 +57,14 @@ def in_unit(argument: str, value: Any, unit: str | None) -> Any:
     has = unit_of(value)
     if has is None:
         return value
-    wanted = unit or "dimensionless"
+    wanted = unit or ("" if hasattr(value, "to_value") else "dimensionless")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if hasattr(value, "rescale"):
-                return np.asarray(value.rescale(wanted).magnitude)[()]
-            if hasattr(value, "m_as"):
-                return np.asarray(value.m_as(wanted))[()]
-            return np.asarray(value.to_value(unit or ""))[()]
+            convert = next(getattr(value, name) for name in CONVERSIONS if hasattr(value, name))
+            converted = convert(wanted)
+            plain = getattr(converted, "magnitude", getattr(converted, "value", converted))
+            return np.asarray(plain, np.float64)[()]
     except Exception as error:  # each library has errors of its own
         expected = f"a value in {unit}, or in a unit of that kind" if unit else "plain numbers"
         raise ArgumentError(
