@@ -172,7 +172,8 @@ def _rows(table: Any, icephys: Any) -> list[_Sweep]:
 def _referred(reference: Any) -> _Stretch | None:
     """What a reference of the table means: a series and a stretch of it; -1 for none."""
     series = getattr(reference, "timeseries", None)
-    first, count = (int(getattr(reference, name, -1)) for name in ("idx_start", "count"))
+    given = (getattr(reference, name, None) for name in ("idx_start", "count"))
+    first, count = (-1 if value is None else int(value) for value in given)
     if series is None or (first < 0 and count < 0):
         return None
     return _Stretch(series, max(first, 0), count if count >= 0 else None)
