@@ -58,20 +58,29 @@ def kernels(registers: dict[str, tuple[int, int]]) -> str:
     for name, (low, high) in registers.items():
         threads = (model.resident(high, DEVICE), model.resident(low, DEVICE))
         if name in of_spikes:
-            memory, cache, operations = of_spikes[name]
+            memory, cache, additions = of_spikes[name]
+            instructions = 3 * additions
         else:
             cost = model.KERNELS["forward, with a tape" if name == "forward" else name]
-            memory, cache, operations = cost.bytes, 0, cost.operations
+            memory, cache, instructions = cost.bytes, 0, cost.instructions
         bound = {
             "memory": memory / DEVICE.bandwidth,
             "cache": cache / DEVICE.cache,
-            "operations": operations * model.ISSUE / (DEVICE.multiprocessors * DEVICE.lanes * DEVICE.clock),
+            "instructions": instructions / (DEVICE.multiprocessors * DEVICE.lanes * DEVICE.clock),
         }
         slowest = max(bound, key=lambda each: bound[each])
-        rows.append([f"`{name}`", span(low, high), span(*threads), f"{memory:.3g}", f"{cache:.3g}", f"{operations:.3g}",
-                     f"{bound[slowest] * 1e12:.3g} ({slowest})"])  # fmt: skip
+        rows.append([f"`{name}`", span(low, high), span(*threads), f"{memory:.3g}", f"{cache:.3g}",
+                     f"{instructions:.3g}", f"{bound[slowest] * 1e12:.3g} ({slowest})"])  # fmt: skip
     return table(
-        ["kernel", "registers", "threads a multiprocessor", "bytes of memory", "of cache", "operations", "ps at least"],
+        [
+            "kernel",
+            "registers",
+            "threads a multiprocessor",
+            "bytes of memory",
+            "of cache",
+            "instructions",
+            "ps at least",
+        ],
         rows,
     )
 
@@ -153,8 +162,9 @@ def estimate() -> str:
 Device: {d.name}, {d.multiprocessors} multiprocessors at {d.clock / 1e9:.3g} GHz,
 {d.bandwidth / 1e12:.3g} TB/s of memory, {d.cache / 1e12:.3g} TB/s of second-level cache,
 {d.products / 1e12:.3g} TFLOP/s of products. Assumed: {d.wait:.0f} cycles until a load is there,
-{d.launch * 1e6:.0f} us a launch, {model.ISSUE} instructions for each floating operation,
-{model.SORT / 1e9:.0f} billion events sorted in a second.
+{model.SORT / 1e9:.0f} billion events sorted in a second. Of the host, measured on a CPU: {d.launch * 1e6:.0f} us
+for a launch, {d.product * 1e6:.0f} us for a product of cuBLAS. The host launches while the device computes, so a pass
+takes the longer of the two: without a refractory period, and step by step, that is the host.
 
 For one neuron-step of the paper's layer, float32; registers are the compiler's for compute capability
 {ARCHITECTURE / 10}, over all surrogates, and give the threads that a multiprocessor holds (of {d.warps * 32}).

@@ -1,8 +1,9 @@
 """Tests and timings of the CuPy backend on a GPU, as a report: python asv_bench/gpu_report.py [-o FOLDER].
 
-Runs the test suite's GPU part, asv's benchmarks of the backend, and timings of its own against the estimate on paper
-(gpu_model.py); writes report.md and report.json. Without a GPU it says so and stops; --emulate tries the script itself
-in CPU emulation, at small sizes, and whatever it times there is marked as no GPU's.
+Runs the test suite's GPU part, timings of its own against the estimate on paper (gpu_model.py), asv's benchmarks of the
+backend, and last the slow tests; writes report.md and report.json anew after each part, so that a run that is cut short
+leaves what it had. Without a GPU it says so and stops; --emulate tries the script itself in CPU emulation, at small
+sizes, and whatever it times there is marked as no GPU's.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from blocksim.cli.info import machine  # noqa: E402
 ON_GPU = "(cupy or GPU) and not emulat"  # pytest's -k: the engine's name, and the fixture's
 REPEATS = 7
 Times = dict[str, Any]
+Report = dict[str, Any]
+Tests = dict[str, Callable[[], dict[str, Any]]]
 
 
 class Stopwatch:
@@ -192,16 +195,25 @@ PARTS = {
 }
 
 
-def collect(cupy: Any, tests: dict[str, Any], benchmarks: dict[str, Any]) -> dict[str, Any]:
-    """The whole report."""
-    return {
-        "emulated": Stopwatch(cupy).emulated,
-        "device": device(cupy),
-        "versions": machine(),
-        "tests": tests,
-        "timings": {title: part(cupy) for title, part in PARTS.items()},
-        "asv": benchmarks,
-    }
+def collect(
+    cupy: Any, tests: Tests, benchmarks: Callable[[], dict[str, Any]], done: Callable[[Report], object]
+) -> Report:
+    """The whole report, the quick parts first; `done` is handed what there is after each part."""
+    report: Report = {
+        "emulated": Stopwatch(cupy).emulated, "device": device(cupy), "versions": machine(), "tests": {}, "timings": {},
+        "asv": {"not run": "not reached"},
+    }  # fmt: skip
+    done(report)
+    for number, (title, run) in enumerate(tests.items()):
+        if number == 1:  # what takes long comes last
+            for part, measure in PARTS.items():
+                report["timings"][part] = measure(cupy)
+                done(report)
+            report["asv"] = benchmarks()
+            done(report)
+        report["tests"][title] = run()
+        done(report)
+    return report
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -211,15 +223,15 @@ def markdown(report: dict[str, Any]) -> str:
     lines = ["# CPU emulation: nothing here was measured on a GPU" if emulated else "# The CuPy backend on a GPU", ""]
     for title in ("device", "versions"):
         lines += [f"- {name}: {value}" for name, value in report[title].items()]
-    tests = report["tests"]
-    lines += ["", "## Tests", ""]
-    if "passed" in tests:
-        lines += [f"{tests['passed']} passed, {len(tests['failed'])} failed, {len(tests['skipped'])} skipped "
-                  f"(`{tests['selected by']}`)", ""]  # fmt: skip
-        for outcome in ("failed", "skipped"):
-            lines += [f"- {outcome}: {name}: {why}" for name, why in tests[outcome].items()]
-    else:
-        lines += ["```", *(str(value) for value in tests.values()), "```"]
+    for title, tests in report["tests"].items():
+        lines += ["", f"## {title}", ""]
+        if "passed" in tests:
+            lines += [f"{tests['passed']} passed, {len(tests['failed'])} failed, {len(tests['skipped'])} skipped "
+                      f"(`{tests['selected by']}`)", ""]  # fmt: skip
+            for outcome in ("failed", "skipped"):
+                lines += [f"- {outcome}: {name}: {why}" for name, why in tests[outcome].items()]
+        else:
+            lines += ["```", *(str(value) for value in tests.values()), "```"]
     for title, rows in report["timings"].items():
         lines += ["", f"## {title}", "", f"Times in {unit}: median (quartiles).", ""]
         rates = ("GB/s", "of ", "sequential / ")  # what only a GPU's times are good for
@@ -251,8 +263,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.emulate:
         from tests.cuda_emulation import emulated_cupy as cupy
 
-        tests = suite("emulation and wrong_arrays", "tests/test_cuda.py")
-        benchmarks = {"not run": "CPU emulation is not benchmarked"}
+        tests: Tests = {
+            "Tests": lambda: suite("emulation and wrong_arrays", "tests/test_cuda.py"),
+            "Slow tests": lambda: suite("unknown_to_a_kernel", "tests/test_cuda.py"),
+        }
+
+        def benchmarks() -> dict[str, Any]:
+            return {"not run": "CPU emulation is not benchmarked"}
+
     else:
         status = blocksim.available_backends()["cupy"]
         if status != "ready":
@@ -260,11 +278,12 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         import cupy
 
-        tests, benchmarks = suite(ON_GPU, "--slow"), asv()
-    report = collect(cupy, tests, benchmarks)
+        tests, benchmarks = {"Tests": lambda: suite(ON_GPU), "Slow tests": lambda: suite(ON_GPU, "--slow")}, asv
+    report = collect(cupy, tests, benchmarks, lambda so_far: write(so_far, options.output))
     for path in write(report, options.output):
         print(path)
-    return 1 if tests.get("failed") or "error" in tests or "error" in benchmarks else 0
+    bad = any(found.get("failed") or "error" in found for found in (*report["tests"].values(), report["asv"]))
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -41,6 +42,11 @@ from blocksim.surrogates import Surrogate
 from blocksim.validation import found
 
 GROUP = "blocksim.backends"
+
+
+T = TypeVar("T")
+# what backends have made of things that do not change; it goes when they go
+_MADE: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 
 
 class Backend(ABC):
@@ -181,6 +187,17 @@ class Backend(ABC):
         z = self.leaky_filter(y, decay, reverse=True)
         z[:, :first] = 0
         return before, after, z
+
+    def once(self, owner: Any, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, made when first asked for and kept for as long as `owner`, which does not change.
+
+        A backend whose arrays lie on one of several devices keeps one of each.
+        """
+        made: dict[Any, T] = _MADE.setdefault(owner, {})
+        place = (self, key)
+        if place not in made:
+            made[place] = make()
+        return made[place]
 
     def release_memory(self) -> None:  # noqa: B027
         """Give back memory that lies idle, kept for the next arrays; a backend that keeps some replaces this.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -188,17 +187,9 @@ def block_length_of(layer: Layer, method: str, block_length: int | None) -> int:
     return length
 
 
-# A layer does not change, so its arrays are made once for each backend and precision; they go when the layer goes.
-_PREPARED: WeakKeyDictionary[Layer, dict[Any, LayerArrays]] = WeakKeyDictionary()
-
-
 def _layer_arrays(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -> LayerArrays:
     """The layer as the backend's arrays."""
-    of_layer = _PREPARED.setdefault(layer, {})
-    key = (engine, neurons, dtype)
-    if key not in of_layer:
-        of_layer[key] = _make_layer_arrays(layer, neurons, dtype, engine)
-    return of_layer[key]
+    return engine.once(layer, (neurons, dtype), lambda: _make_layer_arrays(layer, neurons, dtype, engine))
 
 
 def _make_layer_arrays(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -> LayerArrays:

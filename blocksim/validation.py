@@ -184,7 +184,9 @@ def _plain(argument: str, value: Any, unit: str | None) -> np.ndarray:
             warnings.simplefilter("ignore")
             return np.asarray(value)
     except Exception as error:  # lists of unequal length, and whatever another library's __array__ raises
-        raise ArgumentError(f"{argument}: expected real numbers; found {found(value)} ({found(error)})") from error
+        raise ArgumentError(
+            f"{argument}: expected a NumPy array or a number; found {type(value).__name__} ({error})"
+        ) from error
 
 
 def finite(argument: str, value: np.ndarray, to_numpy: Callable[[Any], Any] = np.asarray) -> None:

@@ -72,7 +72,10 @@ def test_as_many_launches_as_the_docs_say(monkeypatch, method, recurrent):
     projections = {"add_events<double>": 1} | ({"add_spikes<double, 0>": blocks} if recurrent else {})
     gradients = {"rows_of_events": 1, "gather_gradient<double>": 1}
     dynamics = {"forward<double>": blocks, "adjoint<double, 0>": blocks}
-    assert dynamics | projections | gradients == emulated_cupy.LAUNCHED
+    # backward, a call of cuBLAS for the recurrent term of (7) of each block that acts within the run, and one for (13)
+    length = 4 if method == "blocks" else 1
+    products = {"gemmStridedBatched": len(range(0, 50 - 4, length)) + 1}
+    assert dynamics | projections | gradients | (products if recurrent else {}) == emulated_cupy.LAUNCHED
 
 
 @needs_compiler
@@ -347,3 +350,104 @@ def test_a_failing_device_is_said(monkeypatch):
     monkeypatch.setattr(emulated_cupy, "asnumpy", fail)
     with pytest.raises(blocksim.DeviceError, match=r"the device failed while copying.*illegal memory access"):
         make_case(8).simulate(CupyBackend(emulated_cupy, scan=False))
+
+
+@needs_compiler
+def test_every_device_has_arrays_of_its_own(monkeypatch):
+    """The same layer on device 0 and then on 1: what was made on the one is of no use on the other."""
+    case, engine = make_case(6, recurrent=True), CupyBackend(emulated_cupy, scan=False)
+    expected = case.simulate("numpy", tape=True)
+    g = np.random.default_rng(0).normal(size=expected.spikes.shape)
+    for device in (0, 1, 0):
+        with emulated_cupy.cuda.Device(device):
+            run = case.simulate(engine, tape=True)
+            assert_same_run(run, expected)
+            assert_close(run.backward(g), expected.backward(g), 1e-12)
+
+
+@needs_compiler
+def test_what_one_stream_makes_another_waits_for():
+    """A layer, its events and what is made of them, made on one stream and used on another."""
+    case, engine = make_case(6, recurrent=True), CupyBackend(emulated_cupy, scan=False)
+    expected = case.simulate("numpy", tape=True)
+    g = np.random.default_rng(0).normal(size=expected.spikes.shape)
+    events = case.events
+    streams = [emulated_cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+    for stream in (*streams, streams[0]):
+        with stream:
+            run = case.simulate(engine, events, tape=True)
+            assert_same_run(run, expected)
+            assert_close(run.backward(g), expected.backward(g), 1e-12)
+
+
+@needs_compiler
+def test_the_emulation_knows_devices_and_streams():
+    array = emulated_cupy.asarray(np.ones(3))
+    with emulated_cupy.cuda.Device(1), pytest.raises(emulated_cupy.CUDARuntimeError, match="device 0 on device 1"):
+        array + array
+    with emulated_cupy.cuda.Stream(), pytest.raises(AssertionError, match="another stream"):
+        array[1:] + array[:2]
+    event = emulated_cupy.cuda.Event()
+    event.record(emulated_cupy.cuda.get_current_stream())
+    with emulated_cupy.cuda.Stream() as stream:
+        stream.wait_event(event)
+        assert (array + array).get().tolist() == [2, 2, 2]
+
+
+FAILURES = [
+    (emulated_cupy.OutOfMemoryError("no room"), "expected enough device memory for"),
+    (emulated_cupy.CUDARuntimeError("illegal address"), "the device failed while"),
+    (emulated_cupy.CUDADriverError("launch failed"), "the device failed while"),
+    (emulated_cupy.CUBLASError("not initialised"), "the device failed while"),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("failure", "words"), FAILURES)
+@pytest.mark.parametrize("place", [
+    "empty", "asarray", "asnumpy", "concatenate", "stack", "argsort", "searchsorted", "launch", "sgemmStridedBatched",
+])  # fmt: skip
+def test_every_failure_of_the_device_is_ours(monkeypatch, place, failure, words):
+    """Wherever CuPy fails, in a run and its adjoint: a DeviceError that says what was being done."""
+    case = make_case(6, recurrent=True, dtype=np.float32)
+    engine = CupyBackend(emulated_cupy, scan=False)
+
+    def fail(*arguments, **options):
+        raise failure
+
+    if place == "launch":
+        monkeypatch.setattr(emulated_cupy.Kernel, "__call__", fail)
+    else:
+        owner = emulated_cupy.cuda.cublas if place.startswith("sgemm") else emulated_cupy
+        monkeypatch.setattr(owner, place, fail)
+
+    def work():
+        run = case.simulate(engine, blocksim.Events.from_dense(case.x), tape=True)
+        run.backward(np.ones(run.spikes.shape, np.float32))
+
+    with pytest.raises(blocksim.DeviceError, match=words) as error:
+        work()
+    assert "\n" not in str(error.value)
+    monkeypatch.undo()
+    assert_same_run(case.simulate(engine), case.simulate("numpy"))  # and the backend goes on
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("place", "words"), [("RawModule", "expected NVRTC"), ("get_cublas_handle", "expected cuBLAS")]
+)
+def test_a_machine_with_only_a_driver_is_told_what_to_install(monkeypatch, place, words):
+    def missing(*arguments, **options):
+        raise ImportError("libnvrtc.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(emulated_cupy if place == "RawModule" else emulated_cupy.cuda.device, place, missing)
+    with pytest.raises(blocksim.MissingLibraryError, match=rf"expected {words}.*libnvrtc.*blocksim\[gpu-cuda12\]"):
+        CupyBackend(emulated_cupy)
+
+
+@needs_compiler
+@pytest.mark.parametrize("gradient", ["standard", "paper"])
+def test_a_surrogate_unknown_to_a_kernel_has_no_slope(monkeypatch, gradient):
+    run = make_case(7).simulate(CupyBackend(emulated_cupy, scan=False), tape=True, gradient=gradient)
+    monkeypatch.setattr(type(run._pass.rule.surrogate), "kind", 6)
+    assert np.isnan(run.backward(np.ones(run.spikes.shape)).bias).all()

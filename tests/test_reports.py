@@ -44,8 +44,8 @@ def test_a_report_of_the_emulation_says_that_it_is_one(script, tmp_path, monkeyp
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["emulated"]
     assert report["device"]["name"] == "CPU emulation"
-    assert report["tests"]["passed"] == 1
-    assert not report["tests"]["failed"]
+    assert [found["passed"] for found in report["tests"].values()] == [1, 2]
+    assert not any(found["failed"] for found in report["tests"].values())
     assert set(report["timings"]) == set(script("gpu_report").PARTS)
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# CPU emulation: nothing here was measured on a GPU\n")
@@ -62,9 +62,18 @@ def test_a_report_of_a_device_shows_times_and_rates(script, monkeypatch):
     """The same figures, as if they were a device's: what the reader sees then."""
     gpu_report = script("gpu_report")
     monkeypatch.setattr(gpu_report, "REPEATS", 1)
-    tests = {"selected by": "x", "passed": 3, "failed": {"a::b": "assert 1 == 2"}, "skipped": {}}
-    report = gpu_report.collect(emulated_cupy, tests, {"output": "asv's table"})
+    found = {"selected by": "x", "passed": 3, "failed": {"a::b": "assert 1 == 2"}, "skipped": {}}
+    stages = []
+    report = gpu_report.collect(
+        emulated_cupy, {"Tests": lambda: found, "Slow tests": lambda: found}, lambda: {"output": "asv's table"},
+        lambda so_far: stages.append(gpu_report.markdown(so_far)),
+    )  # fmt: skip
     text = gpu_report.markdown(report | {"emulated": False})
+    # what is cut short leaves what it had: the device, then quick tests, timings, benchmarks, slow tests
+    firsts = [next(number for number, stage in enumerate(stages) if words in stage)
+              for words in ("CPU emulation", "## Tests", *(f"## {part}" for part in gpu_report.PARTS), "asv's table",
+                            "## Slow tests")]  # fmt: skip
+    assert firsts == list(range(7))
     for words in ("# The CuPy backend on a GPU", "Times in ms: median", "GB/s", "sequential / scan, forward",
                   "3 passed, 1 failed, 0 skipped", "failed: a::b: assert 1 == 2", "asv's table"):  # fmt: skip
         assert words in text, words

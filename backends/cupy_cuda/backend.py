@@ -7,9 +7,11 @@ scanned. `dynamics` has the launches of whole layers.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from threading import local
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -38,6 +40,24 @@ from .kernels import WARP, Kernels, tiles, units
 
 BYTE = 255  # the most spikes of an input in a step that a byte holds
 NUMBERS = 1 << 25  # as many spikes are made numbers at a time, for a product
+
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _guarded(doing: str) -> Callable[[F], F]:
+    """A method whose errors of the device are ours."""
+
+    def decorate(method: F) -> F:
+        @wraps(method)
+        def guarded(self: CupyBackend, *arguments: Any, **options: Any) -> Any:
+            with self._device(doing):
+                return method(self, *arguments, **options)
+
+        return guarded  # type: ignore[return-value]
+
+    return decorate
 
 
 class CupyBackend(FusedBackend):
@@ -72,16 +92,48 @@ class CupyBackend(FusedBackend):
                 "backend 'cupy': expected an NVIDIA GPU and its driver; CuPy is installed but found none "
                 "(nvidia-smi says what the driver sees)"
             )
+        self._probe()
         self.launch = Kernels(self.cupy).launch
-        # what is made of things that do not change is made once, and goes when they go
-        self._uploaded: WeakKeyDictionary[Events, tuple[Array, Array]] = WeakKeyDictionary()
-        self._sorted: WeakKeyDictionary[Events, tuple[Array, Array]] = WeakKeyDictionary()
-        self._stacked: WeakKeyDictionary[LayerArrays, Array] = WeakKeyDictionary()
+        self._within = local()
+        # by owner: what was made on each device, and when on that device it was ready
+        self._made: WeakKeyDictionary[Any, dict[Any, tuple[Any, Any, int]]] = WeakKeyDictionary()
+
+    def _probe(self) -> None:
+        """Raise unless the libraries that are loaded when first used are there: the compiler and cuBLAS."""
+        for what, use in (
+            ("NVRTC, CUDA's compiler", lambda: Kernels(self.cupy).probe()),
+            ("cuBLAS", lambda: self.cupy.cuda.device.get_cublas_handle()),
+        ):
+            try:
+                use()
+            except Exception as error:  # of a library that is missing, CuPy raises what it likes
+                raise MissingLibraryError(
+                    f"backend 'cupy': expected {what}; found that it cannot be used ({type(error).__name__}: {error}); "
+                    "install it with: python -m pip install 'blocksim[gpu-cuda12]' (or gpu-cuda13)"
+                ) from error
+
+    @_guarded("preparing a layer or its input")
+    def once(self, owner: Any, key: Hashable, make: Callable[[], T]) -> T:
+        """One on each device, that any stream of it may use: those that did not make it wait until it is there."""
+        cuda = self.cupy.cuda
+        made = self._made.setdefault(owner, {})
+        place = (key, cuda.Device().id)
+        stream = cuda.get_current_stream()
+        if place not in made:
+            value = make()
+            ready = cuda.Event(disable_timing=True)
+            ready.record(stream)
+            made[place] = (value, ready, stream.ptr)
+        value, ready, maker = made[place]
+        if stream.ptr != maker:
+            stream.wait_event(ready)
+        return value
 
     def owns(self, array: Any) -> bool:
         """Arrays of CuPy."""
         return isinstance(array, self.cupy.ndarray)
 
+    @_guarded("copying an array to the device")
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """On the device, C-contiguous; what is on the host is converted there."""
         if self.owns(array):
@@ -97,12 +149,14 @@ class CupyBackend(FusedBackend):
             found: np.ndarray = self.cupy.asnumpy(array)
         return found
 
+    @_guarded("copying results to the host")
     def fetch(self, arrays: Sequence[Array]) -> list[np.ndarray]:
         """On the host, by one copy: for small arrays, which it would take longer to wait for one by one."""
         joined = self.to_numpy(self.cupy.concatenate([array.ravel().view(np.uint8) for array in arrays]))
         parts = np.split(joined, np.cumsum([array.nbytes for array in arrays])[:-1])
         return [part.copy().view(array.dtype).reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
+    @_guarded("allocating an array")
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """cupy.empty."""
         return self.cupy.empty(shape, dtype)
@@ -121,6 +175,7 @@ class CupyBackend(FusedBackend):
         """Kernels hold copies of the package's own surrogates only."""
         require_compiled(surrogate, self.name)
 
+    @_guarded("looking for spikes in the input")
     def events(self, x: Array) -> Input | None:
         """Spike counts as bytes on the device, which kernels read as they are (docs/performance.md, "On a GPU").
 
@@ -142,6 +197,7 @@ class CupyBackend(FusedBackend):
             return None
         return self.asarray(x, np.uint8) if x.max() <= BYTE else Events.from_dense(x)
 
+    @_guarded("computing input currents")
     def projection(self, x: Input, weights: Array, out: Array) -> None:
         """Equation (2): event by event, from bytes, or for real-valued input cuBLAS' matrix product."""
         whole = self.asarray(out)
@@ -157,6 +213,7 @@ class CupyBackend(FusedBackend):
         if whole is not out:
             out[...] = whole
 
+    @_guarded("computing the gradient of weights")
     def projection_adjoint(self, x: Input, grad_current: Array) -> Array:
         """Equation (11): a sum over each input's events, or a matrix product."""
         size = grad_current.shape[2]
@@ -178,6 +235,7 @@ class CupyBackend(FusedBackend):
         )
         return grad
 
+    @_guarded("filtering")
     def leaky_filter(self, x: Array, decay: float, reverse: bool = False) -> Array:
         """Equation (18), one thread a neuron of a sample."""
         batch, steps, size = x.shape
@@ -234,6 +292,7 @@ class CupyBackend(FusedBackend):
         """Differentiate a layer."""
         return dynamics.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
+    @_guarded("adding recurrent currents")
     def add_spikes(
         self, spikes: Array, history: Array | None, weights: Array, out: Array, begin: int, rows: int, latency: int
     ) -> None:
@@ -248,8 +307,12 @@ class CupyBackend(FusedBackend):
 
     @contextmanager
     def _device(self, doing: str) -> Iterator[None]:
-        """Turn the device's errors into ours."""
+        """Turn the device's errors into ours; within another such block the outer one words them."""
+        if getattr(self._within, "guarded", False):
+            yield
+            return
         cuda = self.cupy.cuda
+        self._within.guarded = True
         try:
             yield
         except cuda.memory.OutOfMemoryError as error:
@@ -258,11 +321,13 @@ class CupyBackend(FusedBackend):
                 f"backend 'cupy': expected enough device memory for {doing}; found {free / 1e9:.3g} GB free of "
                 f"{total / 1e9:.3g} GB ({error}); use tape='checkpoint', a smaller batch, or record less"
             ) from error
-        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, cuda.cublas.CUBLASError) as error:
             raise DeviceError(
                 f"backend 'cupy': the device failed while {doing}: {error}; results since are lost, and the process "
                 "may have to be started anew"
             ) from error
+        finally:
+            self._within.guarded = False
 
     def _scans(self, layer: LayerArrays, plan: Plan) -> bool:
         """Whether a layer is scanned: decided by the whole run, so that parts of it computed again are, too."""
@@ -280,25 +345,51 @@ class CupyBackend(FusedBackend):
 
     def values(self, layer: LayerArrays) -> Array:
         """A layer's parameters as kernels read them."""
-        if layer not in self._stacked:
-            self._stacked[layer] = self.cupy.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias])
-        return self._stacked[layer]
+        stack = self.cupy.stack
+        return self.once(layer, "values", lambda: stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias]))
 
     def _on_device(self, x: Events) -> tuple[Array, Array]:
         """The events' arrays."""
-        if x not in self._uploaded:
-            self._uploaded[x] = (self.asarray(x.indptr), self.asarray(x.indices))
-        return self._uploaded[x]
+        return self.once(x, "events", lambda: (self.asarray(x.indptr), self.asarray(x.indices)))
 
     def _by_input(self, x: Events) -> tuple[Array, Array]:
         """Rows of events, sorted by input and then by row; and where each input's begin."""
-        if x not in self._sorted:
-            indptr, indices = self._on_device(x)
-            rows = x.shape[0] * x.shape[1]
-            row_of = self.empty(indices.shape, np.int64)
-            self.launch("rows_of_events", None, units(rows))(indptr, np.int64(rows), row_of)
-            order = self.cupy.argsort(indices.astype(np.int64) * rows + row_of)
-            edges = self.cupy.arange(x.shape[2] + 1, dtype=np.int32)
-            starts = self.cupy.searchsorted(indices[order], edges).astype(np.int64)
-            self._sorted[x] = (row_of[order], starts)
-        return self._sorted[x]
+        return self.once(x, "by input", lambda: self._sorted_by_input(x))
+
+    def _sorted_by_input(self, x: Events) -> tuple[Array, Array]:
+        indptr, indices = self._on_device(x)
+        rows = x.shape[0] * x.shape[1]
+        row_of = self.empty(indices.shape, np.int64)
+        self.launch("rows_of_events", None, units(rows))(indptr, np.int64(rows), row_of)
+        order = self.cupy.argsort(indices.astype(np.int64) * rows + row_of)
+        edges = self.cupy.arange(x.shape[2] + 1, dtype=np.int32)
+        starts = self.cupy.searchsorted(indices[order], edges).astype(np.int64)
+        return row_of[order], starts
+
+    @_guarded("differentiating recurrent connections")
+    def add_product(self, rows: Array, weights: Array, out: Array) -> None:
+        """out INOUT (B, t, N) += rows IN (B, t, M) times the transpose of weights IN (N, M), the recurrent term of (7).
+
+        The first two are stretches of time of C-contiguous arrays: one call of cuBLAS that reads and adds in place, of
+        whatever stride from sample to sample. (A product of CuPy's would copy both, and add in a launch of its own.)
+        """
+        cublas = self.cupy.cuda.cublas
+        batch, steps, inner = rows.shape
+        size = weights.shape[0]
+        kind, product = (
+            (np.float32, cublas.sgemmStridedBatched) if rows.dtype == np.float32
+            else (np.float64, cublas.dgemmStridedBatched)
+        )  # fmt: skip
+        one = np.ones(1, kind)  # on the host, where cuBLAS reads it before it returns
+        handle = self.cupy.cuda.device.get_cublas_handle()
+        before = cublas.getPointerMode(handle)
+        cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)
+        try:
+            # cuBLAS counts columns first: what it sees are the transposes of these arrays, and of their product
+            product(
+                handle, cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, size, steps, inner, one.ctypes.data,
+                weights.data.ptr, inner, 0, rows.data.ptr, inner, rows.strides[0] // rows.itemsize, one.ctypes.data,
+                out.data.ptr, size, out.strides[0] // out.itemsize, batch,
+            )  # fmt: skip
+        finally:
+            cublas.setPointerMode(handle, before)

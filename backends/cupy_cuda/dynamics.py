@@ -130,7 +130,7 @@ def adjoint(
     out = (lambda_s, grad_voltage, into.voltage, into.adaptation, grad_current, sums)
     rules = (*kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation))
     shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
-    transposed = layer.recurrent.T if layer.recurrent is not None and rule.through_recurrent else None
+    recurrent = layer.recurrent if rule.through_recurrent else None
     if isinstance(tape, ScannedTape):
         engine.launch("adjoint_scan", dtype, units(batch * size * WARP), kind)(
             *of_tape, *out, *rules, *shape_of_run, smallest
@@ -140,23 +140,25 @@ def adjoint(
         launch = engine.launch(kernel, dtype, units(batch * size), kind)
         scratch = engine.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
         for start, stop in reversed(_launches(layer, steps, tape.block_length)):
-            if transposed is not None and start + latency < steps:  # the recurrent term of (7), one product a block
+            if recurrent is not None and start + latency < steps:  # the recurrent term of (7), one product a block
                 last = min(stop + latency, steps)
-                lambda_s[:, start : last - latency] += grad_current[:, start + latency : last] @ transposed
+                engine.add_product(
+                    grad_current[:, start + latency : last], recurrent, lambda_s[:, start : last - latency]
+                )
             launch(
                 *of_tape, *out, scratch, *rules, *shape_of_run, np.int32(start), np.int32(stop),
                 np.int32(tape.block_length), smallest,
             )  # fmt: skip
-    recurrent = None
+    grad_recurrent = None
     if layer.recurrent is not None:
         early = min(latency, steps)
-        if transposed is not None:  # (13)
-            before[:, :early] += grad_current[:, :early] @ transposed
-        recurrent = engine.projection_adjoint(tape.history[:, :early], grad_current[:, :early])
+        if recurrent is not None:  # (13)
+            engine.add_product(grad_current[:, :early], recurrent, before[:, :early])
+        grad_recurrent = engine.projection_adjoint(tape.history[:, :early], grad_current[:, :early])
         if steps > latency:
-            recurrent += engine.projection_adjoint(tape.spikes[:, : steps - latency], grad_current[:, latency:])
+            grad_recurrent += engine.projection_adjoint(tape.spikes[:, : steps - latency], grad_current[:, latency:])
     weights = None if layer.weights is None else engine.projection_adjoint(x, grad_current)
-    return AdjointResult(grad_current, weights, recurrent, ParameterSums(*sums), into, before)
+    return AdjointResult(grad_current, weights, grad_recurrent, ParameterSums(*sums), into, before)
 
 
 def _launches(layer: LayerArrays, steps: int, length: int) -> list[tuple[int, int]]:

@@ -47,6 +47,12 @@ class Kernels:
 
         return launch
 
+    def probe(self) -> None:
+        """Compile a kernel that does nothing: raises where there is no compiler."""
+        name = "blocksim_probe"
+        module = self.cupy.RawModule(code=f"__global__ void {name}() {{}}", options=OPTIONS, name_expressions=[name])
+        module.get_function(name)
+
     def _compile(self, expression: str) -> Any:
         module = self.cupy.RawModule(code=text(), options=OPTIONS, name_expressions=[expression])
         return module.get_function(expression)

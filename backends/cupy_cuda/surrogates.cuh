@@ -17,5 +17,6 @@ template <typename T, int KIND> __device__ __forceinline__ T slope_of(T m, T s0,
         const T e = exp(-s0 * size);
         return s0 * e / ((T(1) + e) * (T(1) + e));
     }
-    return size < T(1) ? s0 * (T(1) - size) : T(0);  // triangle
+    if (KIND == 5) return size < T(1) ? s0 * (T(1) - size) : T(0);  // triangle
+    return T(nan(""));  // no kind of ours: no gradient, rather than another surrogate's
 }

@@ -1,16 +1,18 @@
 """CPU emulation of the part of CuPy that the backend uses: its host code and kernels run without a GPU.
 
 "Device" arrays hold NumPy arrays out of NumPy's reach, so that the two cannot be mixed unseen, as in CuPy; new ones
-hold NaN, never zeros; whatever crosses between the two is counted, wherever it is asked for. Kernels are built by g++
-from the text that CuPy would compile (cuda_on_cpu.h), once, and kept under the name of their text. Arguments are
-checked as no driver would: number, dtype, contiguity. Only functions that CuPy has with the same meaning are here, each
-by name: what is missing fails, instead of running NumPy's.
+hold NaN, never zeros. An array may be used only on the device where it was made, and on another stream than the one
+that made it only after that stream was waited for. Whatever crosses between host and device is counted, wherever it is
+asked for. Kernels are built by g++ from the text that CuPy would compile (cuda_on_cpu.h), once, and kept under the name
+of their text. Arguments are checked as no driver would: number, dtype, contiguity. Only functions that CuPy has with
+the same meaning are here, each by name: what is missing fails, instead of running NumPy's.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import re
 import subprocess
@@ -36,8 +38,21 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     __array_priority__ = 100
 
-    def __init__(self, host):
+    def __init__(self, host, made=None):
         self._host = host
+        # where and when: device, stream, and how much that stream had done
+        self._made = made or (Device.current, *Stream.current.tick())
+
+    def _part(self, host):
+        """A view: it is there when this array is."""
+        return ndarray(np.asarray(host), self._made)
+
+    def _check(self):
+        device, stream, time = self._made
+        if device != Device.current:
+            raise CUDARuntimeError(f"cudaErrorIllegalAddress: an array of device {device} on device {Device.current}")
+        if not Stream.current.knows(stream, time):
+            raise AssertionError("an array is read on another stream than the one that makes it, which may not be done")
 
     def __array__(self, *args, **kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -72,11 +87,13 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return _device(self._host.max(axis))
 
     def get(self):
+        self._check()
         _cross("to_host", self._host)
+        Stream.host.learn(Stream.current)  # the host waits for the stream
         return self._host.copy()
 
     def __getitem__(self, index):
-        return _device(self._host[_index(index)])
+        return self._part(self._host[_index(index)])
 
     def __setitem__(self, index, value):
         self._host[_index(index)] = _host(value)
@@ -85,16 +102,16 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return len(self._host)
 
     def __iter__(self):
-        return (_device(each) for each in self._host)
+        return (self._part(each) for each in self._host)
 
     def reshape(self, *shape):
-        return _device(self._host.reshape(*shape))
+        return self._part(self._host.reshape(*shape))
 
     def ravel(self):
-        return _device(self._host.ravel())
+        return self._part(self._host.ravel())
 
     def view(self, dtype):
-        return _device(self._host.view(dtype))
+        return self._part(self._host.view(dtype))
 
     def astype(self, dtype, copy=True):
         return _device(self._host.astype(dtype, copy=copy))
@@ -120,7 +137,15 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __format__(self, how):
         return format(self.get(), how)
 
-    T = property(lambda self: _device(self._host.T))
+    strides = property(lambda self: self._host.strides)
+    itemsize = property(lambda self: self._host.itemsize)
+
+    @property
+    def data(self):
+        self._check()
+        return types.SimpleNamespace(ptr=self._host.ctypes.data)
+
+    T = property(lambda self: self._part(self._host.T))
 
 
 def _cross(way, host):
@@ -137,6 +162,7 @@ def _device(found):
 def _host(value):
     """The NumPy array of a device array; a NumPy array among device arrays is refused, as CuPy refuses it."""
     if isinstance(value, ndarray):
+        value._check()
         return value._host
     if isinstance(value, np.ndarray) and value.ndim:
         raise TypeError(f"Unsupported type {type(value)}")
@@ -164,6 +190,81 @@ def ascontiguousarray(array, dtype=None):
 
 def asnumpy(array):
     return array.get() if isinstance(array, ndarray) else np.asarray(array)
+
+
+class Stream:
+    """cupy.cuda.Stream: what it has done, and what it knows that others have."""
+
+    current: Stream
+    host: Stream
+    numbers = itertools.count()
+
+    def __init__(self, non_blocking=False):
+        self.ptr = next(self.numbers)
+        self.known = Counter()
+
+    def tick(self):
+        self.known[self.ptr] += 1
+        return self.ptr, self.known[self.ptr]
+
+    def knows(self, stream, time):
+        return max(self.known[stream], Stream.host.known[stream]) >= time
+
+    def learn(self, other):
+        self.known |= other.known
+
+    def wait_event(self, event):
+        self.learn(event)
+
+    def synchronize(self):
+        Stream.host.learn(self)
+
+    def __enter__(self):
+        self.before, Stream.current = Stream.current, self
+        return self
+
+    def __exit__(self, *error):
+        Stream.current = self.before
+
+
+Stream.current, Stream.host = Stream(), Stream()
+
+
+class Event:
+    """cupy.cuda.Event: what a stream had done when it was recorded."""
+
+    def __init__(self, disable_timing=False):
+        self.known = Counter()
+
+    def record(self, stream):
+        self.known = stream.known.copy()
+
+
+class CUBLASError(RuntimeError):
+    """cupy.cuda.cublas.CUBLASError."""
+
+
+def _gemm(dtype):
+    """cublas?gemmStridedBatched, of arrays that count columns first: C = alpha op(A) op(B) + beta C."""
+
+    def matrix(pointer, rows, columns, pitch, stride, batch):
+        length = ((batch - 1) * stride + (columns - 1) * pitch + rows) if batch and columns and rows else 0
+        flat = np.ctypeslib.as_array((ctypes.c_char * (length * np.dtype(dtype).itemsize)).from_address(pointer)).view(
+            dtype
+        )
+        item = flat.itemsize
+        return np.lib.stride_tricks.as_strided(flat, (batch, rows, columns), (stride * item, item, pitch * item))
+
+    def gemm(handle, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta, c, ldc, stride_c, batch):
+        LAUNCHED["gemmStridedBatched"] += 1
+        alpha, beta = (np.ctypeslib.as_array((ctypes.c_char * np.dtype(dtype).itemsize).from_address(p)).view(dtype)[0]
+                       for p in (alpha, beta))  # fmt: skip
+        first = matrix(a, k, m, lda, stride_a, batch).swapaxes(1, 2) if op_a else matrix(a, m, k, lda, stride_a, batch)
+        second = matrix(b, n, k, ldb, stride_b, batch).swapaxes(1, 2) if op_b else matrix(b, k, n, ldb, stride_b, batch)
+        out = matrix(c, m, n, ldc, stride_c, batch)
+        out[...] = alpha * (first @ second) + beta * out
+
+    return gemm
 
 
 class OutOfMemoryError(MemoryError):
@@ -274,6 +375,7 @@ class Kernel:
         value, parameter = pair
         place = f"{self.name}, argument {number}"
         if isinstance(value, ndarray):
+            value._check()
             if parameter[0] != "P":
                 raise TypeError(f"{place}: an array for a number")
             if value.dtype.char not in LETTERS[parameter[1]]:
@@ -293,7 +395,19 @@ class Kernel:
 class Device:
     """cupy.cuda.Device, the current one; a launch here has ended when it returns."""
 
-    id, compute_capability = 0, "none"
+    compute_capability = "none"
+    current = 0
+
+    def __init__(self, device=None):
+        self.id = Device.current if device is None else device
+
+    def __enter__(self):
+        self.before, Device.current = Device.current, self.id
+        return self
+
+    def __exit__(self, *error):
+        Device.current = self.before
+
     mem_info = property(lambda self: (MEMORY, MEMORY))
 
     def synchronize(self):
@@ -304,6 +418,20 @@ ATTRIBUTES = {16: lambda: MULTIPROCESSORS, 39: lambda: RESIDENT_THREADS}
 cuda = types.SimpleNamespace(
     is_available=lambda: True,
     Device=Device,
+    Stream=Stream,
+    Event=Event,
+    get_current_stream=lambda: Stream.current,
+    device=types.SimpleNamespace(get_cublas_handle=lambda: 1),
+    cublas=types.SimpleNamespace(
+        CUBLASError=CUBLASError,
+        CUBLAS_OP_N=0,
+        CUBLAS_OP_T=1,
+        CUBLAS_POINTER_MODE_HOST=0,
+        getPointerMode=lambda handle: 0,
+        setPointerMode=lambda handle, mode: None,
+        sgemmStridedBatched=_gemm(np.float32),
+        dgemmStridedBatched=_gemm(np.float64),
+    ),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
