@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import MOST_ROWS, TOLERANCE, SpikeTrains, before, given_times, steps_of
-from blocksim.validation import choice, found, milliseconds
+from blocksim.trains import TOLERANCE, SpikeTrains, before, given_times, steps_of
+from blocksim.validation import choice, flag, found, milliseconds
 
+# of a rate for pictures
+MOST_STEPS = 2**28
 MODEL_PAIRS = ("all", "different")
 # a Gaussian this many standard deviations out is below the rounding errors of float64
 _REACH = 8.5
@@ -72,6 +74,8 @@ def van_rossum(models: Any, trials: Any, *, tau: float) -> np.ndarray:
     """
     models, trials = SpikeTrains.of(models), SpikeTrains.of(trials)
     tau = milliseconds("tau", tau)
+    if tau < 1e-100:
+        raise ArgumentError(f"tau: expected a time in ms of at least 1e-100; found {tau:g}")
     own = [0.5 * _exponential_sums(trains, tau) for trains in (models, trials)]
     cross = np.empty((len(models), len(trials)))
     for index, trial in enumerate(trials):
@@ -153,7 +157,7 @@ def explained_variance(models: Any, trials: Any, *, sigma: float, duration: floa
            [0.]])
     """
     models, trials, duration = _within(models, trials, duration)
-    sigma, spans = milliseconds("sigma", sigma), _spans(windows, duration)
+    sigma, spans = _sigma(sigma), _spans(windows, duration)
     variances = [_variances(trains, sigma, spans) for trains in (models, trials)]
     return _explained(variances[0][:, None], variances[1], _covariances(models, trials, sigma, spans))
 
@@ -185,7 +189,7 @@ def reliability(trials: Any, *, sigma: float, duration: float, windows: Any = No
     1.0
     """
     trains, _, duration = _within(trials, trials, duration)
-    covariance = _covariances(trains, trains, milliseconds("sigma", sigma), _spans(windows, duration))
+    covariance = _covariances(trains, trains, _sigma(sigma), _spans(windows, duration))
     with_mean = covariance.mean(axis=1)
     return float(_explained(np.diagonal(covariance), np.array(covariance.mean()), with_mean).mean())
 
@@ -233,6 +237,7 @@ def explained_temporal_variance(
     >>> explained_temporal_variance([[101.0, 300.0], [200.0]], trials, duration=500).round(2)
     array([ 1.  , -0.11])
     """
+    normalise = flag("normalise", normalise)
     options: dict[str, Any] = {"sigma": sigma, "duration": duration, "windows": windows}
     score = explained_variance(models, trials, **options).mean(axis=1)
     return np.asarray(score / reliability(trials, **options) if normalise else score)
@@ -261,17 +266,27 @@ def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0
     ((200,), 10.0)
     """
     trains, _, duration = _within(trains, trains, duration)
-    sigma, dt = milliseconds("sigma", sigma), milliseconds("dt", dt)
-    if duration / dt > MOST_ROWS:
-        raise ArgumentError(f"dt: expected at most 2**31 steps in {duration:g} ms; found {duration / dt:.3g}")
+    sigma, dt = _sigma(sigma), milliseconds("dt", dt)
+    if dt > 1e100:
+        raise ArgumentError(f"dt: expected a time in ms of at most 1e100; found {dt:g}")
+    if duration / dt > MOST_STEPS:
+        raise ArgumentError(f"dt: expected at most 2**28 steps in {duration:g} ms; found {duration / dt:.3g}")
     rate = np.zeros(max(1, math.ceil(duration / dt - 1e-9)))
-    reach = math.ceil(_REACH * sigma / dt) + 1
+    reach = min(math.ceil(min(_REACH * sigma / dt, MOST_STEPS)) + 1, len(rate))
     near = np.arange(-reach, reach + 1)
     step = steps_of(trains.times, dt)[:, None] + near
     kernel = np.exp(-0.5 * (((step + 0.5) * dt - trains.times[:, None]) / sigma) ** 2)
     inside = (step >= 0) & (step < len(rate))
     np.add.at(rate, step[inside], kernel[inside])
     return rate * (1000 / (math.sqrt(2 * math.pi) * sigma * len(trains)))
+
+
+def _sigma(sigma: Any) -> float:
+    """The width of a Gaussian, in ms, whose square and whose inverse float64 holds."""
+    width: float = milliseconds("sigma", sigma)
+    if not 1e-100 < width < 1e100:
+        raise ArgumentError(f"sigma: expected a time in ms from 1e-100 to 1e100; found {width:g}")
+    return width
 
 
 def _explained(first: np.ndarray, second: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -416,7 +431,7 @@ def coincidences(models: Any, trials: Any, *, window: float, once: bool = False)
     """
     models, trials = SpikeTrains.of(models), SpikeTrains.of(trials)
     reach = milliseconds("window", window, zero=True) + TOLERANCE
-    if once:
+    if flag("once", once):
         return _disjoint_coincidences(models, trials, reach)
     result = np.empty((len(models), len(trials)), np.int64)
     for index, trial in enumerate(trials):

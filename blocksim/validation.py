@@ -60,6 +60,13 @@ def whole(argument: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
+def flag(argument: str, value: Any) -> bool:
+    """Return `value` if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{argument}: expected True or False; found {found(value)}")
+    return bool(value)
+
+
 def decimal(value: Any) -> Any:
     """A half- or single-precision number as float64: the shortest decimal that it stands for; others as they are.
 
