@@ -318,3 +318,12 @@ def test_a_pipe_in_a_folder_is_no_sample(tmp_path):
     os.mkfifo(tmp_path / "3" / "1.bin")
     with pytest.raises(FileError, match=r"sample 0 \(3/1.bin\).*no regular file"):
         open_dataset(tmp_path).batch([0])
+
+
+@pytest.mark.parametrize("kind", [">u8", "<u8", ">i2", "u1"])
+def test_pixels_of_any_integers(tmp_path, kind):
+    x, y, p = np.array([[5, 33], [0, 33], [0, 1]], kind)
+    np.savez(tmp_path / "c.npz", x=x, y=y, p=p, t_us=np.array([0, 90], kind), offsets=np.array([0, 2], kind),
+             labels=np.array([1], kind), sensor=np.array([34, 34], kind))  # fmt: skip
+    batch = open_dataset(tmp_path / "c.npz").batch([0])
+    assert (batch.x.indices.tolist(), batch.labels.tolist()) == ([5, 2 * 34 * 34 - 1], [1])

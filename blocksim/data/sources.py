@@ -321,7 +321,8 @@ def grid_channels(source: Source, sample: int, x: np.ndarray, y: np.ndarray, p: 
                 f"expected {what} from 0 to {stop - 1} in {source.which(sample)}, a sensor of {width} x {height} "
                 f"pixels; found {worst} (give the sensor's (height, width) if it is another)"
             )
-    channels: np.ndarray = (p.astype(np.int32) * height + y) * width + x
+    x, y, p = (values.astype(np.int32) for values in (x, y, p))  # as many channels as there may be, they hold
+    channels: np.ndarray = (p * np.int32(height) + y) * np.int32(width) + x
     return channels
 
 
