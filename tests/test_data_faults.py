@@ -286,7 +286,7 @@ def test_names_are_texts_in_whatever_encoding(tmp_path):
     assert open_dataset(tmp_path / "d.npz").class_names == ("fünf", "fünf", "plain")
     data = from_lists([[1.0]], [[0]], [1], channels=1, class_names=[b"zero", b"one"])
     assert data.class_names == ("zero", "one")
-    with pytest.raises(ArgumentError, match=r"expected class names, texts; found 0\.5"):
+    with pytest.raises(ArgumentError, match=r"expected class_names to be texts; found 0\.5"):
         from_lists([[1.0]], [[0]], [1], channels=1, class_names=["zero", 0.5])
 
 

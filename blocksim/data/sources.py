@@ -249,7 +249,7 @@ class Source:
                 except UnicodeDecodeError:
                     name = name.decode("latin-1")
             elif not isinstance(name, (str, int, np.integer)):
-                raise self.wrong(f"expected {what} names, texts; found {found(name)}")
+                raise self.wrong(f"expected {what}_names to be texts; found {found(name)}")
             texts.append(str(name))
         return tuple(texts)
 
