@@ -13,14 +13,9 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import MOST_ROWS, given_times, plausible_rows, steps_of
+from blocksim.trains import FREE_SPIKES, MOST_ROWS, SPIKES_A_STEP, given_times, plausible_rows, steps_of
 from blocksim.units import in_unit
 from blocksim.validation import found, frozen, items, milliseconds, real_array, whole
-
-# Spikes that an array may become: 64 MiB of them, or as many an input and step, whichever is more. Beyond, the events
-# would take more memory than the array, and it holds no spikes.
-FREE_SPIKES = 2**24
-SPIKES_AN_INPUT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -421,9 +416,9 @@ def given_pairs(times: Any, units: Any) -> list[tuple[np.ndarray, np.ndarray]]:
 def _repeats(counts: np.ndarray, size: int) -> np.ndarray:
     """How often each input of an array of `size` values enters, int64; refused where that is more than memory holds."""
     total = float(counts.sum(dtype=np.float64))
-    if not total <= max(FREE_SPIKES, SPIKES_AN_INPUT * size):
+    if not total <= max(FREE_SPIKES, SPIKES_A_STEP * size):
         raise ArgumentError(
-            f"x: expected spike counts, at most {SPIKES_AN_INPUT} an input and step on average; found {total:g} in "
+            f"x: expected spike counts, at most {SPIKES_A_STEP} an input and step on average; found {total:g} in "
             f"{size} values (real-valued input: pass the array itself)"
         )
     return counts.astype(np.int64)

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from blocksim.errors import ArgumentError
-from blocksim.trains import MOST_ROWS, TOLERANCE, SpikeTrains, before, given_times, steps_of
+from blocksim.trains import TOLERANCE, SpikeTrains, before, given_times, steps_of
 from blocksim.validation import choice, flag, found, milliseconds
 
+# of a rate for pictures
+MOST_STEPS = 2**28
 MODEL_PAIRS = ("all", "different")
 # a Gaussian this many standard deviations out is below the rounding errors of float64
 _REACH = 8.5
@@ -233,9 +235,10 @@ def explained_temporal_variance(
     >>> explained_temporal_variance([[101.0, 300.0], [200.0]], trials, duration=500).round(2)
     array([ 1.  , -0.11])
     """
+    normalise = flag("normalise", normalise)
     options: dict[str, Any] = {"sigma": sigma, "duration": duration, "windows": windows}
     score = explained_variance(models, trials, **options).mean(axis=1)
-    return np.asarray(score / reliability(trials, **options) if flag("normalise", normalise) else score)
+    return np.asarray(score / reliability(trials, **options) if normalise else score)
 
 
 def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0) -> np.ndarray:
@@ -262,10 +265,10 @@ def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0
     """
     trains, _, duration = _within(trains, trains, duration)
     sigma, dt = milliseconds("sigma", sigma), milliseconds("dt", dt)
-    if duration / dt > MOST_ROWS:
-        raise ArgumentError(f"dt: expected at most 2**31 steps in {duration:g} ms; found {duration / dt:.3g}")
+    if duration / dt > MOST_STEPS:
+        raise ArgumentError(f"dt: expected at most 2**28 steps in {duration:g} ms; found {duration / dt:.3g}")
     rate = np.zeros(max(1, math.ceil(duration / dt - 1e-9)))
-    reach = math.ceil(_REACH * sigma / dt) + 1
+    reach = min(math.ceil(min(_REACH * sigma / dt, MOST_STEPS)) + 1, len(rate))
     near = np.arange(-reach, reach + 1)
     step = steps_of(trains.times, dt)[:, None] + near
     kernel = np.exp(-0.5 * (((step + 0.5) * dt - trains.times[:, None]) / sigma) ** 2)

@@ -14,7 +14,7 @@ import numpy as np
 
 from blocksim.errors import ArgumentError
 from blocksim.units import in_unit
-from blocksim.validation import choice, finite, found, frozen, milliseconds, real_array, whole
+from blocksim.validation import choice, finite, found, frozen, milliseconds, number, real_array, whole
 
 # A time this far below an edge, as a fraction of the step, counts as on it: 0.3 ms at dt = 0.1 ms is step 3.
 EDGE = 1e-6
@@ -31,6 +31,10 @@ FREE_ROWS = 2**24
 ROWS_AN_EVENT = 1000
 # rows that are never made: 16 GiB
 MOST_ROWS = 2**31
+# Spikes that an array of counts may become: 64 MiB of them, or as many an element, whichever is more. Beyond, they
+# would take more memory than the array, and it holds no counts.
+FREE_SPIKES = 2**24
+SPIKES_A_STEP = 8
 
 
 def exact_times(times: np.ndarray, unit: str = "ms") -> np.ndarray:
@@ -217,7 +221,7 @@ class SpikeTrains:
         Raises
         ------
         ArgumentError
-            Neither bool nor counts, or of another rank; 2**31 spikes or more.
+            Neither bool nor counts, or of another rank; more than 8 spikes a step, and 2**24 in all.
 
         Examples
         --------
@@ -234,8 +238,11 @@ class SpikeTrains:
         counts = array[train, step].astype(np.float64)
         if not ((counts >= 0) & (counts == np.floor(counts)) & (counts < MOST_ROWS)).all():
             raise ArgumentError("spikes: expected bool or counts, whole numbers of 0 or more; found other numbers")
-        if counts.sum() >= MOST_ROWS:
-            raise ArgumentError(f"spikes: expected fewer than 2**31 spikes in all; found {counts.sum():g}")
+        if counts.sum() > max(FREE_SPIKES, SPIKES_A_STEP * array.size):
+            raise ArgumentError(
+                f"spikes: expected at most {SPIKES_A_STEP} spikes a step on average; found {counts.sum():g} in "
+                f"{array.size} steps"
+            )
         repeats = counts.astype(np.int64)
         train, step = np.repeat(train, repeats), np.repeat(step, repeats)
         offsets = np.searchsorted(train, np.arange(len(array) + 1))
@@ -276,13 +283,18 @@ class SpikeTrains:
 
     def take(self, trains: Sequence[int] | np.ndarray) -> SpikeTrains:
         """Some of the trains, in the order asked for."""
-        return SpikeTrains._joined([self[train] for train in trains])
+        try:
+            chosen = list(trains)
+        except TypeError:
+            raise ArgumentError(f"trains: expected numbers of trains; found {found(trains)}") from None
+        return SpikeTrains._joined([self[train] for train in chosen])
 
     def window(self, start: float, stop: float) -> SpikeTrains:
         """Spikes at start <= t < stop (in ms, with 1e-9 ms of tolerance), on a time axis that begins at `start`.
 
         A spike at `stop` is in the next window, if there is one.
         """
+        start, stop = (number(name, in_unit(name, end, "ms")) for name, end in (("start", start), ("stop", stop)))
         kept = ~before(self.times, start) & before(self.times, stop)
         counts = np.bincount(self.owners[kept], minlength=len(self))
         return SpikeTrains(np.maximum(self.times[kept] - start, 0), np.concatenate([[0], np.cumsum(counts)]))

@@ -167,7 +167,7 @@ def test_the_callers_arrays_are_not_shared():
     (lambda: SpikeTrains.from_steps([0, 1], 0), ["dt:", "above 0", "0"]),
     (lambda: SpikeTrains.from_steps([1e300, 1], 0.1), ["spikes:", "counts"]),
     (lambda: SpikeTrains.from_steps([np.nan, 1], 0.1), ["spikes:", "counts"]),
-    (lambda: SpikeTrains.from_steps([2**30] * 3, 0.1), ["spikes:", "2**31", "3.2"]),
+    (lambda: SpikeTrains.from_steps([2**30] * 3, 0.1), ["spikes:", "at most 8", "3.2"]),
     (lambda: SpikeTrains.of([1e300]).to_steps(0.1, 10), ["steps:", "1e+300"]),
     (lambda: SpikeTrains.of([1.0]).to_steps(0.1, 10**30), ["steps:", "memory"]),
     (lambda: SpikeTrains.of([5.0]).to_steps(1.0, 5), ["steps:", "5 ms", "found one at 5 ms"]),

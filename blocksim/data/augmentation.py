@@ -13,10 +13,13 @@ import numpy as np
 
 from blocksim.data.binning import Sample, Space
 from blocksim.errors import ArgumentError
-from blocksim.validation import found, whole
+from blocksim.trains import EDGE
+from blocksim.units import in_unit
+from blocksim.validation import decimal, found, whole
 
 # more than any sample lasts, or has of channels
 MOST = 1e6
+LAST_STEP = 2**31 - 1
 # e to the power of more is no gain that a float holds
 WIDEST = 10.0
 # of the random spectrum of `equalise`
@@ -112,7 +115,7 @@ class Augmentation:
             ("channel_stretch", np.nextafter(1.0, 0.0), "a fraction from 0 to below 1"),
             ("equalise", WIDEST, f"a standard deviation of 0 to {WIDEST:g}"),
         ):
-            value = getattr(self, name)
+            value = decimal(in_unit(name, getattr(self, name), "ms" if "time" in name else None))
             number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
             if not number or not 0 <= value <= top:
                 raise ArgumentError(f"{name}: expected {wanted}; found {found(value)}")
@@ -147,7 +150,7 @@ class Augmentation:
         if not len(steps):
             return sample
 
-        shift = _within(u["time_shift"], int(self.time_shift / space.dt + 1e-6))
+        shift = _within(u["time_shift"], int(_in_steps(self.time_shift, space) + EDGE))
         if self.stretch:
             factor = 1 + self.stretch * (2 * u["stretch"] - 1)
             # a table of all steps, unless the events are fewer
@@ -159,7 +162,7 @@ class Augmentation:
         elif shift:
             steps = steps.astype(np.int64) + shift
         if self.time_jitter:
-            noise = rng.normal(scale=self.time_jitter / space.dt, size=len(steps))
+            noise = rng.normal(scale=_in_steps(self.time_jitter, space), size=len(steps))
             steps, ordered = np.floor(steps + 0.5 + noise).astype(np.int64), False
 
         if self.channel_shift:
@@ -174,11 +177,12 @@ class Augmentation:
 
         keep = np.ones(len(steps), dtype=bool)
         if steps.dtype.kind == "i":
-            keep &= steps >= 0
+            keep &= (steps >= 0) & (steps < LAST_STEP)
         if channels.dtype.kind == "i":
             keep &= channels >= 0
         if self.mask_time:
-            start, stop = _band(u["mask_time"], u["mask_time at"], self.mask_time / space.dt, int(steps.max()) + 1)
+            widest = _in_steps(self.mask_time, space)
+            start, stop = _band(u["mask_time"], u["mask_time at"], widest, int(steps.max()) + 1)
             keep &= (steps < start) | (steps >= stop)
         if self.mask_channels:
             masked = np.ones(space.channels, dtype=bool)
@@ -205,6 +209,11 @@ class Augmentation:
         return Sample(steps, channels, int(steps[-1]) + 1 if len(steps) else 1)
 
 
+def _in_steps(time: float, space: Space) -> float:
+    """A time in ms as steps, no more than any sample has."""
+    return min(time / space.dt, LAST_STEP)
+
+
 def _within(u: float, most: int) -> int:
     """A whole number from -most to most."""
     return int(u * (2 * most + 1)) - most
@@ -212,7 +221,7 @@ def _within(u: float, most: int) -> int:
 
 def _band(width: float, place: float, widest: float, size: int) -> tuple[int, int]:
     """Start and stop of a stretch of 0 to `widest` places somewhere in 0 .. size."""
-    taken = min(int(width * (int(widest + 1e-6) + 1)), max(size, 0))
+    taken = min(int(width * (int(widest + EDGE) + 1)), max(size, 0))
     start = int(place * (size - taken + 1))
     return start, start + taken
 

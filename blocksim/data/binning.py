@@ -122,7 +122,10 @@ class Clock:
         kept = times >= start
         times, units = times[kept] - start, units[kept]
         if self.span is not None and end > start:
-            times = times * (self.span / (end - start))
+            with np.errstate(over="ignore"):
+                scaled = times * (self.span / (end - start))
+            # events that all but coincide stay where they are
+            times = scaled if np.isfinite(scaled).all() else times
         return times, units
 
 

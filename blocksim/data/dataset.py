@@ -19,8 +19,8 @@ from blocksim.data.randomness import AUGMENT, SHUFFLE, Streams
 from blocksim.data.sources import MOST_CHANNELS, ArraySource, OwnLock, Source, join_lists
 from blocksim.errors import ArgumentError
 from blocksim.events import Events
-from blocksim.trains import MOST_ROWS, exact_times, plausible_rows, steps_of
-from blocksim.validation import found, frozen, milliseconds, number, real_array, whole
+from blocksim.trains import MOST_ROWS, given_times, plausible_rows, steps_of
+from blocksim.validation import flag, found, frozen, milliseconds, number, real_array, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +137,9 @@ class EventDataset:
         cache_bytes: int = 2**30,
     ) -> None:
         dt = milliseconds("dt", dt)
-        if not isinstance(clip, bool):
-            raise ArgumentError(f"clip: expected True or False; found {found(clip)}")
+        clip = flag("clip", clip)
         self.steps = None if steps is None else whole("steps", steps, 1)
-        pool = whole("pool", pool, 1)
+        pool = min(whole("pool", pool, 1), MOST_CHANNELS)
         space = pooled_space(source, dt, pool, clip)
         self.delays = _delays(delays, dt)
         if trim is not None:
@@ -253,9 +252,9 @@ class EventDataset:
             would take all memory: over 2**24 in all, and 1000 an event.
         """
         places = self._indices(indices)
-        samples = [self._store.sample(place) for place in self._places[places].tolist()]
         if augmentation is not None and not isinstance(augmentation, Augmentation):
-            raise ArgumentError(f"augmentation: expected a blocksim.data.Augmentation or None; found {augmentation!r}")
+            raise _no_augmentation(augmentation)
+        samples = [self._store.sample(place) for place in self._places[places].tolist()]
         if augmentation:
             streams = Streams(AUGMENT, seed, epoch)
             samples = [
@@ -298,6 +297,10 @@ class EventDataset:
             An argument out of range; at once, not when the first batch is asked for.
         """
         batch_size = whole("batch_size", batch_size, 1)
+        shuffle, drop_last = flag("shuffle", shuffle), flag("drop_last", drop_last)
+        if augmentation is not None and not isinstance(augmentation, Augmentation):
+            raise _no_augmentation(augmentation)
+        Streams(AUGMENT, seed, epoch)  # raises where these are wrong
         order = Streams(SHUFFLE, seed, epoch).generator().permutation(len(self)) if shuffle else np.arange(len(self))
         stop = len(self) // batch_size * batch_size if drop_last else len(self)
         settings: Any = {"augmentation": augmentation, "seed": seed, "epoch": epoch}
@@ -420,6 +423,10 @@ class EventDataset:
         return values.astype(np.int64)
 
 
+def _no_augmentation(value: Any) -> ArgumentError:
+    return ArgumentError(f"augmentation: expected a blocksim.data.Augmentation or None; found {found(value)}")
+
+
 def _tally(numbers: np.ndarray, names: Sequence[str]) -> dict[str, int]:
     """Samples of each that there are any of, by name."""
     there, counts = np.unique(numbers, return_counts=True)
@@ -517,10 +524,10 @@ class _Store:
 
 def _delays(delays: Sequence[float], dt: float) -> tuple[int, ...]:
     """Delays in ms as steps."""
-    values = real_array("delays", delays)
+    values = given_times("delays", delays)
     steps = np.zeros(0, np.int64)
     if values.ndim == 1 and np.isfinite(values).all() and (np.abs(values) <= MOST).all():
-        steps = steps_of(exact_times(values), dt)
+        steps = steps_of(values, dt)
     if not len(steps) or steps[0] < 0 or (np.diff(steps) < 1).any():
         raise ArgumentError(
             f"delays: expected times in ms, 0 or more, ascending by steps of {dt:g} ms at least; found {found(delays)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from blocksim.data.hdf5 import HDF5Source
 from blocksim.data.nmnist import TreeSource
 from blocksim.data.npz import open_npz
 from blocksim.data.sources import Source, listed
-from blocksim.errors import FileError
+from blocksim.errors import ArgumentError, FileError
 from blocksim.files import DAMAGED, opened
-from blocksim.validation import whole
+from blocksim.validation import found, items, whole
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -68,16 +69,26 @@ def open_dataset(
 
     Raises
     ------
+    ArgumentError
+        A setting out of range.
     FileError
         The file cannot be read, is of another format, truncated, or inconsistent: names the file and what was found.
         What lies within a sample is checked when the sample is read.
     MissingLibraryError
         HDF5, and h5py is not installed.
+
+    Warns
+    -----
+    BlocksimWarning
+        Times of another unit would fit: see `EventDataset`.
     """
     if channels is not None:
         channels = whole("channels", channels, 1)
     if sensor is not None:
-        sensor = (whole("sensor: height", sensor[0], 1), whole("sensor: width", sensor[1], 1))
+        height, width = items("sensor", sensor, "(height, width)", 2)
+        sensor = (whole("sensor: height", height, 1), whole("sensor: width", width, 1))
+    if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
+        raise ArgumentError(f"path: expected the name of a file or folder; found {found(path)}")
     source = _source(Path(path), channels, sensor)
     return EventDataset(
         source, dt, steps, pool=pool, clip=clip, trim=trim, span=span, delays=delays, cache_bytes=cache_bytes
@@ -106,9 +117,9 @@ def _source(path: Path, channels: int | None, sensor: tuple[int, int] | None) ->
         raise FileError(
             f"{path}: expected a whole archive; found one that is truncated or damaged ({error})"
         ) from error
-    found = f"a file that begins with {magic!r}" if magic else "an empty file"
+    content = f"a file that begins with {magic!r}" if magic else "an empty file"
     advice = " (a compressed file: unpack it first)" if magic[:2] == GZIP_MAGIC else ""
-    raise FileError(f"{path}: expected {KINDS}; found {found}{advice}")
+    raise FileError(f"{path}: expected {KINDS}; found {content}{advice}")
 
 
 def _from_zip(path: Path, channels: int | None, sensor: tuple[int, int] | None) -> Source:

@@ -250,7 +250,7 @@ class Source:
                 except UnicodeDecodeError:
                     name = name.decode("latin-1")
             elif not isinstance(name, (str, int, np.integer)):
-                raise self.wrong(f"expected {what} names, texts; found {found(name)}")
+                raise self.wrong(f"expected {what}_names to be texts; found {found(name)}")
             texts.append(str(name))
         return tuple(texts)
 
@@ -322,7 +322,8 @@ def grid_channels(source: Source, sample: int, x: np.ndarray, y: np.ndarray, p: 
                 f"expected {what} from 0 to {stop - 1} in {source.which(sample)}, a sensor of {width} x {height} "
                 f"pixels; found {worst} (give the sensor's (height, width) if it is another)"
             )
-    channels: np.ndarray = (p.astype(np.int32) * height + y) * width + x
+    x, y, p = (values.astype(np.int32) for values in (x, y, p))  # as many channels as there may be, they hold
+    channels: np.ndarray = (p * np.int32(height) + y) * np.int32(width) + x
     return channels
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from blocksim.data.dataset import EventDataset
 from blocksim.data.randomness import SPLIT, Streams
 from blocksim.errors import ArgumentError
-from blocksim.validation import choice, instance, number, whole
+from blocksim.validation import choice, found, number, whole
 
 BY = ("sample", "group")
 
@@ -47,7 +47,7 @@ def split(
     >>> held_out.labels
     array([0, 1])
     """
-    instance("dataset", dataset, EventDataset, "a blocksim.data.EventDataset")
+    _check(dataset)
     fraction = number("fraction", fraction, above=0, below=1)
     rng = Streams(SPLIT, seed).generator()
     if choice("by", by, BY) == "group":
@@ -98,7 +98,7 @@ def folds(
     >>> [held_out.groups.tolist() for kept, held_out in folds(data)]
     [[3, 3], [5, 5]]
     """
-    instance("dataset", dataset, EventDataset, "a blocksim.data.EventDataset")
+    _check(dataset)
     if k is not None:
         k = whole("k", k, 2)
     if choice("by", by, BY) == "group":
@@ -128,6 +128,12 @@ def _rank_in_class(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         members = np.flatnonzero(classes == label)
         ranks[rng.permutation(members)] = np.arange(len(members))
     return ranks
+
+
+def _check(dataset: EventDataset) -> None:
+    # training has a kind of its own, of arrays
+    if not all(hasattr(dataset, name) for name in ("labels", "groups", "subset")):
+        raise ArgumentError(f"dataset: expected an EventDataset; found {found(dataset)}")
 
 
 def _groups(dataset: EventDataset) -> tuple[np.ndarray, np.ndarray]:
