@@ -113,7 +113,7 @@ def number(
     if not good:
         words = [f"{word} {bound:g}" for word, bound in (("above", above), ("of at least", least), ("below", below))
                  if bound is not None]  # fmt: skip
-        raise ArgumentError(f"{argument}: expected {' '.join([what, *words])}; found {found(value)}")
+        raise ArgumentError(f"{argument}: expected {what} {' and '.join(words)}".rstrip() + f"; found {found(value)}")
     return result
 
 

@@ -89,7 +89,9 @@ class Recording:
                 f"{traces['current'].shape} and {traces['voltage'].shape}"
             )
         given_rate = in_unit("sampling_rate", self.sampling_rate, "Hz")
-        rate = number("sampling_rate", given_rate, above=1e-6, below=1e12, what="a rate in Hz")
+        rate = number("sampling_rate", given_rate, above=0, what="a rate in Hz")
+        if not 1e-6 <= rate <= 1e12:
+            raise ArgumentError(f"sampling_rate: expected a rate from 1e-06 to 1e+12 Hz; found {rate:g}")
         sweeps = len(traces["current"])
         for argument, array in traces.items():
             object.__setattr__(self, argument, array)
