@@ -331,7 +331,7 @@ def test_a_surrogate_of_ones_own(backend):
 
     case = make_case(17)
     if not backend.name.startswith("numpy"):
-        with pytest.raises(blocksim.ArgumentError, match=r"surrogate: expected one of .* found Flat"):
+        with pytest.raises(blocksim.ArgumentError, match=r"surrogate: expected one of .* found .*Flat "):
             case.simulate(backend, tape=True, surrogate=Flat())
         return
     run = case.simulate(backend, tape=True, surrogate=Flat())

@@ -99,6 +99,7 @@ class _KernelCache(FunctionCache):
 
     def __init__(self, function: Any, mark: str) -> None:
         self.kept = True
+        self.kernel = function.__name__
         try:
             super().__init__(function)
         except RuntimeError:  # no folder that Numba may write to
@@ -122,7 +123,7 @@ class _KernelCache(FunctionCache):
                 LOGGER.info("compiled kernels in %s cannot be read (%s)", self.cache_path, error)
                 self._drop()
         if found is None:
-            _tell(self._py_func.__name__, str(sig), self.cache_path)
+            _tell(self.kernel, str(sig), self.cache_path)
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
