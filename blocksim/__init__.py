@@ -10,6 +10,15 @@
 
 from pathlib import Path as _Path
 
+from blocksim._events import Events
+from blocksim._layer import Layer
+from blocksim._network import CountReadout, LeakyReadout, Network
+from blocksim._network_run import NetworkGradients, NetworkRun, NetworkState, NetworkStateGradient
+from blocksim._neurons import ALIF, LIF
+from blocksim._readout import ReadoutGradients
+from blocksim._run import Gradients, Run
+from blocksim._simulation import simulate
+from blocksim._state import State, StateGradient
 from blocksim.backend import Backend, BackendEntry, available_backends, get_backend
 from blocksim.errors import (
     ArgumentError,
@@ -21,15 +30,6 @@ from blocksim.errors import (
     FileError,
     MissingLibraryError,
 )
-from blocksim.events import Events
-from blocksim.layer import Layer
-from blocksim.network import CountReadout, LeakyReadout, Network
-from blocksim.network_run import NetworkGradients, NetworkRun, NetworkState, NetworkStateGradient
-from blocksim.neurons import ALIF, LIF
-from blocksim.readout import ReadoutGradients
-from blocksim.run import Gradients, Run
-from blocksim.simulation import simulate
-from blocksim.state import State, StateGradient
 from blocksim.surrogates import Surrogate
 
 __version__ = "0.1.0"

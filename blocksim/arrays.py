@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from blocksim.events import Events
+from blocksim._events import Events
 from blocksim.surrogates import Surrogate
 
 Array = Any

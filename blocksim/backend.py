@@ -19,7 +19,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from blocksim import blocks
+from blocksim import _blocks
+from blocksim._events import Events
+from blocksim._validation import found
 from blocksim.arrays import (
     AdjointCarry,
     AdjointResult,
@@ -36,10 +38,8 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.errors import ArgumentError, MissingLibraryError
-from blocksim.events import Events
 from blocksim.numerics import spike_rows, tiny
 from blocksim.surrogates import Surrogate
-from blocksim.validation import found
 
 GROUP = "blocksim.backends"
 
@@ -220,7 +220,7 @@ class Backend(ABC):
 
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
         """Simulate a whole layer; composed of the methods above unless a backend replaces it."""
-        return blocks.forward(self, layer, x, carry, history, plan)
+        return _blocks.forward(self, layer, x, carry, history, plan)
 
     def layer_adjoint(
         self,
@@ -237,7 +237,7 @@ class Backend(ABC):
 
         `grad_spikes` is a `FromAbove` only where `takes_products` says so.
         """
-        return blocks.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+        return _blocks.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
 
 class FusedBackend(Backend):

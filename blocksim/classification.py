@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._validation import finite, found, real_array, whole
 from blocksim.errors import ArgumentError
-from blocksim.validation import finite, found, real_array, whole
 
 MOST_CLASSES = 30_000  # of a confusion matrix, which has their square
 

@@ -24,10 +24,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from blocksim._atomic_io import discard_parts
+from blocksim._libraries import library
+from blocksim._validation import found, whole
 from blocksim.errors import ArgumentError, BlocksimError, ExecutorError
-from blocksim.libraries import library
-from blocksim.outputs import discard_parts
-from blocksim.validation import found, whole
 
 # what the linear-algebra libraries under NumPy read when a process starts
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._layer import Layer
+from blocksim._network import OF_LAYER, LeakyReadout, Network
+from blocksim._network_run import NetworkRun
+from blocksim._neurons import ALIF, LIF, Neuron
+from blocksim._simulation import simulate
+from blocksim._validation import MOST_SIZE, flag, found, instance, items, milliseconds, number, precision, whole
 from blocksim.errors import ArgumentError
-from blocksim.layer import Layer
-from blocksim.network import OF_LAYER, LeakyReadout, Network
-from blocksim.network_run import NetworkRun
-from blocksim.neurons import ALIF, LIF, Neuron
-from blocksim.simulation import simulate
-from blocksim.validation import MOST_SIZE, flag, found, instance, items, milliseconds, number, precision, whole
 
 # Gains that `calibrate` tries lie within these factors of the weights it is given.
 GAINS = (1e-3, 1e3)

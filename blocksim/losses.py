@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blocksim._validation import choice, finite, found, milliseconds, number, precision, real_array
 from blocksim.backend import Backend, get_backend
 from blocksim.classification import class_labels, class_scores
 from blocksim.errors import ArgumentError
-from blocksim.validation import choice, finite, found, milliseconds, number, precision, real_array
 
 
 class Loss(NamedTuple):

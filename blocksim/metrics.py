@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._validation import choice, flag, found, milliseconds
 from blocksim.errors import ArgumentError
 from blocksim.trains import TOLERANCE, SpikeTrains, before, given_times, steps_of
-from blocksim.validation import choice, flag, found, milliseconds
 
 # of a rate for pictures
 MOST_STEPS = 2**28

@@ -1,6 +1,6 @@
 """Models as files: a network, and what is to be known of its input, in one `.npz` file that any backend can run.
 
-Owns how a network is laid out in arrays and JSON; the file itself is `blocksim.containers`.
+Owns how a network is laid out in arrays and JSON; the file itself is `blocksim._containers`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.containers import Container, open_container, write_container
+from blocksim._containers import Container, open_container, write_container
+from blocksim._layer import Layer
+from blocksim._network import OF_LAYER, CountReadout, LeakyReadout, Network
+from blocksim._neurons import ALIF, LIF, MAX_REFRACTORY_STEPS
+from blocksim._validation import finite, found
 from blocksim.errors import ArgumentError, FileError
-from blocksim.layer import Layer
-from blocksim.network import OF_LAYER, CountReadout, LeakyReadout, Network
-from blocksim.neurons import ALIF, LIF, MAX_REFRACTORY_STEPS
-from blocksim.validation import finite, found
 
 KIND = "blocksim network"
 VERSION = 1

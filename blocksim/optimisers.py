@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from blocksim._validation import finite, flag, found, instance, number
 from blocksim.errors import ArgumentError
 from blocksim.schedules import Schedule
-from blocksim.validation import finite, flag, found, instance, number
 
 Arrays = dict[str, np.ndarray]
 # what is decayed unless the caller names other parameters: a time constant that decays to zero is no regulariser

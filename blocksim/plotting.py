@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.files import written
-from blocksim.libraries import library
+from blocksim._array_io import written
+from blocksim._libraries import library
 
 SUFFIXES = (".png", ".pdf", ".svg")
 SPIKE, RATE, GRID = "#1b3a5c", "#c8553d", "#d9d9d9"

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from blocksim._validation import found, number, whole
 from blocksim.errors import ArgumentError
-from blocksim.validation import found, number, whole
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from blocksim._validation import found, number
 from blocksim.errors import ArgumentError
-from blocksim.validation import found, number
 
 MOST_SCALE = 1e15
 

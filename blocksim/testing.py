@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._events import Events
+from blocksim._layer import Layer
+from blocksim._neurons import ALIF, LIF
+from blocksim._run import Gradients, Run
+from blocksim._simulation import simulate
+from blocksim._state import StateGradient
+from blocksim._validation import whole
 from blocksim.backend import Backend, get_backend
 from blocksim.errors import ArgumentError
-from blocksim.events import Events
-from blocksim.layer import Layer
-from blocksim.neurons import ALIF, LIF
-from blocksim.run import Gradients, Run
-from blocksim.simulation import simulate
-from blocksim.state import StateGradient
 from blocksim.surrogates import SURROGATES, get_surrogate
-from blocksim.validation import whole
 
 TRACES = ("voltage", "threshold")
 STATE = ("voltage", "adaptation", "refractory", "spikes")

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from blocksim._units import in_unit
+from blocksim._validation import choice, finite, found, frozen, milliseconds, number, real_array, whole
 from blocksim.errors import ArgumentError
-from blocksim.units import in_unit
-from blocksim.validation import choice, finite, found, frozen, milliseconds, number, real_array, whole
 
 # A time this far below an edge, as a fraction of the step, counts as on it: 0.3 ms at dt = 0.1 ms is step 3.
 EDGE = 1e-6

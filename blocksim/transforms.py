@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._validation import choice, finite, number, real_array
 from blocksim.errors import ArgumentError
-from blocksim.validation import choice, finite, number, real_array
 
 
 @dataclass(frozen=True)

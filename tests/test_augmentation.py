@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import blocksim
 from blocksim import ArgumentError
 from blocksim.data import Augmentation, from_lists, open_dataset
-from blocksim.data.randomness import AUGMENT, SHUFFLE, SPLIT, Streams
+from blocksim.data._randomness import AUGMENT, SHUFFLE, SPLIT, Streams
 
 SAMPLES, CHANNELS = 6, 40
 ALL = {

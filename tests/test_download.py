@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from blocksim import ArgumentError, FileError, MissingLibraryError
+from blocksim._atomic_io import locked
 from blocksim.cli import main
 from blocksim.data import download, open_dataset, public
-from blocksim.outputs import locked
 
 LARGE = np.random.default_rng(0).bytes(3_000_000)
 

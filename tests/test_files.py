@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import blocksim
-from blocksim.arrayfiles import Stored, open_npy
+from blocksim._array_io import check_folder, check_output, open_input, write_npz, written
+from blocksim._npy import Stored, open_npy
 from blocksim.data import open_dataset
-from blocksim.files import check_folder, check_output, open_input, write_npz, written
 from blocksim.models import load_model
 
 

@@ -139,7 +139,7 @@ def test_a_library_changes_nothing_of_the_caller_s():
     pyabf()
     code = (
         "import numpy as np; before = np.get_printoptions()\n"
-        "from blocksim.libraries import library; library('pyabf', 'abf', 'x.abf')\n"
+        "from blocksim._libraries import library; library('pyabf', 'abf', 'x.abf')\n"
         "assert np.get_printoptions() == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from blocksim import BlocksimError, FileError
+from blocksim._array_io import write_csv
 from blocksim.ephys import Recording, open_recording
-from blocksim.files import write_csv
 
 RATE = 10_000.0
 

@@ -23,13 +23,13 @@ import numpy as np
 import pytest
 
 import blocksim
+from blocksim._array_io import open_input
 from blocksim.cli import main
-from blocksim.data import nmnist, open_dataset, write_events
+from blocksim.data import _nmnist, open_dataset, write_events
 from blocksim.errors import BlocksimError
-from blocksim.files import open_input
 from blocksim.models import load_model, save_model
 from blocksim.optimisers import OptimiserState
-from blocksim.training.state import Best, Totals, TrainingState, load_state, save_state
+from blocksim.training._state import Best, Totals, TrainingState, load_state, save_state
 
 from .training_tasks import network
 
@@ -269,7 +269,7 @@ def test_changed_files_are_read_or_refused_in_one_line(kind, seed):
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     """A member that unpacks to far more than the file; the directory that lies about it; many members that add up."""
     read = []
-    monkeypatch.setattr(blocksim.arrayfiles, "PLAUSIBLE_BYTES", 2**20)
+    monkeypatch.setattr(blocksim._npy, "PLAUSIBLE_BYTES", 2**20)
     extract = zipfile.ZipExtFile._read1
     monkeypatch.setattr(zipfile.ZipExtFile, "_read1", lambda self, n: (read.append(n), extract(self, n))[1])
     path = tmp_path / "x.npz"
@@ -290,7 +290,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
 
 
 def test_a_sample_of_an_archive_is_no_bomb(tmp_path, monkeypatch):
-    monkeypatch.setattr(nmnist, "MOST_BYTES", 1000)
+    monkeypatch.setattr(_nmnist, "MOST_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "n.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("Test/0/1.bin", bytes(1000))
         archive.writestr("Test/1/2.bin", bytes(10_000))

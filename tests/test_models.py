@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import blocksim
-from blocksim.containers import read_container, write_container
+from blocksim._containers import read_container, write_container
 from blocksim.models import KIND, VERSION, load_model, load_network, save_model
 
 from .helpers import assert_same_bits

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import blocksim
-from blocksim import outputs
+from blocksim import _atomic_io
+from blocksim._array_io import check_folder, write_csv, write_json, write_npz, written
+from blocksim._atomic_io import Scratch, discard_parts, locked, make_folder, temporary
 from blocksim.cli import main
-from blocksim.files import check_folder, write_csv, write_json, write_npz, written
-from blocksim.outputs import Scratch, discard_parts, locked, make_folder, temporary
 
 SIMULATE = ["simulate", "x.npy", "-o", "out.npz", "--backend", "numpy", "--dt", "1", "--refractory", "3"]
 
@@ -50,7 +50,7 @@ def test_interrupted_at_any_line_the_old_file_or_the_new_one_is_there(tmp_path, 
 
         def trace(frame, event, argument):
             nonlocal left
-            if event == "line" and frame.f_code.co_filename.endswith(("outputs.py", "files.py")):
+            if event == "line" and frame.f_code.co_filename.endswith(("_atomic_io.py", "_array_io.py")):
                 left -= 1
                 if left == 0:
                     raise KeyboardInterrupt
@@ -90,7 +90,7 @@ def test_places_that_cannot_be_written(tmp_path):
     for path, words in cases.items():
         for write in (
             lambda path: write_npz(path, {}),
-            lambda path: outputs.check_output(path, (".npz",), True),
+            lambda path: _atomic_io.check_output(path, (".npz",), True),
             lambda path: blocksim.models.save_model(
                 path, blocksim.Network([blocksim.Layer(blocksim.LIF(0.9), np.ones((2, 2)))])
             ),
@@ -115,7 +115,7 @@ def test_a_result_does_not_replace_what_it_is_computed_from(tmp_path, monkeypatc
 
 
 def test_parts_of_dead_processes_are_removed_and_those_of_others_stay(tmp_path):
-    host, pid, start = outputs._host(), os.getpid(), outputs._started(os.getpid())
+    host, pid, start = _atomic_io._host(), os.getpid(), _atomic_io._started(os.getpid())
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
     stay = [f".blocksim-{host}-{pid}-{start}-0.part.npz", f".blocksim-00000000-{dead.pid}-1-0.part", ".mine.part.npz"]
@@ -131,13 +131,13 @@ def test_parts_of_dead_processes_are_removed_and_those_of_others_stay(tmp_path):
 
 def test_a_killed_process_leaves_what_the_next_one_removes(tmp_path):
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom blocksim.files import written\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom blocksim._array_io import written\n"
         "with written(Path(sys.argv[1]) / 'x.csv') as part:\n    part.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     (left,) = names(tmp_path)
-    assert outputs.PART.fullmatch(left)
+    assert _atomic_io.PART.fullmatch(left)
     check_folder(tmp_path)
     assert names(tmp_path) == []
 
@@ -145,11 +145,11 @@ def test_a_killed_process_leaves_what_the_next_one_removes(tmp_path):
 def test_what_a_process_forked_from_writes_is_not_its_to_discard(tmp_path):
     with written(tmp_path / "x.txt") as part:
         part.write_text("whole")
-        outputs._parts.add((os.getpid() + 1, part))
-        outputs._parts.discard((os.getpid(), part))
+        _atomic_io._parts.add((os.getpid() + 1, part))
+        _atomic_io._parts.discard((os.getpid(), part))
         discard_parts()
         assert part.exists()
-        outputs._parts.discard((os.getpid() + 1, part))
+        _atomic_io._parts.discard((os.getpid() + 1, part))
     assert names(tmp_path) == ["x.txt"]
 
 
@@ -173,7 +173,7 @@ def test_a_lock_names_its_process_and_ends_with_it(tmp_path):
     pytest.importorskip("fcntl")
     path = tmp_path / ".lock"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom blocksim.outputs import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom blocksim._atomic_io import locked\n"
         "with locked(Path(sys.argv[1]), 'a free folder'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as holder:

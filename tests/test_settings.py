@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from blocksim._settings import checked, make, read_settings
 from blocksim.cli import main
 from blocksim.data import Augmentation, write_events
 from blocksim.ephys.fit import FitConfig
 from blocksim.ephys.spikes import Detection
 from blocksim.errors import ArgumentError, BlocksimError, FileError
-from blocksim.settings import checked, make, read_settings
+from blocksim.training._settings import RatePenalty, Training
 from blocksim.training.experiment import DataChoices, NetworkChoices, experiment_of
-from blocksim.training.settings import RatePenalty, Training
 
 KINDS = (DataChoices, NetworkChoices, Training, RatePenalty, Augmentation, FitConfig, Detection)
 # what a file can hold in place of what was meant

@@ -22,10 +22,10 @@ from blocksim.data import Augmentation, from_lists
 from blocksim.losses import cross_entropy, mean_squared_count, rate_penalty, van_rossum
 from blocksim.models import load_model, load_network
 from blocksim.optimisers import SGD, AdamW
-from blocksim.training import BatchLoss, RatePenalty, Training, Variations, evaluate, fit, trainer
-from blocksim.training.objective import Share
-from blocksim.training.runners import LocalRunner
-from blocksim.training.samples import ArraySamples, held_out
+from blocksim.training import BatchLoss, RatePenalty, Training, Variations, _trainer, evaluate, fit
+from blocksim.training._objective import Share
+from blocksim.training._runners import LocalRunner
+from blocksim.training._samples import ArraySamples, held_out
 from blocksim.transforms import Bounded, Decay
 
 from .helpers import assert_refused, threads
@@ -185,8 +185,8 @@ def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path, monkeypatch, batch
     backend = "numba" if batches == 5 else "numpy"
     choices = training(trained=("*.weights", "*.recurrent", "*.beta", "*.bias"), penalties=PENALTIES, shares=2)
     whole = train(choices=choices, folder=tmp_path / "whole", backend=backend)
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every batch
-    step, count = trainer._Loop._step, 0
+    monkeypatch.setattr(_trainer, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every batch
+    step, count = _trainer._Loop._step, 0
 
     def dying(self, *arguments):
         nonlocal count
@@ -198,7 +198,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path, monkeypatch, batch
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer._Loop, "_step", dying)
+        patched.setattr(_trainer._Loop, "_step", dying)
         with pytest.raises(Killed):
             train(choices=choices, folder=tmp_path / "cut", backend=backend)
     resumed = train(choices=choices, folder=tmp_path / "cut", resume=True, backend=backend)
@@ -213,7 +213,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path, monkeypatch, batch
 def test_a_kill_while_an_epoch_ends_loses_nothing(tmp_path, monkeypatch):
     whole = train()
     for name in ("save_model", "save_state"):
-        real, count = getattr(trainer, name), 0
+        real, count = getattr(_trainer, name), 0
 
         def dying(*arguments, real=real):
             nonlocal count
@@ -224,7 +224,7 @@ def test_a_kill_while_an_epoch_ends_loses_nothing(tmp_path, monkeypatch):
 
         folder = tmp_path / name
         with monkeypatch.context() as patched:
-            patched.setattr(trainer, name, dying)
+            patched.setattr(_trainer, name, dying)
             with pytest.raises(Killed):
                 train(folder=folder)
         assert_same_training(train(folder=folder, resume=True), whole)
@@ -257,9 +257,9 @@ def test_another_training_is_not_resumed(tmp_path, changed, words):
 
 SCRIPT = """
 import sys
-from blocksim.training import fit, trainer
+from blocksim.training import fit, _trainer
 from tests.training_tasks import network, task, training
-trainer.CHECKPOINT_SECONDS = {seconds}
+_trainer.CHECKPOINT_SECONDS = {seconds}
 def tell(record):
     print("epoch", flush=True)
 fit(network(), task(), training(epochs={epochs}), backend="numpy", folder={folder!r}, progress=False, callbacks=[tell],
@@ -314,7 +314,7 @@ def compare_with_uninterrupted(folder):
         pass
 
     choices = training(epochs=2000)
-    loop = trainer._Loop(network(), *_split(choices), choices, "numpy", None, None, False)
+    loop = _trainer._Loop(network(), *_split(choices), choices, "numpy", None, None, False)
     loop.begin(False)
     step = loop._step
 
@@ -331,7 +331,7 @@ def compare_with_uninterrupted(folder):
                 break
     except Reached:
         pass
-    state, _, _ = trainer.load_state(folder / "last.npz")
+    state, _, _ = _trainer.load_state(folder / "last.npz")
     assert (loop.state.epoch, loop.state.batch) == (epoch, batch)
     for name, value in loop.state.free.items():
         assert state.free[name].tobytes() == value.tobytes()

@@ -19,9 +19,9 @@ from blocksim.initialisers import make_network
 from blocksim.losses import cross_entropy
 from blocksim.models import load_model, load_network, save_model
 from blocksim.optimisers import SGD, Adam, AdamW
-from blocksim.training import BatchLoss, RatePenalty, evaluate, fit, trainer
+from blocksim.training import BatchLoss, RatePenalty, _trainer, evaluate, fit
+from blocksim.training._state import load_state
 from blocksim.training.experiment import experiment_of, run_experiment
-from blocksim.training.state import load_state
 from blocksim.transforms import Bounded
 
 from .training_tasks import STEPS, network, task, training
@@ -339,7 +339,7 @@ class Cluster:
     ],
 )
 def test_a_lost_cluster_is_told_from_a_task_that_fails(tmp_path, monkeypatch, client, kind, words):
-    monkeypatch.setattr(trainer, "dask_client", lambda dask: contextlib.nullcontext(client))
+    monkeypatch.setattr(_trainer, "dask_client", lambda dask: contextlib.nullcontext(client))
     with pytest.raises(kind) as error:
         train(folder=tmp_path / "run", dask="tcp://nowhere:1")
     assert words in one_line(error)

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from blocksim._events import Events
 from blocksim.arrays import (
     AdjointCarry,
     AdjointResult,
@@ -30,7 +31,6 @@ from blocksim.arrays import (
 )
 from blocksim.backend import FusedBackend
 from blocksim.errors import DeviceError, MissingLibraryError
-from blocksim.events import Events
 from blocksim.numerics import MOST_SPIKES, spike_rows, tiny
 from blocksim.surrogates import Surrogate, require_compiled
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blocksim._blocks import spans
 from blocksim.arrays import (
     AdjointCarry,
     AdjointResult,
@@ -24,7 +25,6 @@ from blocksim.arrays import (
     Plan,
     Tape,
 )
-from blocksim.blocks import spans
 from blocksim.numerics import tiny
 from blocksim.surrogates import kernel_scales
 

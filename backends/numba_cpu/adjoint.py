@@ -6,7 +6,7 @@ neurons, so results do not depend on the number of threads.
 
 Last block first: walk the block forward once for what the tape does not hold (liveness, adaptation, the surrogate's
 slope), add the recurrent term of (7), and dLoss/dx of the layer above, for the whole block as one product each
-(`products`), then walk it backward with the adjoint state of `width` neurons in registers.
+(`transposed_products`), then walk it backward with the adjoint state of `width` neurons in registers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from .compiling import helper, inlined, kernel
 from .forward import CHUNK, flush
-from .lanes import (
+from .simd import (
     absolute,
     add,
     at_most,
@@ -37,7 +37,7 @@ from .lanes import (
     sub,
     widen,
 )
-from .products import Connection, add_product
+from .transposed_products import Connection, add_product
 
 
 class AdjointNeurons(NamedTuple):

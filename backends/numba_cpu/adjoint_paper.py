@@ -9,7 +9,7 @@ from __future__ import annotations
 from .adjoint import add_sums, gather_grad_spikes, into_history, prefetch_streams, surrogate_slope
 from .compiling import helper, kernel
 from .forward import flush
-from .lanes import add, both, either, equal, fill, load, mul, opposite, select, store, sub
+from .simd import add, both, either, equal, fill, load, mul, opposite, select, store, sub
 
 
 @helper

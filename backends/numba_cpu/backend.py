@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._events import Events
 from blocksim.arrays import (
     AdjointCarry,
     AdjointResult,
@@ -22,13 +23,12 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.backend import FusedBackend, HostBackend
-from blocksim.events import Events
 from blocksim.numerics import MOST_SPIKES, spike_rows
 from blocksim.surrogates import Surrogate, require_compiled
 
 from . import events, forward, launch
+from .buffers import as_rows, empty, plain, release
 from .launch import FORWARD_BYTES, width_of
-from .memory import as_rows, empty, plain, release
 from .threads import number_of_threads
 
 FEWEST = 4  # neurons from which their own kernel compares trains

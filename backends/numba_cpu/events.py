@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compiling import helper, kernel
-from .lanes import add, bits, count_bits, either, equal, fill, load, lowest_bit, select, splat, store
+from .simd import add, bits, count_bits, either, equal, fill, load, lowest_bit, select, splat, store
 
 SPAN = 64  # steps: one bit each of a word
 

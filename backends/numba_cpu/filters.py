@@ -1,7 +1,7 @@
 """The leaky filter over time, y[t] = decay y[t -+ 1] + x[t]: equation (18) of docs/model.md, forward or backward.
 
 Owns that recursion, and the van Rossum distance (19) that is made of it. Few neurons lie in lanes with those of other
-samples, as in `few`.
+samples, as in `narrow`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .compiling import helper, kernel
-from .few import TRACE
-from .lanes import add, clear_seldom, fill, gather, load, multiply_add, scatter, select, splat, store, sub, widen
+from .narrow import TRACE
+from .simd import add, clear_seldom, fill, gather, load, multiply_add, scatter, select, splat, store, sub, widen
 
 SPAN = 256  # steps whose squares are added up in the computing precision, before they join a sum in float64
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compiling import helper, kernel
-from .lanes import (
+from .simd import (
     absolute,
     add,
     bits,

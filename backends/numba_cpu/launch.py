@@ -1,6 +1,7 @@
 """Launches the kernels of whole layers: allocates what they write, chooses widths and how work is split.
 
-Owns the choice between the kernels of `few`, for few neurons without recurrence, and those of `forward` and `adjoint`.
+Owns the choice between the kernels of `narrow`, for few neurons without recurrence, and those of `forward` and
+`adjoint`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from blocksim._events import Events
 from blocksim.arrays import (
     AdjointCarry,
     AdjointResult,
@@ -25,12 +27,11 @@ from blocksim.arrays import (
     SpikeGradient,
     Tape,
 )
-from blocksim.events import Events
 from blocksim.numerics import MOST_SPIKES, tiny
 from blocksim.surrogates import kernel_scales
 
-from . import adjoint, adjoint_paper, few, filters, forward, products
-from .memory import aligned, as_rows, empty, plain
+from . import adjoint, adjoint_paper, filters, forward, narrow, transposed_products
+from .buffers import aligned, as_rows, empty, plain
 from .threads import number_of_threads
 
 # Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
@@ -122,7 +123,7 @@ def layer_forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarra
 
 
 def are_few(layer: LayerArrays) -> bool:
-    """Whether the kernels of `few` compute this layer."""
+    """Whether the kernels of `narrow` compute this layer."""
     return layer.recurrent is None and layer.beta.nbytes <= FEW_BYTES
 
 
@@ -161,8 +162,8 @@ def _few_forward(
         given, neurons = _projected(x, layer), _without_bias(neurons)
     out.spikes[...] = False
     where = _few(batch, steps, size, given.shape[2], plan.block_length, len(width))
-    flat = few.Flat(carry.voltage.reshape(-1), carry.adaptation.reshape(-1), carry.refractory.reshape(-1))
-    few.layer_forward(
+    flat = narrow.Flat(carry.voltage.reshape(-1), carry.adaptation.reshape(-1), carry.refractory.reshape(-1))
+    narrow.layer_forward(
         where.places.shape[1] // len(width), plain(given).reshape(-1), neurons, flat,
         out._replace(**{name: getattr(out, name).reshape(-1) for name in forward.Recorded._fields[:4]}),
         _flat_starts(starts, plan.tape), where, width,
@@ -280,9 +281,9 @@ def _few_adjoint(
     width = _few_width(batch * size)
     where = _few(batch, steps, size, size, tape.block_length, len(width))
     items, rows = where.places.shape[1] // len(width), min(tape.block_length, steps)
-    walk = few.Walk(empty((items, rows, 3 * len(width)), dtype), empty((items, rows, 2 * len(width)), np.bool_))
-    few.layer_adjoint(
-        items, prepared(layer).adjoint, few.Trace(arrays.voltage.reshape(-1), arrays.spikes.reshape(-1)),
+    walk = narrow.Walk(empty((items, rows, 3 * len(width)), dtype), empty((items, rows, 2 * len(width)), np.bool_))
+    narrow.layer_adjoint(
+        items, prepared(layer).adjoint, narrow.Trace(arrays.voltage.reshape(-1), arrays.spikes.reshape(-1)),
         _flat_starts(tape.starts, True),
         cotangents._replace(spikes=cotangents.spikes.reshape(-1), voltage=cotangents.voltage.reshape(-1)), rule,
         out._replace(
@@ -306,13 +307,13 @@ def _flat_starts(starts: Carry, keep: bool) -> forward.Starts:
 
 
 @lru_cache(8)
-def _few(batch: int, steps: int, size: int, columns: int, block_length: int, lanes: int) -> few.Few:
+def _few(batch: int, steps: int, size: int, columns: int, block_length: int, lanes: int) -> narrow.Few:
     """Where lanes find things: lanes beyond the last neuron repeat it."""
     unit = np.minimum(np.arange(_round_up(batch * size, lanes)), batch * size - 1)
     sample, neuron = np.divmod(unit, size)
     trace = sample * steps * size + neuron
     source = trace if columns == size else sample * steps
-    return few.Few(np.stack([neuron, unit, trace, source]), columns, size, steps, block_length)
+    return narrow.Few(np.stack([neuron, unit, trace, source]), columns, size, steps, block_length)
 
 
 def _few_width(units: int) -> tuple[int, ...]:
@@ -343,8 +344,8 @@ def input_adjoint(grad_current: np.ndarray, weights: np.ndarray) -> np.ndarray:
     batch, steps, _ = grad_current.shape
     out = empty((batch, steps, weights.shape[0]), grad_current.dtype)
     rows, transposed = plain(as_rows(grad_current)), aligned(weights.T)
-    products.input_adjoint(
-        -(-len(rows) // products.SPAN), rows, plain(transposed), as_rows(out), width_of(PRODUCT_BYTES, out)
+    transposed_products.input_adjoint(
+        -(-len(rows) // transposed_products.SPAN), rows, plain(transposed), as_rows(out), width_of(PRODUCT_BYTES, out)
     )
     return out
 
@@ -380,7 +381,9 @@ def project(x: Input, weights: np.ndarray, out: np.ndarray) -> None:
     else:
         values, width = plain(as_rows(x)), width_of(PRODUCT_BYTES, out)
         most = MOST_SPIKES * x.shape[2]
-        products.project_values(-(-len(values) // products.SPAN), values, weights, most, as_rows(out), width)
+        transposed_products.project_values(
+            -(-len(values) // transposed_products.SPAN), values, weights, most, as_rows(out), width
+        )
 
 
 def _projected(x: Input, layer: LayerArrays) -> np.ndarray:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from blocksim._events import Events
 from blocksim.arrays import AdjointCarry, AdjointRule, BlockOutputs, Carry, Input, LayerArrays, ParameterSums
 from blocksim.backend import HostBackend
-from blocksim.events import Events
 from blocksim.numerics import spike_rows, tiny
 
 

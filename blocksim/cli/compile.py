@@ -8,8 +8,8 @@ import click
 import numpy as np
 
 import blocksim
+from blocksim._layer_pass import GRADIENTS
 from blocksim.cli.options import Several, console, progress
-from blocksim.passes import GRADIENTS
 
 DTYPES = ("float32", "float64")
 # a layer for each kernel and width of vectors: neurons, and whether they are recurrent

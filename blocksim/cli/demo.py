@@ -15,11 +15,11 @@ from rich.table import Table
 
 import blocksim
 from blocksim import plotting
+from blocksim._array_io import check_folder, make_folder, write_csv, write_json, written
+from blocksim._layer_pass import METHODS
 from blocksim.cli.info import machine
 from blocksim.cli.options import Several, backend_option, console, progress
 from blocksim.errors import MissingLibraryError
-from blocksim.files import check_folder, make_folder, write_csv, write_json, written
-from blocksim.passes import METHODS
 
 DT = 1.0  # ms a step, for the picture alone
 

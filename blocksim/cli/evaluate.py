@@ -11,14 +11,14 @@ import click
 from rich.table import Table
 
 from blocksim import plotting
+from blocksim._array_io import check_output, write_json
+from blocksim._layer_pass import METHODS
+from blocksim._settings import make
 from blocksim.cli.options import backend_option, console
 from blocksim.errors import FileError
-from blocksim.files import check_output, write_json
 from blocksim.models import Model, load_model
-from blocksim.passes import METHODS
-from blocksim.settings import make
-from blocksim.training.evaluation import Evaluation, Variations
-from blocksim.training.evaluation import evaluate as evaluated
+from blocksim.training._evaluation import Evaluation, Variations
+from blocksim.training._evaluation import evaluate as evaluated
 from blocksim.training.experiment import DataChoices, open_samples, variations_of
 
 

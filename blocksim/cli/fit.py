@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from blocksim._array_io import make_folder
+from blocksim._settings import check_names, checked, make, read_settings, section
 from blocksim.cli.options import Several, backend_option, console, progress
 from blocksim.ephys.batch import PREDICTIONS, REPORT, Task, attempt, finished, fit_file, open_split, write_table
 from blocksim.ephys.fit import FitConfig
@@ -20,9 +22,7 @@ from blocksim.ephys.formats import open_recording
 from blocksim.ephys.spikes import Detection
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 from blocksim.executors import open_executor, run_tasks
-from blocksim.files import make_folder
 from blocksim.plotting import require_matplotlib
-from blocksim.settings import check_names, checked, make, read_settings, section
 
 SECTIONS = ("fit", "recording", "detection")
 # arguments of `open_recording` that a command line gives otherwise: files, and the parts and sweeps of a fit

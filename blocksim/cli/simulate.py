@@ -17,16 +17,16 @@ from rich.text import Text
 
 import blocksim
 from blocksim import plotting
+from blocksim._array_io import InputFile, check_output, fill_npz, open_input, read_array, written
+from blocksim._atomic_io import Scratch, memory, reserve
+from blocksim._layer_pass import METHODS
+from blocksim._neurons import MAX_REFRACTORY_STEPS, ROUNDINGS
+from blocksim._simulation import RECORD
+from blocksim._state import State
+from blocksim._validation import choices, number
 from blocksim.backend import get_backend
 from blocksim.cli.options import backend_option, console, progress
 from blocksim.errors import ArgumentError, FileError
-from blocksim.files import InputFile, check_output, fill_npz, open_input, read_array, written
-from blocksim.neurons import MAX_REFRACTORY_STEPS, ROUNDINGS
-from blocksim.outputs import Scratch, memory, reserve
-from blocksim.passes import METHODS
-from blocksim.simulation import RECORD
-from blocksim.state import State
-from blocksim.validation import choices, number
 
 # working set of one stretch of time, unless --chunk says otherwise
 CHUNK_BYTES = 64 * 2**20

@@ -12,12 +12,13 @@ import numpy as np
 from rich.table import Table
 
 from blocksim import plotting
+from blocksim._array_io import check_folder, make_folder, write_csv, write_json
+from blocksim._layer_pass import GRADIENTS, METHODS
+from blocksim._settings import read_settings, section
 from blocksim.cli.options import Several, backend_option, console
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.executors import open_executor, run_tasks
-from blocksim.files import check_folder, make_folder, write_csv, write_json
-from blocksim.passes import GRADIENTS, METHODS
-from blocksim.settings import read_settings, section
+from blocksim.training._settings import Training
 from blocksim.training.experiment import (
     DataChoices,
     Experiment,
@@ -26,7 +27,6 @@ from blocksim.training.experiment import (
     grid_of,
     run_experiment,
 )
-from blocksim.training.settings import Training
 
 # where a flag that was given goes in the configuration
 PLACES = {

@@ -6,12 +6,12 @@
 [(1, 3, 3), (1, 2, 3)]
 """
 
-from blocksim.data.augmentation import Augmentation
-from blocksim.data.dataset import Batch, EventDataset, from_lists
-from blocksim.data.files import open_dataset
-from blocksim.data.npz import write_events
-from blocksim.data.public import download
-from blocksim.data.splits import folds, split
+from blocksim.data._augmentation import Augmentation
+from blocksim.data._dataset import Batch, EventDataset, from_lists
+from blocksim.data._npz import write_events
+from blocksim.data._open import open_dataset
+from blocksim.data._public import download
+from blocksim.data._splits import folds, split
 
 __all__ = [
     "Augmentation",

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._events import given_pairs
+from blocksim._units import in_unit
+from blocksim._validation import found, frozen, real_array
 from blocksim.errors import ArgumentError, BlocksimError, FileError
-from blocksim.events import given_pairs
 from blocksim.trains import exact_times
-from blocksim.units import in_unit
-from blocksim.validation import found, frozen, real_array
 
 # a network has an output for every class: more are no classes, but numbers of something else
 MOST_CLASSES = 100_000

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 import blocksim
+from blocksim._array_io import check_folder, make_folder, plain, write_csv, write_json, write_npz, written
 from blocksim.ephys.evaluation import arrays, predict, scores
 from blocksim.ephys.fit import Fit, FitConfig, Progress, fit
 from blocksim.ephys.formats import open_parts, open_recording
 from blocksim.ephys.recording import Recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
-from blocksim.files import check_folder, make_folder, plain, write_csv, write_json, write_npz, written
 
 DONE, PREDICTIONS, REPORT = "fit.json", "predictions.npz", "report.html"
 # columns of the table of cells: name and kind

@@ -20,18 +20,18 @@ from typing import Any, Self
 
 import numpy as np
 
+from blocksim._array_io import plain
+from blocksim._layer_pass import DETACH, METHODS
+from blocksim._validation import choice, choices, found, instance, items, milliseconds, number, whole
 from blocksim.backend import get_backend
 from blocksim.ephys.model import Cell
 from blocksim.ephys.objective import PARAMETERS, FitData, Objective
 from blocksim.ephys.recording import Recording
 from blocksim.ephys.search import Space, refine
 from blocksim.errors import ArgumentError
-from blocksim.files import plain
 from blocksim.optimisers import Adam
-from blocksim.passes import DETACH, METHODS
 from blocksim.schedules import Cosine
 from blocksim.surrogates import Surrogate, get_surrogate
-from blocksim.validation import choice, choices, found, instance, items, milliseconds, number, whole
 
 VALIDATION_BY = ("time", "windows")
 Progress = Callable[[str, int, int], None]

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._validation import found, frozen, number
 from blocksim.ephys.readers.base import CURRENT_UNITS, VOLTAGE_UNITS, Request, Traces, reading
 from blocksim.ephys.recording import Recording, Sweeps
 from blocksim.ephys.spikes import Detection
 from blocksim.errors import ArgumentError, FileError
 from blocksim.trains import SpikeTrains
-from blocksim.validation import found, frozen, number
 
 # beyond these, numbers are no current and no membrane potential, in pA and mV
 LARGEST_CURRENT, LARGEST_VOLTAGE = 5000.0, 200.0

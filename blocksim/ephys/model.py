@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from blocksim._layer import Layer
+from blocksim._neurons import ALIF
+from blocksim._simulation import simulate
+from blocksim._validation import finite, found, milliseconds, number, precision, real_array
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
-from blocksim.layer import Layer
-from blocksim.neurons import ALIF
-from blocksim.simulation import simulate
-from blocksim.validation import finite, found, milliseconds, number, precision, real_array
 
 
 class Prediction(NamedTuple):

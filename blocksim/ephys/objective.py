@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blocksim._layer import Layer
+from blocksim._neurons import ALIF
+from blocksim._run import Run
+from blocksim._simulation import simulate
+from blocksim._validation import finite, found, frozen, milliseconds, number, real_array, whole
 from blocksim.backend import Backend
 from blocksim.ephys.recording import Recording
 from blocksim.errors import ArgumentError
-from blocksim.layer import Layer
-from blocksim.neurons import ALIF
-from blocksim.run import Run
-from blocksim.simulation import simulate
 from blocksim.surrogates import Surrogate
-from blocksim.validation import finite, found, frozen, milliseconds, number, real_array, whole
 
 # what a gradient belongs to; the refractory period is chosen, not descended
 PARAMETERS = ("tau_mem", "tau_adapt", "gain", "rheobase", "adaptation_pa")

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._units import in_unit
+from blocksim._validation import finite, found, frozen, milliseconds, number, real_array
 from blocksim.ephys.resampling import resample, resampled_steps
 from blocksim.ephys.spikes import Detection, detect_spikes
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
-from blocksim.units import in_unit
-from blocksim.validation import finite, found, frozen, milliseconds, number, real_array
 
 Sweeps = str | int | Sequence[int | str]
 

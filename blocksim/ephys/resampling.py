@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._validation import choice, finite, found, milliseconds, real_array
 from blocksim.errors import ArgumentError
 from blocksim.trains import EDGE
-from blocksim.validation import choice, finite, found, milliseconds, real_array
 
 ENDS = ("zero", "mean")
 

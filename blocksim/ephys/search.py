@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blocksim._validation import choices, finite, real_array
 from blocksim.ephys.objective import PARAMETERS, FitData
 from blocksim.errors import ArgumentError
 from blocksim.transforms import Bounded
-from blocksim.validation import choices, finite, real_array
 
 Scores = Callable[[np.ndarray], np.ndarray]
 EDGE = 1e-3  # of the range of a parameter: no search starts nearer to a bound

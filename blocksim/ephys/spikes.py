@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._validation import choice, finite, found, instance, milliseconds, number, real_array
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
-from blocksim.validation import choice, finite, found, instance, milliseconds, number, real_array
 
 METHODS = ("threshold", "dvdt")
 # between two onsets the potential comes down by this much, in mV

@@ -5,9 +5,9 @@
 'cross_entropy'
 """
 
-from blocksim.training.evaluation import Evaluation, Variations, evaluate
-from blocksim.training.objective import BatchLoss
-from blocksim.training.settings import RatePenalty, Training
-from blocksim.training.trainer import Trained, fit
+from blocksim.training._evaluation import Evaluation, Variations, evaluate
+from blocksim.training._objective import BatchLoss
+from blocksim.training._settings import RatePenalty, Training
+from blocksim.training._trainer import Trained, fit
 
 __all__ = ["BatchLoss", "Evaluation", "RatePenalty", "Trained", "Training", "Variations", "evaluate", "fit"]

@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._array_io import plain, write_json
+from blocksim._network import Network
+from blocksim._settings import check_names, make, read_settings, section
+from blocksim._validation import choice, found, milliseconds
 from blocksim.data import Augmentation, EventDataset, open_dataset
 from blocksim.errors import ArgumentError
-from blocksim.files import plain, write_json
 from blocksim.initialisers import calibrate, make_network
-from blocksim.network import Network
 from blocksim.optimisers import SGD, Adam, AdamW, Optimiser
-from blocksim.settings import check_names, make, read_settings, section
-from blocksim.training.evaluation import Variations
-from blocksim.training.settings import RatePenalty, Training, described
-from blocksim.training.trainer import fit
-from blocksim.validation import choice, found, milliseconds
+from blocksim.training._evaluation import Variations
+from blocksim.training._settings import RatePenalty, Training, described
+from blocksim.training._trainer import fit
 
 OPTIMISERS: dict[str, type[Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
 # samples that the first weights are calibrated on
@@ -134,7 +134,7 @@ class Experiment:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A configuration file as a dictionary, for `experiment_of`; raises as `blocksim.settings.read_settings` does."""
+    """A configuration file as a dictionary, for `experiment_of`; raises as `blocksim._settings.read_settings` does."""
     return read_settings(path)
 
 

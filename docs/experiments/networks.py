@@ -31,13 +31,14 @@ from typing import Any
 import numpy as np
 
 import blocksim
+from blocksim._array_io import written
 from blocksim.cli.info import machine
 from blocksim.errors import BlocksimError
 from blocksim.executors import open_executor, run_tasks
-from blocksim.files import written
 from blocksim.losses import cross_entropy
 from blocksim.models import load_model
 from blocksim.training import evaluate, fit
+from blocksim.training._settings import described
 from blocksim.training.experiment import (
     DataChoices,
     Experiment,
@@ -49,7 +50,6 @@ from blocksim.training.experiment import (
     run_experiment,
     variations_of,
 )
-from blocksim.training.settings import described
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("choose", "figure4", "times", "final")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pages import table  # beside this script
 
-from blocksim.files import written
+from blocksim._array_io import written
 from blocksim.plotting import GRID, RATE, SPIKE, confusion, require_matplotlib, save
 
 HERE = Path(__file__).resolve().parent

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._libraries import library
 from blocksim.ephys.readers.base import (
     CURRENT_UNITS,
     MAIN,
@@ -24,7 +25,6 @@ from blocksim.ephys.readers.base import (
     unit,
 )
 from blocksim.errors import FileError
-from blocksim.libraries import library
 
 COMMAND = "command"
 # operation modes in which a protocol is played, and the epochs that pyABF plays as Clampex does

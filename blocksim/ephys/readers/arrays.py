@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blocksim.arrayfiles import read_npy
+from blocksim._npy import read_npy
 from blocksim.ephys.readers.base import MAIN, Request, Traces, reading
 from blocksim.errors import FileError
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._libraries import library
 from blocksim.ephys.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, reading, unit
 from blocksim.errors import FileError
-from blocksim.libraries import library
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, None: 1.0}
 

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._array_io import npz_archive
+from blocksim._validation import decimal
 from blocksim.ephys.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, natural, reading
 from blocksim.errors import FileError
-from blocksim.files import npz_archive
-from blocksim.validation import decimal
 
 _RATES = {"sampling_rate": 1.0, "sampling_rate_Hz": 1.0, "fs_Hz": 1.0, "dt_s": -1.0, "dt_ms": -1000.0}
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._libraries import library
 from blocksim.ephys.readers.base import MAIN, Request, Traces, natural, rate_of, reading, unit
 from blocksim.errors import FileError
-from blocksim.libraries import library
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blocksim.arrayfiles import opened
+from blocksim._npy import opened
 from blocksim.ephys.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, rate_of, reading, unit
 from blocksim.errors import FileError
 

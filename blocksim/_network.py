@@ -1,0 +1,301 @@
+"""Networks: a sequence of layers, closed by a readout that turns the last layer's spikes into one number a class.
+
+Owns what a network is, and its parameters by name; how it is run is `blocksim._network_run`, how its weights are made
+`blocksim.initialisers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from blocksim._layer import Layer, matrix
+from blocksim._neurons import ALIF, Neuron, decay_factor
+from blocksim._validation import choice, found, milliseconds, parameter
+from blocksim.errors import ArgumentError
+
+DECODES = ("sum", "mean", "last", "max")
+OF_LAYER = ("weights", "bias", "recurrent")  # a layer's own parameters; the rest are its neuron's
+OF_NEURON = ("beta", "p", "b", "theta")
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyReadout:
+    """A readout of leaky integrators that do not spike, equation (23), decoded into one number a class.
+
+    Parameters
+    ----------
+    weights : (N, C) array
+        Weights from spikes of the last layer to the classes.
+    bias : float, (C,) array or None
+        Constant current, None for zero.
+    beta : float
+        Factor by which the readout's potential U decays in one step, in [0, 1); 0 for no memory.
+    decode : {"sum", "mean", "last", "max"}
+        What becomes of U over time: its sum, as in Taylor et al. 2023, its mean, its last value or its largest.
+
+    Raises
+    ------
+    ArgumentError
+        Shapes do not fit, or a value is out of range or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim import LeakyReadout
+    >>> LeakyReadout(np.zeros((64, 10)), beta=0.9).classes
+    10
+    """
+
+    weights: np.ndarray
+    bias: float | np.ndarray | None = None
+    beta: float = 0.9
+    decode: str = "sum"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", matrix("readout: weights", self.weights, "(neurons, classes)"))
+        if self.bias is not None:
+            bias = parameter("readout: bias", self.bias, "finite numbers", np.isfinite)
+            if np.ndim(bias) and np.size(bias) != self.classes:
+                raise ArgumentError(
+                    f"readout: bias: expected one number, or one for each of {self.classes} classes; "
+                    f"found {np.size(bias)}"
+                )
+            object.__setattr__(self, "bias", bias)
+        beta = parameter("readout: beta", self.beta, "a decay factor in [0, 1)", decay_factor)
+        if np.ndim(beta):
+            raise ArgumentError(f"readout: beta: expected one decay factor for all classes; found {found(beta)}")
+        object.__setattr__(self, "beta", float(beta))
+        choice("readout: decode", self.decode, DECODES)
+
+    @property
+    def inputs(self) -> int:
+        """Number of neurons N of the last layer."""
+        return int(self.weights.shape[0])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return int(self.weights.shape[1])
+
+
+@dataclass(frozen=True)
+class CountReadout:
+    """The spike counts of the last layer, one class a neuron."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Layers of neurons, each fed by the spikes of the one before, and a readout.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        LIF or ALIF, feed-forward or recurrent; each but the first has weights, as many inputs as the layer before has
+        neurons.
+    readout : LeakyReadout or CountReadout
+    dt : float or None
+        Step in ms that its time constants, which are in steps, were made or trained for; None where nobody said.
+        `blocksim.training` refuses samples of another; `dataclasses.replace(network, dt=...)` says that it fits.
+
+    Raises
+    ------
+    ArgumentError
+        Layers do not fit together, or dt is no time above 0.
+
+    Notes
+    -----
+    A spike reaches the next layer, and the readout, in the step in which it is fired. Spikes are handed on as events.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import blocksim
+    >>> neuron = blocksim.ALIF(beta=0.9, p=0.98, b=0.1, refractory_steps=10)
+    >>> rng = np.random.default_rng(0)
+    >>> sizes = [(20, 16), (16, 8)]
+    >>> layers = [blocksim.Layer(neuron, weights=rng.normal(0.2, 0.3, size)) for size in sizes]
+    >>> network = blocksim.Network(layers, blocksim.LeakyReadout(rng.normal(0, 0.3, (8, 3))))
+    >>> run = blocksim.simulate(network, rng.random((5, 100, 20)) < 0.1)
+    >>> run.output.shape
+    (5, 3)
+    """
+
+    layers: tuple[Layer, ...]
+    readout: LeakyReadout | CountReadout = CountReadout()
+    dt: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dt is not None:
+            object.__setattr__(self, "dt", milliseconds("dt", self.dt))
+        given: Any = self.layers
+        if (
+            isinstance(given, Layer)
+            or not isinstance(given, Iterable)
+            or (isinstance(given, np.ndarray) and not given.ndim)
+        ):
+            raise ArgumentError(f"layers: expected a sequence of blocksim.Layer; found {found(given)}")
+        layers = tuple(given)
+        if not layers:
+            raise ArgumentError("layers: expected at least one layer; found none")
+        object.__setattr__(self, "layers", layers)
+        for number, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise ArgumentError(f"layers[{number}]: expected a blocksim.Layer; found {found(layer)}")
+            if number and layer.inputs is None:
+                raise ArgumentError(
+                    f"layers[{number}]: expected a layer with weights, from {layers[number - 1].size} neurons; found "
+                    "one without"
+                )
+            if number and layer.inputs != layers[number - 1].size:
+                raise ArgumentError(
+                    f"layers[{number}]: expected weights from {layers[number - 1].size} inputs, the neurons of the "
+                    f"layer before; found {layer.inputs}"
+                )
+        size = layers[-1].size
+        if size is None:
+            raise ArgumentError("layers[0]: expected a layer of a known number of neurons; found neither weights nor "
+                                "an array among its parameters")  # fmt: skip
+        if isinstance(self.readout, LeakyReadout):
+            if self.readout.inputs != size:
+                raise ArgumentError(
+                    f"readout: expected weights from {size} neurons, those of the last layer; found "
+                    f"{self.readout.inputs}"
+                )
+        elif not isinstance(self.readout, CountReadout):
+            raise ArgumentError(f"readout: expected a LeakyReadout or a CountReadout; found {found(self.readout)}")
+
+    @property
+    def inputs(self) -> int | None:
+        """Number of inputs K; None where the first layer has no weights."""
+        return self.layers[0].inputs
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C: columns of the output."""
+        if isinstance(self.readout, LeakyReadout):
+            return self.readout.classes
+        size = self.layers[-1].size
+        assert size is not None
+        return size
+
+    @cached_property
+    def floating_dtypes(self) -> frozenset[np.dtype[Any]]:
+        """The dtypes of the network's floating arrays: what the computing precision is chosen from."""
+        dtypes = frozenset(dtype for layer in self.layers for dtype in layer.floating_dtypes)
+        arrays = (self.readout.weights, self.readout.bias) if isinstance(self.readout, LeakyReadout) else ()
+        return dtypes | {array.dtype for array in arrays if isinstance(array, np.ndarray)}
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Every parameter by name: `layers.0.weights`, `layers.0.beta`, ..., `readout.weights`.
+
+        Parameters that are one number for all neurons are arrays without axes. Refractory periods and latencies are
+        not among them: they are whole numbers, and no gradient belongs to them.
+        """
+        named: dict[str, Any] = {}
+        for number, layer in enumerate(self.layers):
+            of_layer = {name: getattr(layer, name) for name in OF_LAYER} | {
+                name: value for name, value in layer.neuron.parameters().items() if name in OF_NEURON
+            }
+            named |= {f"layers.{number}.{name}": value for name, value in of_layer.items()}
+        if isinstance(self.readout, LeakyReadout):
+            named |= {f"readout.{name}": getattr(self.readout, name) for name in ("weights", "bias", "beta")}
+        return {name: np.asarray(value) for name, value in named.items() if value is not None}
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Network:
+        """A network with these parameters in place of its own, all or some, named as `parameters` names them.
+
+        Raises
+        ------
+        ArgumentError
+            A name is unknown, or a value has another shape than the parameter.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim import LIF, Layer, Network
+        >>> network = Network([Layer(LIF(beta=0.9), np.zeros((3, 2)))])
+        >>> float(network.with_parameters({"layers.0.weights": np.ones((3, 2))}).layers[0].weights.sum())
+        6.0
+        """
+        own = self.parameters()
+        for name, value in parameters.items():
+            if name not in own:
+                raise ArgumentError(f"parameters: expected names out of {', '.join(own)}; found {name!r}")
+            if np.shape(value) != own[name].shape:
+                raise ArgumentError(f"{name}: expected shape {own[name].shape}; found {np.shape(value)}")
+
+        def part(prefix: str, allowed: tuple[str, ...]) -> dict[str, Any]:
+            given = {name: parameters[f"{prefix}.{name}"] for name in allowed if f"{prefix}.{name}" in parameters}
+            return {name: value if np.ndim(value) else float(value) for name, value in given.items()}
+
+        layers = []
+        for number, layer in enumerate(self.layers):
+            of_neuron = part(f"layers.{number}", OF_NEURON)
+            neuron: Neuron = replace(layer.neuron, **of_neuron) if of_neuron else layer.neuron  # type: ignore[type-var]
+            layers.append(replace(layer, neuron=neuron, **part(f"layers.{number}", OF_LAYER)))
+        readout = self.readout
+        if isinstance(readout, LeakyReadout):
+            readout = replace(readout, **part("readout", ("weights", "bias", "beta")))
+        return Network(tuple(layers), readout, self.dt)
+
+    def summary(self, dt: float | None = None) -> str:
+        """A table for people: sizes, neurons, time constants, block lengths and numbers of parameters.
+
+        Parameters
+        ----------
+        dt : float or None
+            Step in ms; times are in steps without it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim import ALIF, Layer, Network
+        >>> neuron = ALIF.from_ms(tau_mem=20, tau_adapt=200, adaptation=0.1, refractory=4, dt=1)
+        >>> print(Network([Layer(neuron, np.zeros((30, 8)), recurrent=np.zeros((8, 8)))]).summary(dt=1))
+        layer   neurons                  tau_mem (ms)  tau_adapt (ms)  refractory (ms)  block (steps)  parameters
+        0       30 -> 8 ALIF, recurrent  20            200             4                5              308
+        counts  8 classes                -             -               -                -              0
+        308 parameters
+        """
+        unit, step = ("steps", 1.0) if dt is None else ("ms", float(dt))
+
+        def tau(decay: Any) -> str:
+            with np.errstate(divide="ignore"):
+                values = -step / np.log(np.asarray(decay, np.float64))
+            return _range(np.where(np.asarray(decay) > 0, values, 0.0))
+
+        header = ["layer", "neurons", f"tau_mem ({unit})", f"tau_adapt ({unit})", f"refractory ({unit})",
+                  "block (steps)", "parameters"]  # fmt: skip
+        parameters = self.parameters()
+        rows = []
+        for number, layer in enumerate(self.layers):
+            neuron = layer.neuron
+            kind = type(neuron).__name__ + (", recurrent" if layer.recurrent is not None else "")
+            rows.append([
+                str(number), f"{layer.inputs or '-'} -> {layer.size} {kind}", tau(neuron.parameters()["beta"]),
+                tau(neuron.p) if isinstance(neuron, ALIF) else "-", _range(np.asarray(neuron.refractory_steps) * step),
+                str(neuron.block_length),
+                str(sum(value.size for name, value in parameters.items() if name.startswith(f"layers.{number}."))),
+            ])  # fmt: skip
+        if isinstance(self.readout, LeakyReadout):
+            size = sum(value.size for name, value in parameters.items() if name.startswith("readout."))
+            rows.append(["leaky", f"{self.readout.inputs} -> {self.readout.classes} classes, {self.readout.decode}",
+                         tau(self.readout.beta), "-", "-", "-", str(size)])  # fmt: skip
+        else:
+            rows.append(["counts", f"{self.classes} classes", *["-"] * 4, "0"])
+        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                 for row in [header, *rows]]  # fmt: skip
+        total = sum(value.size for value in parameters.values())
+        return "\n".join([*lines, f"{total} parameters"])
+
+
+def _range(values: np.ndarray) -> str:
+    """One number, or the lowest and highest of several."""
+    low, high = float(np.min(values)), float(np.max(values))
+    return f"{low:.4g}" if low == high else f"{low:.3g} to {high:.3g}"

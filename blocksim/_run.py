@@ -1,0 +1,249 @@
+"""What a simulation of one layer returns: `Run`, and `Gradients` of a loss.
+
+Owns the step from a backend's arrays to a caller's, forward and backward: `blocksim._layer_pass` computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from blocksim._blocks import handed_on
+from blocksim._inputs import finite_numbers, numbers
+from blocksim._layer_pass import Pass
+from blocksim._neurons import ALIF
+from blocksim._state import State, StateGradient
+from blocksim._validation import frozen
+from blocksim.arrays import AdjointResult, Array
+from blocksim.backend import Backend
+from blocksim.errors import ArgumentError
+
+NUMBERS = ("beta", "p", "b", "theta", "bias")  # what has one gradient a neuron
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Gradients of a loss with respect to everything that went into a run: `Run.backward` returns one.
+
+    Attributes
+    ----------
+    current : array of the run's shape, (T, N) or (B, T, N)
+        dLoss/dI, equation (11).
+    x : array of the shape of x
+        dLoss/dx, equation (11).
+    weights : (K, N) array or None
+        dLoss/dW; None for a layer without weights.
+    bias, beta, p, b, theta : float or (N,) array
+        Gradients of the neuron's parameters, equation (12), each of its parameter's shape: where the parameter is one
+        number for all neurons, the sum over them. bias is (N,) for a layer without bias; p and b are None for LIF.
+    recurrent : (N, N) array or None
+        dLoss/dR; None for a layer without recurrence.
+    state : StateGradient
+        Gradient with respect to the state the run started from, equation (13): pass it to the `backward` of the run
+        before as `grad_state`.
+
+    Notes
+    -----
+    Arrays have the run's computing dtype.
+    """
+
+    weights: np.ndarray | None
+    bias: float | np.ndarray
+    recurrent: np.ndarray | None
+    beta: float | np.ndarray
+    p: float | np.ndarray | None
+    b: float | np.ndarray | None
+    theta: float | np.ndarray
+    state: StateGradient
+    _current: Array = field(repr=False)
+    _pass: Pass = field(repr=False)
+    _view: View = field(repr=False)
+
+    @cached_property
+    def current(self) -> Any:
+        """dLoss/dI, of the run's shape, equation (11); copied from a device when first asked for."""
+        return self._view.of(self._pass.backend, self._current)
+
+    @cached_property
+    def x(self) -> Any:
+        """dLoss/dx, shape of x, equation (11).
+
+        Computed when first asked for: training the first layer does not need it, and it is a dense product.
+        """
+        if self._pass.arrays.weights is not None:
+            return self._view.of(self._pass.backend, self._pass.to_input(self._current))
+        return self.current.sum(axis=-1, keepdims=True) if self._pass.shared_current else self.current
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished simulation: what `simulate` returns.
+
+    Attributes
+    ----------
+    spikes : bool array of shape (T, N) or (B, T, N)
+        True where a neuron spikes. One byte a step, and `spikes @ weights`, `spikes.mean()` or `spikes * gradient` do
+        as expected; NumPy refuses `spikes - target`, which for unsigned integers would wrap around.
+    voltage : float array of the same shape, or None
+        Membrane potential V before reset, equation (3), in the computing dtype; None unless recorded.
+    threshold : float array of the same shape, or None
+        Threshold theta, equation (4), in the computing dtype; None unless recorded.
+    state : State
+        State after the last step, with a batch axis always; pass it to the next `simulate`.
+    backend, method : str
+        What ran.
+    block_length : int
+        Steps in a block; 1 for the standard method.
+
+    Notes
+    -----
+    With a tape, `spikes` and `voltage` are part of it and are read-only; copy them to change them.
+    """
+
+    spikes: np.ndarray
+    voltage: np.ndarray | None
+    threshold: np.ndarray | None
+    state: State
+    backend: str
+    method: str
+    block_length: int
+    _pass: Pass | None = field(repr=False)  # None without a tape, whose run holds on to nothing
+    _view: View = field(repr=False)
+
+    def backward(
+        self,
+        grad_spikes: np.ndarray | None = None,
+        grad_voltage: np.ndarray | None = None,
+        grad_state: StateGradient | None = None,
+    ) -> Gradients:
+        """Gradients of a loss, from its gradients with respect to this run's spikes, voltage and final state.
+
+        Parameters
+        ----------
+        grad_spikes, grad_voltage : arrays of the shape of `spikes`, or None
+            dLoss/dS and dLoss/dV; None for zero. The voltage need not be recorded.
+        grad_state : StateGradient or None
+            dLoss/d(state), from the `backward` of the run that continued this one.
+
+        Raises
+        ------
+        ArgumentError
+            The run kept no tape, nothing was passed, or an array has the wrong shape or holds NaN or infinity.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim import LIF, Layer, simulate
+        >>> run = simulate(Layer(LIF(beta=0.5)), np.ones((3, 1)), backend="numpy", record=("voltage",), tape=True)
+        >>> run.voltage[:, 0]
+        array([1. , 1.5, 1. ])
+        >>> run.backward(grad_voltage=np.ones((3, 1))).current[:, 0]
+        array([1.5, 1. , 1. ])
+        """
+        done = self._pass
+        if done is None:
+            raise ArgumentError("backward: expected a run with a tape; found one without (pass tape=True to simulate)")
+        if grad_spikes is None and grad_voltage is None and grad_state is None:
+            raise ArgumentError(
+                "backward: expected at least one of grad_spikes, grad_voltage, grad_state; found none of them"
+            )
+        shape = self.spikes.shape
+        of_spikes = cotangent("grad_spikes", grad_spikes, shape, done, self._view)
+        of_voltage = cotangent("grad_voltage", grad_voltage, shape, done, self._view)
+        return gradients_of(done, done.adjoint(of_spikes, of_voltage, grad_state), self._view)
+
+
+@dataclass(frozen=True)
+class View:
+    """How a caller sees a backend's arrays."""
+
+    batched: bool  # x had a batch axis, and so has what is returned
+    on_device: bool  # x lies on the device, and so does what is returned
+
+    @property
+    def whole(self) -> View:
+        """The same for arrays without a sample to single out: weights, and states, whose batch axis always stays."""
+        return View(True, self.on_device)
+
+    def of(self, backend: Backend, array: Array | None) -> Any:
+        """An array (B, ...) for the caller."""
+        if array is None:
+            return None
+        array = array if self.on_device else backend.to_numpy(array)
+        return array if self.batched else array[0]
+
+
+def run_of(done: Pass, view: View, method: str) -> Run:
+    """A pass as the caller's."""
+
+    def trace(array: Array | None) -> Any:
+        seen = view.of(done.backend, array)
+        return frozen(seen.view()) if done.kept is not None and isinstance(seen, np.ndarray) else seen
+
+    return Run(
+        spikes=trace(done.result.spikes),
+        voltage=trace(done.result.voltage),
+        threshold=trace(done.result.threshold),
+        state=state_of(done, view),
+        backend=done.backend.name,
+        method=method,
+        block_length=done.plan.block_length,
+        _pass=None if done.kept is None else done,
+        _view=view,
+    )
+
+
+def state_of(done: Pass, view: View) -> State:
+    """The state after the last step, in arrays of its own."""
+    backend, result = done.backend, done.result
+    carry = [array.copy() for array in (result.carry.voltage, result.carry.adaptation, result.carry.refractory)]
+    arrays = [*carry, handed_on(backend, result.spikes, done.history, result.spikes.shape[1])]
+    return State(*(arrays if view.on_device else backend.fetch(arrays)))
+
+
+def gradients_of(done: Pass, result: AdjointResult, view: View) -> Gradients:
+    """An adjoint's result as the caller's, each gradient of its parameter's shape."""
+    backend, layer, dtype = done.backend, done.layer, done.arrays.beta.dtype
+    totals = [getattr(result.sums, name).sum(axis=0) for name in NUMBERS]
+    into = [result.carry.voltage, result.carry.adaptation, result.history]
+    fetched = backend.fetch(totals if view.on_device else totals + into)
+    sums = dict(zip(NUMBERS, fetched, strict=False))
+    like = {**layer.neuron.parameters(), "bias": layer.bias}
+
+    def shaped(name: str) -> Any:
+        value = like[name]
+        if value is not None and np.ndim(value) == 0:
+            return float(sums[name].sum())
+        return sums[name].astype(dtype)
+
+    adaptive = isinstance(layer.neuron, ALIF)
+    return Gradients(
+        weights=view.whole.of(backend, result.weights),
+        bias=shaped("bias"),
+        recurrent=view.whole.of(backend, result.recurrent),
+        beta=shaped("beta"),
+        p=shaped("p") if adaptive else None,
+        b=shaped("b") if adaptive else None,
+        theta=shaped("theta"),
+        state=StateGradient(*(into if view.on_device else fetched[len(NUMBERS) :])),
+        _current=result.current,
+        _pass=done,
+        _view=view,
+    )
+
+
+def cotangent(name: str, array: Any, shape: tuple[int, ...], done: Pass, view: View) -> Any:
+    """Check a gradient handed to `backward`; returns the backend's array, (B, ...), in the computing dtype."""
+    if array is None:
+        return None
+    backend, dtype = done.backend, done.arrays.beta.dtype
+    owned = backend.owns(array)
+    array = numbers(name, array, backend)
+    if array.shape != shape:
+        raise ArgumentError(f"{name}: expected shape {shape}, that of what it is the gradient for; found {array.shape}")
+    finite_numbers(name, array, backend)
+    converted: Any = array if owned else np.asarray(array, dtype=dtype)
+    return backend.asarray(converted if view.batched else converted[None], dtype)

@@ -1,0 +1,154 @@
+"""`simulate`: the public face of the block algorithm.
+
+Owns the order of a run: arguments are checked, input is read, a layer or a network is computed, the result handed out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+from blocksim._inputs import computing_dtype, prepare, read_input
+from blocksim._layer import Layer
+from blocksim._layer_pass import Options, block_length_of, forward_pass
+from blocksim._network import Network
+from blocksim._network_run import NetworkRun, NetworkState, network_run
+from blocksim._run import Run, View, run_of
+from blocksim._state import State
+from blocksim._validation import found
+from blocksim.backend import Backend
+from blocksim.errors import ArgumentError
+from blocksim.surrogates import Surrogate
+
+RECORD = ("voltage", "threshold")
+NETWORK_RECORD = (*RECORD, "readout")
+
+
+@overload
+def simulate(
+    layer: Layer,
+    x: Any,
+    backend: str | Backend = ...,
+    method: str = ...,
+    block_length: int | None = ...,
+    state: State | None = ...,
+    record: tuple[str, ...] | str = ...,
+    tape: bool | str = ...,
+    surrogate: str | Surrogate = ...,
+    gradient: str = ...,
+    detach: tuple[str, ...] | str = ...,
+    batch_size: int | None = ...,
+) -> Run: ...
+@overload
+def simulate(
+    layer: Network,
+    x: Any,
+    backend: str | Backend = ...,
+    method: str = ...,
+    block_length: int | None = ...,
+    state: NetworkState | None = ...,
+    record: tuple[str, ...] | str = ...,
+    tape: bool | str = ...,
+    surrogate: str | Surrogate = ...,
+    gradient: str = ...,
+    detach: tuple[str, ...] | str = ...,
+    batch_size: int | None = ...,
+) -> NetworkRun: ...
+def simulate(
+    layer: Layer | Network,
+    x: Any,
+    backend: str | Backend = "numba",
+    method: str = "blocks",
+    block_length: int | None = None,
+    state: State | NetworkState | None = None,
+    record: tuple[str, ...] | str = (),
+    tape: bool | str = False,
+    surrogate: str | Surrogate = "fast_sigmoid",
+    gradient: str = "standard",
+    detach: tuple[str, ...] | str = ("reset",),
+    batch_size: int | None = None,
+) -> Run | NetworkRun:
+    """Simulate a layer of LIF or ALIF neurons, or a network, exactly, in blocks of time: equations (1)-(6).
+
+    Parameters
+    ----------
+    layer : Layer or Network
+        Neurons and connections; or layers of them, each fed by the spikes of the one before, and a readout.
+    x : array (T, K) or (B, T, K), Events, or SciPy CSR array (B * T, K)
+        Input. Real values of any floating dtype, or spikes (bool, or whole numbers >= 0 in any integer or floating
+        dtype); sparse spikes are projected event by event, real values and dense spikes by a matrix product. For a
+        layer without weights, the current itself: K = N, or K = 1 for one current shared by all neurons.
+    backend : {"numba", "numpy", "cupy", "auto"} or Backend
+        What computes. "auto" takes the fastest that is ready and says which in `Run.backend`.
+    method : {"blocks", "standard"}
+        Blocks of time, or step by step; the results are the same.
+    block_length : int or None
+        Steps in a block, at most the (shortest) refractory period + 1, which is what None gives.
+    state : State, NetworkState or None
+        `state` of the run that this one continues; None starts at rest.
+    record : tuple out of "voltage", "threshold", "readout"
+        What to return besides spikes; "readout" is a network's.
+    tape : bool or "checkpoint"
+        Keep what `Run.backward` needs. x is kept, not copied: leave it as it is until then. "checkpoint" keeps a few
+        states instead, and computes the rest again, an eighth of the run at a time: less memory for more time
+        (docs/performance.md); gradients are the same to rounding.
+    surrogate : str or Surrogate
+        Surrogate derivative of the spike: "fast_sigmoid", "box_car", "multi_gaussian", "arctan", "sigmoid",
+        "triangle", "superspike", or an object that carries its scale, `blocksim.surrogates.FastSigmoid(k=25)`.
+    gradient : {"standard", "paper"}
+        The surrogate gradient of the step-by-step model, equations (7)-(13), or that of Taylor et al. 2023,
+        equations (14)-(17), which depends on the block length.
+    detach : tuple out of "reset", "recurrent", "adaptation"
+        Paths that carry no gradient.
+    batch_size : int or None
+        Number of samples B, for a CSR array only.
+
+    Returns
+    -------
+    Run, or NetworkRun for a Network
+        Of NumPy arrays. Where x is a CuPy array and the backend "cupy", spikes, recorded traces, the state and the
+        gradients of input, weights and state stay on the device, as CuPy arrays; the gradients of the neurons'
+        parameters do not.
+
+    Raises
+    ------
+    ArgumentError
+        An argument is wrong; the message names it, what was expected and what was found.
+    MissingLibraryError
+        The backend's library is not installed; the message names the command that installs it.
+
+    Notes
+    -----
+    The computing precision is NumPy's promotion of the floating arrays among x and the layer's arrays: float32 if all
+    are float32 (or float16), float64 if any is float64 or there is none. Integer and bool arrays, events and plain
+    numbers carry no precision.
+
+    Source: Taylor, King, Harper, "Addressing the speed-accuracy simulation trade-off for adaptive spiking neurons",
+    NeurIPS 2023, arXiv 2311.11390.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim import LIF, Layer, simulate
+    >>> layer = Layer(LIF.from_ms(tau_mem=10, refractory=2, dt=1))
+    >>> run = simulate(layer, np.full((8, 1), 0.6), backend="numpy", record=("voltage",))
+    >>> run.spikes[:, 0].astype(int)
+    array([0, 1, 0, 0, 0, 1, 0, 0])
+    >>> run.block_length
+    3
+    """
+    if isinstance(layer, Network):
+        options = Options.checked(
+            backend, method, block_length, record, NETWORK_RECORD, tape, surrogate, gradient, detach
+        )
+        return network_run(layer, x, state, batch_size, options)
+    if not isinstance(layer, Layer):
+        raise ArgumentError(f"layer: expected a blocksim.Layer or a blocksim.Network; found {found(layer)}")
+    options = Options.checked(backend, method, block_length, record, RECORD, tape, surrogate, gradient, detach)
+    block_length_of(layer, method, block_length)
+    engine = options.backend
+    on_device = engine.owns(x)
+    x, batched = read_input(x, layer, batch_size, engine)
+    dtype = computing_dtype(x, layer.floating_dtypes)
+    neurons = layer.size or x.shape[2]
+    done = forward_pass(layer, prepare(x, layer, engine, dtype), neurons, dtype, state, options)
+    return run_of(done, View(batched, on_device), method)
