@@ -1,7 +1,8 @@
 """The block algorithm: the loop over blocks of time and its adjoint, over any `Backend`.
 
 Owns what is sequential: which blocks there are, what is carried between them, and where recurrent spikes and their
-gradients come from. What happens inside one block is the backend's. Equations are numbered as in
+gradients come from; and what a run allocates, for backends that fuse the loop too. What happens inside one block is the
+backend's. Equations are numbered as in
 docs/model.md and docs/adjoint.md; docs/block.md shows the algorithm.
 
 Within L <= refractory + 1 steps a neuron spikes at most once, and recurrent input comes from D >= L steps ago, hence
@@ -11,7 +12,8 @@ from earlier blocks; so a block's currents are known when it starts. L = 1 is th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +27,9 @@ from blocksim.arrays import (
     ForwardResult,
     Input,
     LayerArrays,
-    ParameterSums,
+    Parameters,
     Plan,
+    SpikeGradient,
     Tape,
 )
 
@@ -53,7 +56,7 @@ def delayed(spikes: Array, history: Array, start: int, stop: int) -> Iterator[tu
         yield spikes[:, begin - latency : stop - latency], slice(begin - start, stop - start)
 
 
-def handed_on(backend: Backend, spikes: Array, history: Array, stop: int) -> Array:
+def last_spikes(backend: Backend, spikes: Array, history: Array, stop: int) -> Array:
     """The spikes of the D steps before `stop`, in an array of their own: what the steps from `stop` on are handed."""
     last = backend.empty(history.shape, np.bool_)
     if history.shape[1]:
@@ -62,54 +65,99 @@ def handed_on(backend: Backend, spikes: Array, history: Array, stop: int) -> Arr
     return last
 
 
-def forward(backend: Backend, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
-    """Simulate a layer block by block, equations (1)-(6)."""
-    dtype = layer.beta.dtype
-    batch, steps = x.shape[:2]
-    shape = (batch, steps, layer.beta.shape[0])
-    current = backend.empty(shape, dtype)
-    current[...] = layer.bias
+def zeros(backend: Backend, shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array of zeros, made where it is needed and not copied there."""
+    array = backend.empty(shape, dtype)
+    array[...] = 0
+    return array
+
+
+def zero_sums(backend: Backend, batch: int, size: int) -> Parameters:
+    """The sums of (11) and (12) before the first step."""
+    return Parameters(*(zeros(backend, (batch, size), np.float64) for _ in fields(Parameters)))
+
+
+def new_outputs(backend: Backend, layer: LayerArrays, batch: int, steps: int, plan: Plan) -> BlockOutputs:
+    """Arrays for everything that a run is to record or keep."""
+
+    def trace(wanted: bool, dtype: Any = layer.dtype) -> Array | None:
+        return backend.empty((batch, steps, layer.size), dtype) if wanted else None
+
+    return BlockOutputs(
+        spikes=trace(True, np.bool_),
+        voltage=trace(plan.record_voltage or (plan.tape and not plan.paper)),
+        threshold=trace(plan.record_threshold),
+        free_voltage=trace(plan.tape and plan.paper),
+    )
+
+
+def new_starts(backend: Backend, carry: Carry, steps: int, plan: Plan) -> Carry | None:
+    """Arrays for what each block is handed; None without a tape."""
+    blocks = -(-steps // plan.block_length)
+    return carry.map(lambda array: backend.empty((blocks, *array.shape), array.dtype)) if plan.tape else None
+
+
+def result_of(outputs: BlockOutputs, carry: Carry, starts: Carry | None, history: Array, plan: Plan) -> ForwardResult:
+    """What a forward pass returns, of the arrays it wrote."""
+    tape = None
+    if starts is not None:
+        kept = outputs.free_voltage if plan.paper else outputs.voltage
+        tape = Tape(plan.block_length, kept, outputs.spikes, starts, history)
+    voltage = outputs.voltage if plan.record_voltage else None
+    return ForwardResult(outputs.spikes, voltage, outputs.threshold, carry, tape)
+
+
+def current_of(backend: Backend, layer: LayerArrays, x: Input) -> Array:
+    """The bias and the first term of (2), in a new array (B, T, N)."""
+    current = backend.empty((*x.shape[:2], layer.size), layer.dtype)
+    current[...] = layer.neuron.bias
     if layer.weights is None:
         current += x
     else:
         backend.projection(x, layer.weights, current)
+    return current
 
-    def trace(wanted: bool) -> Array | None:
-        return backend.empty(shape, dtype) if wanted else None
 
-    spikes = backend.empty(shape, np.bool_)
-    free_voltage = trace(plan.tape and plan.paper)
-    voltage = trace(plan.record_voltage or (plan.tape and not plan.paper))
-    threshold = trace(plan.record_threshold)
-    blocks = -(-steps // plan.block_length)
-    starts = None
-    if plan.tape:
-        shape_of_starts = (blocks, batch, shape[2])
-        starts = Carry(*(backend.empty(shape_of_starts, kind) for kind in (dtype, dtype, np.int32)))
+def added(backend: Backend, gradient: SpikeGradient, batch: int, steps: int, layer: LayerArrays) -> Array | None:
+    """dLoss/dS (B, T, N), its parts added up; None where there are none. It may be the caller's own array."""
+    if gradient.above_current is not None:
+        total = backend.input_adjoint(gradient.above_current, gradient.above_weights)
+    elif gradient.counts is None:
+        return gradient.spikes
+    else:
+        total = zeros(backend, (batch, steps, layer.size), layer.dtype)
+    if gradient.spikes is not None:
+        total += gradient.spikes
+    if gradient.counts is not None:
+        total += gradient.counts[:, None]
+    return total
 
+
+def recurrent_gradient(backend: Backend, tape: Tape, grad_current: Array) -> Array:
+    """dLoss/dR (N, N), equation (11)."""
+    gradient = None
+    for piece, where in delayed(tape.spikes, tape.history, 0, tape.spikes.shape[1]):
+        part = backend.projection_adjoint(piece, grad_current[:, where])
+        gradient = part if gradient is None else gradient + part
+    return gradient
+
+
+def forward(backend: Backend, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
+    """Simulate a layer block by block, equations (1)-(6)."""
+    batch, steps = x.shape[:2]
+    current = current_of(backend, layer, x)
+    outputs = new_outputs(backend, layer, batch, steps, plan)
+    starts = new_starts(backend, carry, steps, plan)
     for number, start, stop in spans(steps, plan.block_length):
-        now = slice(start, stop)
-        block = current[:, now]
+        now = np.s_[:, start:stop]
+        block = current[now]
         if layer.recurrent is not None:  # (2)
-            for piece, where in delayed(spikes, history, start, stop):
+            for piece, where in delayed(outputs.spikes, history, start, stop):
                 backend.projection(piece, layer.recurrent, block[:, where])
         if starts is not None:
-            starts.voltage[number] = carry.voltage
-            starts.adaptation[number] = carry.adaptation
-            starts.refractory[number] = carry.refractory
-        outputs = BlockOutputs(
-            spikes=spikes[:, now],
-            voltage=None if voltage is None else voltage[:, now],
-            threshold=None if threshold is None else threshold[:, now],
-            free_voltage=None if free_voltage is None else free_voltage[:, now],
-        )
-        carry = backend.block_forward(block, carry, layer, outputs)
-
-    tape = None
-    if starts is not None:
-        kept = free_voltage if plan.paper else voltage
-        tape = Tape(plan.block_length, kept, spikes, starts, history)
-    return ForwardResult(spikes, voltage if plan.record_voltage else None, threshold, carry, tape)
+            starts.put(number, carry)
+        carry = backend.block_forward(block, carry, layer, outputs.at(now))
+    return result_of(outputs, carry, starts, history, plan)
 
 
 def adjoint(
@@ -118,7 +166,7 @@ def adjoint(
     x: Input,
     tape: Tape,
     rule: AdjointRule,
-    grad_spikes: Array | None,
+    grad_spikes: SpikeGradient,
     grad_voltage: Array | None,
     grad_carry: AdjointCarry,
     grad_history: Array,
@@ -127,13 +175,11 @@ def adjoint(
 
     `grad_carry` and `grad_history` are the gradients with respect to the state after the last step.
     """
-    dtype = layer.beta.dtype
     batch, steps, neurons = tape.spikes.shape
     latency = tape.history.shape[1]
-    grad_current = backend.empty((batch, steps, neurons), dtype)
-    sums = ParameterSums(*(backend.empty((batch, neurons), np.float64) for _ in range(5)))
-    for total in (sums.beta, sums.p, sums.b, sums.theta, sums.bias):
-        total[...] = 0
+    grad_current = backend.empty((batch, steps, neurons), layer.dtype)
+    sums = zero_sums(backend, batch, neurons)
+    of_spikes = added(backend, grad_spikes, batch, steps, layer)
 
     def add_recurrent(grad: Array, start: int, stop: int) -> None:
         """Add the recurrent term of (7) for steps start .. stop, which may lie before the run (negative)."""
@@ -147,14 +193,13 @@ def adjoint(
 
     for number, start, stop in reversed(list(spans(steps, tape.block_length))):
         now = slice(start, stop)
-        lambda_s = backend.empty((batch, stop - start, neurons), dtype)
-        lambda_s[...] = 0 if grad_spikes is None else grad_spikes[:, now]
+        lambda_s = backend.empty((batch, stop - start, neurons), layer.dtype)
+        lambda_s[...] = 0 if of_spikes is None else of_spikes[:, now]
         add_recurrent(lambda_s, start, stop)
-        begin = Carry(tape.starts.voltage[number], tape.starts.adaptation[number], tape.starts.refractory[number])
         grad_carry = backend.block_adjoint(
             tape.voltage[:, now],
             tape.spikes[:, now],
-            begin,
+            tape.starts.at(number),
             layer,
             rule,
             lambda_s,
@@ -164,14 +209,14 @@ def adjoint(
             sums,
         )
 
-    before = backend.empty((batch, latency, neurons), dtype)
-    before[...] = 0
+    before = zeros(backend, (batch, latency, neurons), layer.dtype)
     if latency:
         add_recurrent(before, -latency, 0)
-    weights = None if layer.weights is None else backend.projection_adjoint(x, grad_current)
-    recurrent = None
-    if layer.recurrent is not None:
-        for piece, where in delayed(tape.spikes, tape.history, 0, steps):
-            part = backend.projection_adjoint(piece, grad_current[:, where])
-            recurrent = part if recurrent is None else recurrent + part
-    return AdjointResult(grad_current, weights, recurrent, sums, grad_carry, before)
+    return AdjointResult(
+        current=grad_current,
+        weights=None if layer.weights is None else backend.projection_adjoint(x, grad_current),
+        recurrent=None if layer.recurrent is None else recurrent_gradient(backend, tape, grad_current),
+        sums=sums,
+        carry=grad_carry,
+        history=before,
+    )

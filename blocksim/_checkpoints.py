@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._blocks import handed_on
+from blocksim._blocks import added, last_spikes, new_outputs, result_of, zero_sums
 from blocksim._events import Events
 from blocksim.arrays import (
     AdjointCarry,
@@ -22,10 +22,8 @@ from blocksim.arrays import (
     Array,
     Carry,
     ForwardResult,
-    FromAbove,
     Input,
     LayerArrays,
-    ParameterSums,
     Plan,
     SpikeGradient,
 )
@@ -58,24 +56,19 @@ def forward(
     groups = _split(batch, number, 1)
     stretches = _split(steps, -(-PARTS // number), plan.block_length)
     without_tape = replace(plan, tape=False)
-    starts = [Carry(*(array.copy() for array in (carry.voltage, carry.adaptation, carry.refractory)))]
+    starts = [carry.copy()]
     if len(stretches) == 1:
         result = backend.layer_forward(layer, x, carry, history, without_tape)
         return result, Checkpoints(plan, groups, stretches, tuple(starts), result.spikes, history)
-    shape = (batch, steps, layer.beta.shape[0])
-    spikes = backend.empty(shape, np.bool_)
-    voltage = backend.empty(shape, layer.beta.dtype) if plan.record_voltage else None
-    threshold = backend.empty(shape, layer.beta.dtype) if plan.record_threshold else None
+    outputs = new_outputs(backend, layer, batch, steps, without_tape)
     everyone = slice(0, batch)
     for now in stretches:
-        before = handed_on(backend, spikes, history, now.start)
+        before = last_spikes(backend, outputs.spikes, history, now.start)
         result = backend.layer_forward(layer, _part(backend, x, everyone, now), starts[-1], before, without_tape)
         starts.append(result.carry)
-        for whole, part in ((spikes, result.spikes), (voltage, result.voltage), (threshold, result.threshold)):
-            if whole is not None:
-                whole[:, now] = part
-    kept = Checkpoints(plan, groups, stretches, tuple(starts[:-1]), spikes, history)
-    return ForwardResult(spikes, voltage, threshold, starts[-1], None), kept
+        outputs.put(np.s_[:, now], result)
+    kept = Checkpoints(plan, groups, stretches, tuple(starts[:-1]), outputs.spikes, history)
+    return result_of(outputs, starts[-1], None, history, plan), kept
 
 
 def adjoint(
@@ -84,48 +77,55 @@ def adjoint(
     x: Input,
     kept: Checkpoints,
     rule: AdjointRule,
-    grad_spikes: SpikeGradient | None,
+    grad_spikes: SpikeGradient,
     grad_voltage: Array | None,
     grad_carry: AdjointCarry,
     grad_history: Array,
 ) -> AdjointResult:
     """Differentiate part by part, each computed again with a tape: the last stretch of a group first."""
-    dtype = layer.beta.dtype
     plan = replace(kept.plan, tape=True, record_voltage=False, record_threshold=False)
-    batch, _, neurons = kept.spikes.shape
-    current = backend.empty(kept.spikes.shape, dtype)
-    history = backend.empty(grad_history.shape, dtype)
-    into = AdjointCarry(*(backend.empty((batch, neurons), dtype) for _ in range(2)))
-    sums = ParameterSums(*(backend.empty((batch, neurons), np.float64) for _ in range(5)))
+    batch, steps, neurons = kept.spikes.shape
+    current = backend.empty(kept.spikes.shape, layer.dtype)
+    history = backend.empty(grad_history.shape, layer.dtype)
+    into = grad_carry.map(lambda array: backend.empty(array.shape, array.dtype))
+    sums = zero_sums(backend, batch, neurons)
     weights = recurrent = None
+    if (
+        type(backend).layer_adjoint is Backend.layer_adjoint
+    ):  # it adds the parts of dLoss/dS up: once for all parts of time
+        grad_spikes = SpikeGradient(added(backend, grad_spikes, batch, steps, layer))
     for samples in kept.groups:
-        carry = AdjointCarry(grad_carry.voltage[samples], grad_carry.adaptation[samples])
+        carry = grad_carry.at(samples)
         after = grad_history[samples]
         for number, now in reversed(list(enumerate(kept.stretches))):
             part = _part(backend, x, samples, now)
-            before = handed_on(backend, kept.spikes[samples], kept.history[samples], now.start)
-            begin = kept.starts[number]
-            start = Carry(begin.voltage[samples], begin.adaptation[samples], begin.refractory[samples])
-            tape = backend.layer_forward(layer, part, start, before, plan).tape
+
+            def part_of(grad: Array | None, where: Any = (samples, now)) -> Array | None:
+                return None if grad is None else backend.asarray(grad[where])
+
+            before = last_spikes(backend, kept.spikes[samples], kept.history[samples], now.start)
+            tape = backend.layer_forward(layer, part, kept.starts[number].at(samples), before, plan).tape
             assert tape is not None
             result = backend.layer_adjoint(
                 layer,
                 part,
                 tape,
                 rule,
-                _part_of_gradient(backend, grad_spikes, samples, now),
-                _part_of_gradient(backend, grad_voltage, samples, now),
+                SpikeGradient(
+                    part_of(grad_spikes.spikes),
+                    None if grad_spikes.counts is None else grad_spikes.counts[samples],
+                    part_of(grad_spikes.above_current),
+                    grad_spikes.above_weights,
+                ),
+                part_of(grad_voltage),
                 carry,
                 after,
             )
             carry, after = result.carry, result.history
             current[samples, now] = result.current
             weights, recurrent = _sum(weights, result.weights), _sum(recurrent, result.recurrent)
-            last = number == len(kept.stretches) - 1
-            for name, total in vars(sums).items():
-                more = getattr(result.sums, name)
-                total[samples] = more if last else total[samples] + more
-        into.voltage[samples], into.adaptation[samples] = carry.voltage, carry.adaptation
+            sums.put(samples, sums.at(samples).map(lambda total, more: total + more, result.sums))
+        into.put(samples, carry)
         history[samples] = after
     return AdjointResult(current, weights, recurrent, sums, into, history)
 
@@ -139,13 +139,6 @@ def _split(length: int, number: int, unit: int) -> tuple[slice, ...]:
 
 def _sum(one: Array | None, other: Array | None) -> Array | None:
     return one if other is None else other if one is None else one + other
-
-
-def _part_of_gradient(backend: Backend, grad: SpikeGradient | None, samples: slice, steps: slice) -> Any:
-    if isinstance(grad, FromAbove):
-        current, own = (_part_of_gradient(backend, part, samples, steps) for part in (grad.current, grad.own))
-        return FromAbove(current, grad.weights, own)
-    return None if grad is None else backend.asarray(grad[samples, steps])
 
 
 def _part(backend: Backend, x: Input, samples: slice, steps: slice) -> Input:

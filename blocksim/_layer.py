@@ -5,14 +5,17 @@ Owns the shapes that belong together; `blocksim._simulation` turns a layer into 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from blocksim._neurons import MAX_REFRACTORY_STEPS, Neuron
-from blocksim._validation import finite, found, frozen, parameter, real_array, whole
+from blocksim._parameters import parameter, replacements, values
+from blocksim._validation import finite, found, frozen, real_array, whole
+from blocksim._validation import parameter as checked
 from blocksim.errors import ArgumentError
 
 
@@ -55,9 +58,11 @@ class Layer:
     """
 
     neuron: Neuron
-    weights: np.ndarray | None = None
-    bias: float | np.ndarray | None = None
-    recurrent: np.ndarray | None = None
+    weights: np.ndarray | None = parameter("input weights", axes=("input", "neuron"), unit="potential", default=None)
+    bias: float | np.ndarray | None = parameter("constant current", unit="potential", default=None)
+    recurrent: np.ndarray | None = parameter(
+        "recurrent weights", axes=("neuron", "neuron"), unit="potential", default=None
+    )
     latency_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -75,7 +80,7 @@ class Layer:
                 raise ArgumentError(f"recurrent: expected a square (neurons, neurons) array; found {rows} x {columns}")
             sizes["recurrent"] = columns
         if self.bias is not None:
-            set_field(self, "bias", parameter("bias", self.bias, "finite numbers", np.isfinite))
+            set_field(self, "bias", checked("bias", self.bias, "finite numbers", np.isfinite))
             sizes["bias"] = np.size(self.bias) if np.ndim(self.bias) else None
         known = {name: size for name, size in sizes.items() if size is not None}
         if len(set(known.values())) > 1:
@@ -114,6 +119,27 @@ class Layer:
         """The dtypes of the layer's floating arrays: what the computing precision is chosen from."""
         arrays = [self.weights, self.recurrent, self.bias, *self.neuron.parameters().values()]
         return frozenset(a.dtype for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f")
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The layer's parameters and its neurons', by name: those that a gradient belongs to.
+
+        Parameters that are one number for all neurons are arrays without axes.
+        """
+        return values(self) | values(self.neuron)
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Layer:
+        """A layer with these parameters in place of its own, all or some, named as `parameters` names them.
+
+        Raises
+        ------
+        ArgumentError
+            A name is unknown, or a value has another shape than the parameter, or is out of its range.
+        """
+        given = replacements("", self.parameters(), dict(parameters))
+        of_neuron = {name: value for name, value in given.items() if name in values(self.neuron)}
+        own = {name: value for name, value in given.items() if name not in of_neuron}
+        neuron: Any = replace(self.neuron, **of_neuron) if of_neuron else self.neuron  # type: ignore[type-var]
+        return replace(self, neuron=neuron, **own)
 
 
 def matrix(name: str, value: Any, shape: str) -> np.ndarray:

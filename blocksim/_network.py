@@ -6,21 +6,23 @@ Owns what a network is, and its parameters by name; how it is run is `blocksim._
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from blocksim._layer import Layer, matrix
-from blocksim._neurons import ALIF, Neuron, decay_factor
-from blocksim._validation import choice, found, milliseconds, parameter
+from blocksim._neurons import ALIF, decay, decay_factor
+from blocksim._parameters import declared, parameter, replacements, trained, values
+from blocksim._validation import choice, found, milliseconds
+from blocksim._validation import parameter as checked
 from blocksim.errors import ArgumentError
+from blocksim.transforms import Decay, Transform
 
+T = TypeVar("T")
 DECODES = ("sum", "mean", "last", "max")
-OF_LAYER = ("weights", "bias", "recurrent")  # a layer's own parameters; the rest are its neuron's
-OF_NEURON = ("beta", "p", "b", "theta")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,22 +53,22 @@ class LeakyReadout:
     10
     """
 
-    weights: np.ndarray
-    bias: float | np.ndarray | None = None
-    beta: float = 0.9
+    weights: np.ndarray = parameter("weights", axes=("neuron", "class"), unit="potential")
+    bias: float | np.ndarray | None = parameter("constant current", axes=("class",), unit="potential", default=None)
+    beta: float = decay("decay of the potential in one step", "tau_mem", Decay(0.5, 1e4), axes=(), default=0.9)
     decode: str = "sum"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", matrix("readout: weights", self.weights, "(neurons, classes)"))
         if self.bias is not None:
-            bias = parameter("readout: bias", self.bias, "finite numbers", np.isfinite)
+            bias = checked("readout: bias", self.bias, "finite numbers", np.isfinite)
             if np.ndim(bias) and np.size(bias) != self.classes:
                 raise ArgumentError(
                     f"readout: bias: expected one number, or one for each of {self.classes} classes; "
                     f"found {np.size(bias)}"
                 )
             object.__setattr__(self, "bias", bias)
-        beta = parameter("readout: beta", self.beta, "a decay factor in [0, 1)", decay_factor)
+        beta = checked("readout: beta", self.beta, "a decay factor in [0, 1)", decay_factor)
         if np.ndim(beta):
             raise ArgumentError(f"readout: beta: expected one decay factor for all classes; found {found(beta)}")
         object.__setattr__(self, "beta", float(beta))
@@ -196,15 +198,19 @@ class Network:
         Parameters that are one number for all neurons are arrays without axes. Refractory periods and latencies are
         not among them: they are whole numbers, and no gradient belongs to them.
         """
-        named: dict[str, Any] = {}
-        for number, layer in enumerate(self.layers):
-            of_layer = {name: getattr(layer, name) for name in OF_LAYER} | {
-                name: value for name, value in layer.neuron.parameters().items() if name in OF_NEURON
-            }
-            named |= {f"layers.{number}.{name}": value for name, value in of_layer.items()}
-        if isinstance(self.readout, LeakyReadout):
-            named |= {f"readout.{name}": getattr(self.readout, name) for name in ("weights", "bias", "beta")}
-        return {name: np.asarray(value) for name, value in named.items() if value is not None}
+        return self.named([layer.parameters() for layer in self.layers], values(self.readout))
+
+    def transforms(self) -> dict[str, Transform | None]:
+        """What keeps each parameter within its range while it is trained, by the names of `parameters`."""
+        of_layers = [trained(Layer) | trained(type(layer.neuron)) for layer in self.layers]
+        known = self.named(of_layers, trained(type(self.readout)))
+        return {name: known[name].transform for name in self.parameters()}
+
+    @staticmethod
+    def named(of_layers: Sequence[Mapping[str, T]], of_readout: Mapping[str, T]) -> dict[str, T]:
+        """What belongs to parameters of layers and readout, by the names of `parameters`."""
+        parts = [(f"layers.{number}.", part) for number, part in enumerate(of_layers)] + [("readout.", of_readout)]
+        return {prefix + name: value for prefix, part in parts for name, value in part.items()}
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Network:
         """A network with these parameters in place of its own, all or some, named as `parameters` names them.
@@ -222,25 +228,19 @@ class Network:
         >>> float(network.with_parameters({"layers.0.weights": np.ones((3, 2))}).layers[0].weights.sum())
         6.0
         """
-        own = self.parameters()
-        for name, value in parameters.items():
-            if name not in own:
-                raise ArgumentError(f"parameters: expected names out of {', '.join(own)}; found {name!r}")
-            if np.shape(value) != own[name].shape:
-                raise ArgumentError(f"{name}: expected shape {own[name].shape}; found {np.shape(value)}")
+        replacements("", self.parameters(), dict(parameters))
 
-        def part(prefix: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-            given = {name: parameters[f"{prefix}.{name}"] for name in allowed if f"{prefix}.{name}" in parameters}
-            return {name: value if np.ndim(value) else float(value) for name, value in given.items()}
+        def part(prefix: str) -> dict[str, Any]:
+            return {
+                name.removeprefix(prefix): value if np.ndim(value) else float(value)
+                for name, value in parameters.items()
+                if name.startswith(prefix)
+            }
 
-        layers = []
-        for number, layer in enumerate(self.layers):
-            of_neuron = part(f"layers.{number}", OF_NEURON)
-            neuron: Neuron = replace(layer.neuron, **of_neuron) if of_neuron else layer.neuron  # type: ignore[type-var]
-            layers.append(replace(layer, neuron=neuron, **part(f"layers.{number}", OF_LAYER)))
+        layers = [layer.with_parameters(part(f"layers.{number}.")) for number, layer in enumerate(self.layers)]
         readout = self.readout
         if isinstance(readout, LeakyReadout):
-            readout = replace(readout, **part("readout", ("weights", "bias", "beta")))
+            readout = replace(readout, **part("readout."))
         return Network(tuple(layers), readout, self.dt)
 
     def summary(self, dt: float | None = None) -> str:
@@ -269,7 +269,18 @@ class Network:
                 values = -step / np.log(np.asarray(decay, np.float64))
             return _range(np.where(np.asarray(decay) > 0, values, 0.0))
 
-        header = ["layer", "neurons", f"tau_mem ({unit})", f"tau_adapt ({unit})", f"refractory ({unit})",
+        kinds: list[type] = [ALIF, *(type(layer.neuron) for layer in self.layers)]
+        times = list(
+            dict.fromkeys(
+                known.time_constant for kind in kinds for known in declared(kind).values() if known.time_constant
+            )
+        )
+
+        def times_of(owner: Any) -> list[str]:
+            decays = {known.time_constant: name for name, known in declared(type(owner)).items()}
+            return [tau(getattr(owner, decays[time])) if time in decays else "-" for time in times]
+
+        header = ["layer", "neurons", *(f"{time} ({unit})" for time in times), f"refractory ({unit})",
                   "block (steps)", "parameters"]  # fmt: skip
         parameters = self.parameters()
         rows = []
@@ -277,17 +288,16 @@ class Network:
             neuron = layer.neuron
             kind = type(neuron).__name__ + (", recurrent" if layer.recurrent is not None else "")
             rows.append([
-                str(number), f"{layer.inputs or '-'} -> {layer.size} {kind}", tau(neuron.parameters()["beta"]),
-                tau(neuron.p) if isinstance(neuron, ALIF) else "-", _range(np.asarray(neuron.refractory_steps) * step),
-                str(neuron.block_length),
+                str(number), f"{layer.inputs or '-'} -> {layer.size} {kind}", *times_of(neuron),
+                _range(np.asarray(neuron.refractory_steps) * step), str(neuron.block_length),
                 str(sum(value.size for name, value in parameters.items() if name.startswith(f"layers.{number}."))),
             ])  # fmt: skip
         if isinstance(self.readout, LeakyReadout):
             size = sum(value.size for name, value in parameters.items() if name.startswith("readout."))
             rows.append(["leaky", f"{self.readout.inputs} -> {self.readout.classes} classes, {self.readout.decode}",
-                         tau(self.readout.beta), "-", "-", "-", str(size)])  # fmt: skip
+                         *times_of(self.readout), "-", "-", str(size)])  # fmt: skip
         else:
-            rows.append(["counts", f"{self.classes} classes", *["-"] * 4, "0"])
+            rows.append(["counts", f"{self.classes} classes", *["-"] * (len(times) + 2), "0"])
         widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
                  for row in [header, *rows]]  # fmt: skip

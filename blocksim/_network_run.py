@@ -1,27 +1,28 @@
-"""Runs of networks: forward through all layers and the readout, and the adjoint all the way back.
+"""What a simulation of a network returns: `NetworkRun`, and the gradients of a loss.
 
-Owns the order in which layers are computed and what each is handed; a layer itself is computed by
-`blocksim._layer_pass`, the readout by `blocksim._readout`. Spikes go from layer to layer as events
-on the CPU, as flags on a device.
+Owns the readout's place at the end of the layers, and the step from a backend's arrays to a caller's;
+`blocksim._layers` runs the layers, `blocksim._readout` has the readout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from blocksim._inputs import computing_dtype, finite_numbers, numbers, prepare, read_input
-from blocksim._layer_pass import Options, Pass, block_length_of, forward_pass
+from blocksim._inputs import finite_numbers, numbers
+from blocksim._layer_pass import Pass
+from blocksim._layers import adjoints
 from blocksim._network import LeakyReadout, Network
+from blocksim._options import Options
 from blocksim._readout import ReadoutGradients, ReadoutPass, readout_pass, spike_counts
 from blocksim._run import Gradients, Run, View, cotangent, gradients_of, run_of, state_of
 from blocksim._state import State, StateGradient
 from blocksim._validation import found
-from blocksim.arrays import Array, FromAbove, Input, SpikeGradient
+from blocksim.arrays import SpikeGradient
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
 
@@ -76,12 +77,11 @@ class NetworkGradients:
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The gradients by the names, and of the shapes, of `Network.parameters`."""
-        gradients = {}
-        for name, value in self._network.parameters().items():
-            owner, _, own_name = name.rpartition(".")
-            part: Any = self.readout if owner == "readout" else self.layers[int(owner.partition(".")[2])]
-            gradients[name] = np.asarray(getattr(part, own_name), value.dtype)
-        return gradients
+        of_layers = [part.parameters() for part in self.layers]
+        of_readout = {} if self.readout is None else vars(self.readout)
+        own = self._network.parameters()
+        named = self._network.named(of_layers, of_readout)
+        return {name: np.asarray(named[name], value.dtype) for name, value in own.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,6 @@ class NetworkRun:
     method: str
     _network: Network = field(repr=False)
     _passes: tuple[Pass, ...] = field(repr=False)
-    _spikes: tuple[Input, ...] = field(repr=False)  # of each layer, as the next reads them
     _readout: ReadoutPass | None = field(repr=False)
     _view: View = field(repr=False)
 
@@ -124,15 +123,14 @@ class NetworkRun:
     @cached_property
     def layers(self) -> tuple[Run, ...]:
         """The run of each layer: spikes, and what was recorded; copied from a device when first asked for."""
-        return tuple(run_of(done, self._view, self.method) for done in self._passes)
+        return tuple(run_of(each, self._view, self.method) for each in self._passes)
 
     @cached_property
     def counts(self) -> tuple[Any, ...]:
         """Number of spikes of each neuron over the run, (B, N) float, of each layer."""
-        engine = self._passes[0].backend
         return tuple(
-            self._view.of(engine, spike_counts(engine, spikes, done.arrays.beta.dtype))
-            for spikes, done in zip(self._spikes, self._passes, strict=True)
+            self._view.of(each.backend, spike_counts(each.backend, each.spikes, each.arrays.dtype))
+            for each in self._passes
         )
 
     def backward(
@@ -174,7 +172,7 @@ class NetworkRun:
         >>> sorted(run.backward(grad_output=np.ones(3)).parameters())
         ['layers.0.beta', 'layers.0.theta', 'layers.0.weights']
         """
-        if self._passes[0].kept is None:
+        if self._passes[0].tape is None:
             raise ArgumentError("backward: expected a run with a tape; found one without (pass tape=True to simulate)")
         handed_in = (grad_output, grad_counts, grad_spikes, grad_readout, grad_state)
         if all(value is None for value in handed_in):
@@ -185,62 +183,38 @@ class NetworkRun:
         return _backward(self, *handed_in)
 
 
-def network_run(network: Network, x: Any, state: Any, batch_size: int | None, options: Options) -> NetworkRun:
-    """Simulate a network; the arguments are those of `simulate`."""
-    engine = options.backend
-    for layer in network.layers:
-        block_length_of(layer, options.method, options.block_length)
-    on_device = engine.owns(x)
-    first = network.layers[0]
-    x, batched = read_input(x, first, batch_size, engine)
-    dtype = computing_dtype(x, network.floating_dtypes)
-    of_layers, of_readout = _states(state, network, x.shape[0], dtype, engine)
-    passes, spikes = [], []
-    handed: Input = prepare(x, first, engine, dtype)
-    for layer, before in zip(network.layers, of_layers, strict=True):
-        assert layer.size is not None
-        done = forward_pass(layer, handed, layer.size, dtype, before, options)
-        passes.append(done)
-        handed = _handed(engine, done.result.spikes)
-        spikes.append(handed)
-    view = View(batched, on_device)
-    closing = None
+def network_run_of(network: Network, done: Sequence[Pass], state: Any, view: View, options: Options) -> NetworkRun:
+    """The layers' passes, and the readout of the last one's spikes, as the caller's."""
+    engine, last = options.backend, done[-1]
+    dtype = last.arrays.dtype
+    readout = None
     if isinstance(network.readout, LeakyReadout):
-        start = None if of_readout is None else engine.asarray(of_readout, dtype)
-        closing = readout_pass(engine, network.readout, handed, start, dtype)
-    output = spike_counts(engine, handed, dtype) if closing is None else closing.output
-    recorded = closing.potential if closing is not None and "readout" in options.record else None
+        start = None if state is None else engine.asarray(state.readout, dtype)
+        readout = readout_pass(engine, network.readout, last.spikes, start, dtype)
+    output = spike_counts(engine, last.spikes, dtype) if readout is None else readout.output
+    recorded = readout.potential if readout is not None and "readout" in options.record else None
     return NetworkRun(
         output=view.of(engine, output),
         readout=view.of(engine, recorded),
         state=NetworkState(
-            tuple(state_of(done, view) for done in passes),
-            None if closing is None else view.whole.of(engine, closing.potential[:, -1].copy()),
+            tuple(state_of(each, view) for each in done),
+            None if readout is None else view.whole.of(engine, readout.potential[:, -1].copy()),
         ),
         backend=engine.name,
         method=options.method,
         _network=network,
-        _passes=tuple(passes),
-        _spikes=tuple(spikes),
-        _readout=closing,
+        _passes=tuple(done),
+        _readout=readout,
         _view=view,
     )
 
 
-def _handed(engine: Backend, spikes: Array) -> Input:
-    """A layer's spikes as the next layer reads them: all as events, however many, so that sums keep their order."""
-    if engine.owns(spikes):
-        return spikes
-    events = engine.events(engine.to_numpy(spikes))
-    assert events is not None
-    return events
-
-
-def _states(
+def layer_states(
     state: Any, network: Network, batch: int, dtype: np.dtype[Any], engine: Backend
-) -> tuple[Sequence[State | None], Any]:
+) -> Sequence[State | None]:
+    """The state of each layer, of a state that fits the network."""
     if state is None:
-        return [None] * len(network.layers), None
+        return [None] * len(network.layers)
     if not isinstance(state, NetworkState) or len(state.layers) != len(network.layers):
         raise ArgumentError(
             f"state: expected a NetworkState of {len(network.layers)} layers, the `state` of a network's run; found "
@@ -255,7 +229,7 @@ def _states(
                 f"{found(state.readout)}"
             )
         finite_numbers("state.readout", state.readout, engine)
-    return state.layers, state.readout
+    return state.layers
 
 
 def _backward(
@@ -271,18 +245,18 @@ def _backward(
             f"grad_state: expected a NetworkStateGradient of {len(passes)} layers, the `state` of other gradients; "
             f"found {found(grad_state)}"
         )
-    counts, spikes = [], []
-    for number, done in enumerate(passes):
-        batch, steps, size = done.result.spikes.shape
+    grads = []
+    for number, each in enumerate(passes):
+        batch, steps, size = each.result.spikes.shape
         lead = (batch,) if view.batched else ()
-        counts.append(cotangent(f"grad_counts[{number}]", of_counts[number], (*lead, size), done, view))
-        spikes.append(cotangent(f"grad_spikes[{number}]", of_spikes[number], (*lead, steps, size), done, view))
+        counts = cotangent(f"grad_counts[{number}]", of_counts[number], (*lead, size), each, view)
+        spikes = cotangent(f"grad_spikes[{number}]", of_spikes[number], (*lead, steps, size), each, view)
+        grads.append(SpikeGradient(spikes, counts))
     last = passes[-1]
     batch, steps, _ = last.result.spikes.shape
     lead = (batch,) if view.batched else ()
     output = cotangent("grad_output", grad_output, (*lead, network.classes), last, view)
     potential = cotangent("grad_readout", grad_readout, (*lead, steps, network.classes), last, view)
-    of_output: Array | None = None
     of_readout, before_readout = None, None
     if run._readout is not None:
         after = None
@@ -293,35 +267,26 @@ def _backward(
                     f"grad_state.readout: expected shape {(batch, network.classes)}; found {after.shape}"
                 )
             finite_numbers("grad_state.readout", after, last.backend)
-            after = last.backend.asarray(after, last.arrays.beta.dtype)
-        of_output, of_readout, start = run._readout.adjoint(output, potential, after)
+            after = last.backend.asarray(after, last.arrays.dtype)
+        through_readout, of_readout, start = run._readout.adjoint(output, potential, after)
         weights = view.whole.of(last.backend, of_readout.weights)
         of_readout = ReadoutGradients(weights, of_readout.bias, of_readout.beta)
         before_readout = view.whole.of(last.backend, start)
+        own = grads[-1]
+        grads[-1] = replace(own, spikes=through_readout if own.spikes is None else through_readout + own.spikes)
     else:
         if potential is not None:
             raise ArgumentError(
                 "grad_readout: expected None for a CountReadout, which has no potential; found an array"
             )
         if output is not None:
-            counts[-1] = output if counts[-1] is None else counts[-1] + output
-    gradients: list[Gradients] = []
-    current: Array | None = None
-    for number in reversed(range(len(passes))):
-        done = passes[number]
-        own = spikes[number], counts[number]
-        grad: SpikeGradient | None
-        if current is None:
-            grad = _added(done, of_output, *own)
-        elif done.takes_products:
-            grad = FromAbove(current, passes[number + 1].arrays.weights, _added(done, None, *own))
-        else:
-            grad = _added(done, passes[number + 1].to_input(current), *own)
-        result = done.adjoint(grad, None, None if grad_state is None else grad_state.layers[number])
-        gradients.insert(0, gradients_of(done, result, view))
-        current = result.current
+            own = grads[-1]
+            grads[-1] = replace(own, counts=output if own.counts is None else output + own.counts)
+    states = [None] * len(passes) if grad_state is None else grad_state.layers
+    results = adjoints(passes, grads, [None] * len(passes), states)
+    gradients = tuple(gradients_of(each, result, view) for each, result in zip(passes, results, strict=True))
     before = NetworkStateGradient(tuple(each.state for each in gradients), before_readout)
-    return NetworkGradients(tuple(gradients), of_readout, before, network)
+    return NetworkGradients(gradients, of_readout, before, network)
 
 
 def _each(name: str, given: Any, layers: int) -> Sequence[Any]:
@@ -332,17 +297,3 @@ def _each(name: str, given: Any, layers: int) -> Sequence[Any]:
             f"{name}: expected a sequence of {layers}, an array or None for each layer; found {found(given)}"
         )
     return given
-
-
-def _added(done: Pass, own: Array | None, spikes: Array | None, counts: Array | None) -> Array | None:
-    """dLoss/dS: from above (an array of our own), from the caller, and from counts, the same at each step."""
-    if spikes is None and counts is None:
-        return own
-    if own is None:
-        own = done.backend.empty(done.result.spikes.shape, done.arrays.beta.dtype)
-        own[...] = 0
-    if spikes is not None:
-        own += spikes
-    if counts is not None:
-        own += counts[:, None]
-    return own

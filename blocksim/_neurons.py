@@ -1,4 +1,4 @@
-"""Neuron models: the parameters of equations (1)-(6), checked, with constructors in milliseconds.
+"""Neuron models: the parameters of equations (1)-(6), declared and checked, with constructors in milliseconds.
 
 Owns what a neuron is; how it is connected is `blocksim._layer`, how it is computed is `blocksim._blocks`.
 """
@@ -6,20 +6,28 @@ Owns what a neuron is; how it is connected is `blocksim._layer`, how it is compu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from blocksim._validation import choice, decimal, found, frozen, milliseconds, parameter, real_array
+from blocksim import _parameters
+from blocksim._parameters import declared, parameter
+from blocksim._validation import choice, decimal, found, frozen, milliseconds, real_array
+from blocksim._validation import parameter as checked
+from blocksim.arrays import Parameters
 from blocksim.errors import ArgumentError
 from blocksim.trains import exact_times
+from blocksim.transforms import Decay, Positive
 
-Parameter = float | np.ndarray
+Number = float | np.ndarray
 ROUNDINGS = ("nearest", "down", "up")
 MAX_REFRACTORY_STEPS = 2**30
+# the parameters that backends compute with, and the values of those that a neuron may lack
+LINEAR = {item.name: item.metadata.get("absent") for item in fields(Parameters) if item.name != "bias"}
+DERIVATIVE_STEP = 1e-30
 
 
 def decay_factor(value: np.ndarray) -> np.ndarray:
@@ -27,34 +35,114 @@ def decay_factor(value: np.ndarray) -> np.ndarray:
     return (value >= 0) & (value < 1)
 
 
-class Neuron:
-    """What `LIF` and `ALIF` share: checks at construction, and the questions the simulator asks of a neuron."""
+def decay(meaning: str, time_constant: str, transform: Decay, **known: Any) -> Any:
+    """A field that declares the factor by which something decays in one step."""
+    return parameter(
+        meaning, expected="a decay factor in [0, 1)", valid=decay_factor, transform=transform,
+        time_constant=time_constant, **known,
+    )  # fmt: skip
 
-    # name -> (what is expected, test of a whole array); refractory_steps is checked apart
-    _ranges: ClassVar[dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]] = {
-        "beta": ("a decay factor in [0, 1)", decay_factor),
-        "p": ("a decay factor in [0, 1)", decay_factor),
-        "b": ("a finite adaptation strength", np.isfinite),
-        "theta": ("a finite threshold", np.isfinite),
-    }
+
+class Neuron:
+    """A model of neurons: a frozen dataclass whose fields declare its parameters.
+
+    A model of its own parameters is a subclass that says, in `linear`, which parameters of equations (1)-(6) they make.
+    """
+
+    _kinds: ClassVar[dict[str, type[Neuron]]] = {}
     refractory_steps: int | np.ndarray
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Neuron._kinds[cls.kind()] = cls
+
+    @classmethod
+    def kind(cls) -> str:
+        """The name by which files know the class: that of its module before it, unless it is one of blocksim's."""
+        return cls.__qualname__ if cls.__module__ == __name__ else f"{cls.__module__}.{cls.__qualname__}"
+
+    @classmethod
+    def of_kind(cls, name: Any) -> type[Neuron] | None:
+        """The class of that name; None where there is none, or its module has not been imported."""
+        return cls._kinds.get(name) if isinstance(name, str) else None
+
+    @classmethod
+    def kinds(cls) -> list[str]:
+        """The names of all classes there are."""
+        return list(cls._kinds)
+
+    @classmethod
+    def all_parameters(cls) -> set[str]:
+        """The names of the trained parameters of every class there is."""
+        return {name for kind in cls._kinds.values() for name in _parameters.trained(kind)}
+
+    @classmethod
+    def linear(cls, **own: Any) -> dict[str, Any]:
+        """The parameters of equations (1)-(6), beta, p, b and theta, from those that the class declares.
+
+        A subclass with parameters of other names replaces it. It is called with numbers or (N,) arrays, which may be
+        complex: gradients are taken through it by steps along the imaginary axis, exact to rounding, so it is written
+        with arithmetic and NumPy's analytic functions, element by element. p and b may be left out, for no adaptation.
+        """
+        return own
+
     def __post_init__(self) -> None:
-        for name, value in self.parameters().items():
-            checked = (
-                _refractory_steps(value) if name == "refractory_steps" else parameter(name, value, *self._ranges[name])
+        known = declared(type(self))
+        missing = [item.name for item in fields(self) if item.name not in known]  # type: ignore[arg-type]
+        if missing:
+            raise ArgumentError(
+                f"{type(self).__name__}: expected every field to declare a parameter; found {', '.join(missing)} "
+                "(see docs/contributing.md)"
             )
-            object.__setattr__(self, name, checked)
+        for name, value in self.parameters().items():
+            one = known[name]
+            checked_value = (
+                _refractory_steps(value)
+                if name == "refractory_steps"
+                else checked(name, value, one.expected, one.valid)
+            )
+            object.__setattr__(self, name, checked_value)
         lengths = {name: np.size(value) for name, value in self.parameters().items() if np.ndim(value)}
         if len(set(lengths.values())) > 1 or 0 in lengths.values():
             raise ArgumentError(
                 "neuron parameters: expected arrays of one length, one value a neuron; found "
                 + ", ".join(f"{name} of length {length}" for name, length in lengths.items())
             )
+        unknown = set(self.linear_parameters()) ^ set(LINEAR)
+        if unknown:
+            raise ArgumentError(
+                f"{type(self).__name__}.linear: expected the parameters {', '.join(LINEAR)}; found a difference in "
+                f"{', '.join(sorted(unknown))}"
+            )
 
     def parameters(self) -> dict[str, Any]:
         """Every parameter by name, each a number or an (N,) array; time constants as factors, periods in steps."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: getattr(self, name) for name in declared(type(self))}
+
+    def linear_parameters(self) -> dict[str, Any]:
+        """The parameters of equations (1)-(6) by name, each a number or an (N,) array."""
+        return {name: value for name, value in LINEAR.items() if value is not None} | self.linear(**self._own())
+
+    def pullback(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Gradients of the class's own parameters, (N,), from those of the parameters of equations (1)-(6)."""
+        own = self._own()
+        if type(self).linear.__func__ is Neuron.linear.__func__:  # type: ignore[attr-defined]
+            return {name: gradients[name] for name in own}
+        found_gradients = {}
+        for name, value in own.items():
+            moved = {**own, name: np.asarray(value, np.float64) + 1j * DERIVATIVE_STEP}
+            slopes = {
+                each: np.imag(result) / DERIVATIVE_STEP
+                for each, result in self.linear(**moved).items()
+                if np.iscomplexobj(result)
+            }
+            found_gradients[name] = sum(
+                (slope * gradients[each] for each, slope in slopes.items()), np.zeros_like(gradients["beta"])
+            )
+        return found_gradients
+
+    def _own(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _parameters.trained(type(self))}
 
     @cached_property
     def size(self) -> int | None:
@@ -65,6 +153,23 @@ class Neuron:
     def block_length(self) -> int:
         """Longest exact block in steps: the shortest refractory period plus one."""
         return int(np.min(self.refractory_steps)) + 1
+
+
+def membrane() -> Any:
+    """The field beta."""
+    return decay("decay of the membrane in one step", "tau_mem", Decay(0.5, 1e4))
+
+
+def threshold() -> Any:
+    """The field theta."""
+    return parameter(
+        "threshold at rest", expected="a finite threshold", unit="potential", transform=Positive(), default=1.0
+    )
+
+
+def refractory_period() -> Any:
+    """The field refractory_steps."""
+    return parameter("absolute refractory period", expected="whole numbers", unit="steps", trained=False, default=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +197,9 @@ class LIF(Neuron):
     21
     """
 
-    beta: Parameter
-    theta: Parameter = 1.0
-    refractory_steps: int | np.ndarray = 0
+    beta: Number = membrane()
+    theta: Number = threshold()
+    refractory_steps: int | np.ndarray = refractory_period()
 
     @classmethod
     def from_ms(
@@ -154,11 +259,13 @@ class ALIF(Neuron):
     ALIF(beta=0.95, p=0.99, b=0.2, theta=1.0, refractory_steps=40)
     """
 
-    beta: Parameter
-    p: Parameter
-    b: Parameter
-    theta: Parameter = 1.0
-    refractory_steps: int | np.ndarray = 0
+    beta: Number = membrane()
+    p: Number = decay("decay of the adaptation in one step", "tau_adapt", Decay(0.5, 1e5))
+    b: Number = parameter(
+        "rise of the threshold for a unit of adaptation", expected="a finite adaptation strength", unit="potential"
+    )
+    theta: Number = threshold()
+    refractory_steps: int | np.ndarray = refractory_period()
 
     @classmethod
     def from_ms(

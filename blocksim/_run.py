@@ -1,6 +1,6 @@
 """What a simulation of one layer returns: `Run`, and `Gradients` of a loss.
 
-Owns the step from a backend's arrays to a caller's, forward and backward: `blocksim._layer_pass` computes.
+Owns the step from a backend's arrays to a caller's, forward and backward: `blocksim._layers` computes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._blocks import handed_on
 from blocksim._inputs import finite_numbers, numbers
 from blocksim._layer_pass import Pass
-from blocksim._neurons import ALIF
+from blocksim._layers import adjoints
+from blocksim._neurons import Neuron
 from blocksim._state import State, StateGradient
 from blocksim._validation import frozen
-from blocksim.arrays import AdjointResult, Array
+from blocksim.arrays import AdjointResult, Array, SpikeGradient
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
-
-NUMBERS = ("beta", "p", "b", "theta", "bias")  # what has one gradient a neuron
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +34,12 @@ class Gradients:
         dLoss/dx, equation (11).
     weights : (K, N) array or None
         dLoss/dW; None for a layer without weights.
-    bias, beta, p, b, theta : float or (N,) array
+    bias : float or (N,) array
+        dLoss/d(bias), of the bias's shape; (N,) for a layer without bias.
+    beta, p, b, theta : float or (N,) array
         Gradients of the neuron's parameters, equation (12), each of its parameter's shape: where the parameter is one
-        number for all neurons, the sum over them. bias is (N,) for a layer without bias; p and b are None for LIF.
+        number for all neurons, the sum over them. p and b are None for LIF. A neuron of other parameters has theirs, by
+        their names.
     recurrent : (N, N) array or None
         dLoss/dR; None for a layer without recurrence.
     state : StateGradient
@@ -53,14 +54,25 @@ class Gradients:
     weights: np.ndarray | None
     bias: float | np.ndarray
     recurrent: np.ndarray | None
-    beta: float | np.ndarray
-    p: float | np.ndarray | None
-    b: float | np.ndarray | None
-    theta: float | np.ndarray
     state: StateGradient
+    _neuron: dict[str, Any] = field(repr=False)  # by parameter
     _current: Array = field(repr=False)
     _pass: Pass = field(repr=False)
     _view: View = field(repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """The gradient of one of the neuron's parameters; None for a parameter that only other neurons have."""
+        of_neuron = self.__dict__.get("_neuron", {})
+        if name in of_neuron:
+            return of_neuron[name]
+        if name in Neuron.all_parameters():
+            return None
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The gradients by the names, and of the shapes, of `Layer.parameters`."""
+        gradients = self.__dict__ | self._neuron
+        return {name: np.asarray(gradients[name], value.dtype) for name, value in self._pass.layer.parameters().items()}
 
     @cached_property
     def current(self) -> Any:
@@ -74,7 +86,7 @@ class Gradients:
         Computed when first asked for: training the first layer does not need it, and it is a dense product.
         """
         if self._pass.arrays.weights is not None:
-            return self._view.of(self._pass.backend, self._pass.to_input(self._current))
+            return self._view.of(self._pass.backend, self._pass.input_gradient(self._current))
         return self.current.sum(axis=-1, keepdims=True) if self._pass.shared_current else self.current
 
 
@@ -143,17 +155,18 @@ class Run:
         >>> run.backward(grad_voltage=np.ones((3, 1))).current[:, 0]
         array([1.5, 1. , 1. ])
         """
-        done = self._pass
-        if done is None:
+        layer_pass = self._pass
+        if layer_pass is None:
             raise ArgumentError("backward: expected a run with a tape; found one without (pass tape=True to simulate)")
         if grad_spikes is None and grad_voltage is None and grad_state is None:
             raise ArgumentError(
                 "backward: expected at least one of grad_spikes, grad_voltage, grad_state; found none of them"
             )
         shape = self.spikes.shape
-        of_spikes = cotangent("grad_spikes", grad_spikes, shape, done, self._view)
-        of_voltage = cotangent("grad_voltage", grad_voltage, shape, done, self._view)
-        return gradients_of(done, done.adjoint(of_spikes, of_voltage, grad_state), self._view)
+        of_spikes = SpikeGradient(cotangent("grad_spikes", grad_spikes, shape, layer_pass, self._view))
+        of_voltage = cotangent("grad_voltage", grad_voltage, shape, layer_pass, self._view)
+        (result,) = adjoints([layer_pass], [of_spikes], [of_voltage], [grad_state])
+        return gradients_of(layer_pass, result, self._view)
 
 
 @dataclass(frozen=True)
@@ -176,70 +189,62 @@ class View:
         return array if self.batched else array[0]
 
 
-def run_of(done: Pass, view: View, method: str) -> Run:
+def run_of(layer_pass: Pass, view: View, method: str) -> Run:
     """A pass as the caller's."""
 
     def trace(array: Array | None) -> Any:
-        seen = view.of(done.backend, array)
-        return frozen(seen.view()) if done.kept is not None and isinstance(seen, np.ndarray) else seen
+        seen = view.of(layer_pass.backend, array)
+        return frozen(seen.view()) if layer_pass.tape is not None and isinstance(seen, np.ndarray) else seen
 
     return Run(
-        spikes=trace(done.result.spikes),
-        voltage=trace(done.result.voltage),
-        threshold=trace(done.result.threshold),
-        state=state_of(done, view),
-        backend=done.backend.name,
+        spikes=trace(layer_pass.result.spikes),
+        voltage=trace(layer_pass.result.voltage),
+        threshold=trace(layer_pass.result.threshold),
+        state=state_of(layer_pass, view),
+        backend=layer_pass.backend.name,
         method=method,
-        block_length=done.plan.block_length,
-        _pass=None if done.kept is None else done,
+        block_length=layer_pass.plan.block_length,
+        _pass=None if layer_pass.tape is None else layer_pass,
         _view=view,
     )
 
 
-def state_of(done: Pass, view: View) -> State:
+def state_of(layer_pass: Pass, view: View) -> State:
     """The state after the last step, in arrays of its own."""
-    backend, result = done.backend, done.result
-    carry = [array.copy() for array in (result.carry.voltage, result.carry.adaptation, result.carry.refractory)]
-    arrays = [*carry, handed_on(backend, result.spikes, done.history, result.spikes.shape[1])]
-    return State(*(arrays if view.on_device else backend.fetch(arrays)))
+    arrays = [*layer_pass.result.carry.copy().arrays(), layer_pass.last_spikes()]
+    return State(*(arrays if view.on_device else layer_pass.backend.fetch(arrays)))
 
 
-def gradients_of(done: Pass, result: AdjointResult, view: View) -> Gradients:
+def gradients_of(layer_pass: Pass, result: AdjointResult, view: View) -> Gradients:
     """An adjoint's result as the caller's, each gradient of its parameter's shape."""
-    backend, layer, dtype = done.backend, done.layer, done.arrays.beta.dtype
-    totals = [getattr(result.sums, name).sum(axis=0) for name in NUMBERS]
-    into = [result.carry.voltage, result.carry.adaptation, result.history]
-    fetched = backend.fetch(totals if view.on_device else totals + into)
-    sums = dict(zip(NUMBERS, fetched, strict=False))
-    like = {**layer.neuron.parameters(), "bias": layer.bias}
+    backend, layer, dtype = layer_pass.backend, layer_pass.layer, layer_pass.arrays.dtype
+    totals = result.sums.map(lambda total: total.sum(axis=0))
+    into = [*result.carry.arrays(), result.history]
+    fetched = backend.fetch(totals.arrays() if view.on_device else totals.arrays() + into)
+    sums = dict(zip((name for name, _ in totals.items()), fetched, strict=False))
 
-    def shaped(name: str) -> Any:
-        value = like[name]
-        if value is not None and np.ndim(value) == 0:
-            return float(sums[name].sum())
-        return sums[name].astype(dtype)
+    def shaped(total: np.ndarray, value: Any) -> Any:
+        return float(total.sum()) if value is not None and np.ndim(value) == 0 else total.astype(dtype)
 
-    adaptive = isinstance(layer.neuron, ALIF)
     return Gradients(
         weights=view.whole.of(backend, result.weights),
-        bias=shaped("bias"),
+        bias=shaped(sums["bias"], layer.bias),
         recurrent=view.whole.of(backend, result.recurrent),
-        beta=shaped("beta"),
-        p=shaped("p") if adaptive else None,
-        b=shaped("b") if adaptive else None,
-        theta=shaped("theta"),
-        state=StateGradient(*(into if view.on_device else fetched[len(NUMBERS) :])),
+        state=StateGradient(*(into if view.on_device else fetched[len(sums) :])),
+        _neuron={
+            name: shaped(total, getattr(layer.neuron, name)) for name, total in layer.neuron.pullback(sums).items()
+        },
         _current=result.current,
-        _pass=done,
+        _pass=layer_pass,
         _view=view,
     )
 
 
-def cotangent(name: str, array: Any, shape: tuple[int, ...], done: Pass, view: View) -> Any:
+def cotangent(name: str, array: Any, shape: tuple[int, ...], layer_pass: Pass, view: View) -> Any:
     """Check a gradient handed to `backward`; returns the backend's array, (B, ...), in the computing dtype."""
     if array is None:
         return None
-    backend, dtype = done.backend, done.arrays.beta.dtype
+    backend, dtype = layer_pass.backend, layer_pass.arrays.dtype
     owned = backend.owns(array)
     array = numbers(name, array, backend)
     if array.shape != shape:

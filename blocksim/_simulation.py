@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any, overload
 
-from blocksim._inputs import computing_dtype, prepare, read_input
+from blocksim._inputs import computing_dtype, read_input
 from blocksim._layer import Layer
-from blocksim._layer_pass import Options, block_length_of, forward_pass
+from blocksim._layers import passes
 from blocksim._network import Network
-from blocksim._network_run import NetworkRun, NetworkState, network_run
+from blocksim._network_run import NetworkRun, NetworkState, layer_states, network_run_of
+from blocksim._options import Options
 from blocksim._run import Run, View, run_of
 from blocksim._state import State
 from blocksim._validation import found
@@ -136,19 +137,19 @@ def simulate(
     >>> run.block_length
     3
     """
-    if isinstance(layer, Network):
-        options = Options.checked(
-            backend, method, block_length, record, NETWORK_RECORD, tape, surrogate, gradient, detach
-        )
-        return network_run(layer, x, state, batch_size, options)
-    if not isinstance(layer, Layer):
+    if not isinstance(layer, (Layer, Network)):
         raise ArgumentError(f"layer: expected a blocksim.Layer or a blocksim.Network; found {found(layer)}")
-    options = Options.checked(backend, method, block_length, record, RECORD, tape, surrogate, gradient, detach)
-    block_length_of(layer, method, block_length)
+    network = layer if isinstance(layer, Network) else None
+    layers = (layer,) if isinstance(layer, Layer) else layer.layers
+    recordable = RECORD if network is None else NETWORK_RECORD
+    options = Options.checked(backend, method, block_length, record, recordable, tape, surrogate, gradient, detach)
+    for each in layers:
+        options.block_length_of(each)
     engine = options.backend
     on_device = engine.owns(x)
-    x, batched = read_input(x, layer, batch_size, engine)
+    x, batched = read_input(x, layers[0], batch_size, engine)
     dtype = computing_dtype(x, layer.floating_dtypes)
-    neurons = layer.size or x.shape[2]
-    done = forward_pass(layer, prepare(x, layer, engine, dtype), neurons, dtype, state, options)
-    return run_of(done, View(batched, on_device), method)
+    view = View(batched, on_device)
+    states: Any = [state] if network is None else layer_states(state, network, x.shape[0], dtype, engine)
+    done = passes(layers, x, dtype, states, options)
+    return run_of(done[0], view, method) if network is None else network_run_of(network, done, state, view, options)

@@ -6,8 +6,11 @@ float64. B is the batch, T the steps, N the neurons, K the inputs, L the block l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+import numpy as np
 
 from blocksim._events import Events
 from blocksim.surrogates import Surrogate
@@ -18,6 +21,59 @@ Array = Any
 Input = Array | Events
 
 
+class Record:
+    """A frozen dataclass of arrays, of which some may be None."""
+
+    def map(self, function: Callable[..., Any], *others: Record) -> Self:
+        """A record of what the function makes of each array, and of the arrays of the same name of the others."""
+        return type(self)(
+            **{
+                name: None if array is None else function(array, *(getattr(other, name) for other in others))
+                for name, array in self.items()
+            }
+        )
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Names and arrays, in the order of the fields."""
+        return [(item.name, getattr(self, item.name)) for item in fields(self)]  # type: ignore[arg-type]
+
+    def arrays(self) -> list[Any]:
+        """The arrays that are there, in the order of the fields."""
+        return [array for _, array in self.items() if array is not None]
+
+    def put(self, where: Any, other: Any) -> None:
+        """Write the arrays of these names that another object has into a part of these."""
+        for name, array in self.items():
+            if array is not None:
+                array[where] = getattr(other, name)
+
+    def at(self, where: Any) -> Self:
+        """A part of every array."""
+        return self.map(lambda array: array[where])
+
+    def copy(self) -> Self:
+        """A record of copies."""
+        return self.map(lambda array: array.copy())
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters(Record):
+    """One array for each parameter of equations (1)-(6): values (N,), or sums of gradients (B, N).
+
+    The metadata of a field say which are decay factors, and the value of one that a neuron does not have.
+    """
+
+    beta: Array = field(metadata={"decays": True})
+    p: Array = field(metadata={"decays": True, "absent": 0.0})
+    b: Array = field(metadata={"absent": 0.0})
+    theta: Array  # theta_0
+    bias: Array  # the layer's
+
+
+# INOUT: sums over time of equations (11) and (12), (B, N), added to block by block in float64 whatever the dtype
+ParameterSums = Parameters
+
+
 @dataclass(frozen=True, eq=False)
 class LayerArrays:
     """A layer as the backend's arrays; the names are those of equations (1)-(6).
@@ -25,19 +81,26 @@ class LayerArrays:
     It does not change, so a backend may keep what it makes of it, for as long as it is there.
     """
 
-    beta: Array  # (N,) dtype
-    p: Array  # (N,) dtype
-    b: Array  # (N,) dtype
-    theta: Array  # (N,) dtype, theta_0
-    bias: Array  # (N,) dtype
+    neuron: Parameters  # (N,) dtype
     refractory: Array  # (N,) int32, steps
     weights: Array | None  # (K, N) dtype; None: x is the current
     recurrent: Array | None  # (N, N) dtype
     latency: int  # D, steps
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The computing precision."""
+        dtype: np.dtype[Any] = self.neuron.beta.dtype
+        return dtype
+
+    @property
+    def size(self) -> int:
+        """Number of neurons N."""
+        return int(self.neuron.beta.shape[0])
+
 
 @dataclass(frozen=True)
-class Carry:
+class Carry(Record):
     """What one block hands the next; with a leading axis of blocks, what every block was handed."""
 
     voltage: Array  # (B, N) dtype, V (1 - S) of the last step
@@ -58,7 +121,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class BlockOutputs:
+class BlockOutputs(Record):
     """OUT: one block's results, views of (B, L, N) into the run's arrays; None where not asked for."""
 
     spikes: Array  # bool
@@ -101,34 +164,21 @@ class AdjointRule:
 
 
 @dataclass(frozen=True)
-class AdjointCarry:
-    """Gradient with respect to what one block handed the next."""
+class AdjointCarry(Record):
+    """Gradient with respect to what one block handed the next: to each real-valued array of `Carry`."""
 
     voltage: Array  # (B, N) dtype, dLoss/d(carry.voltage) = beta lambda_V of the next step
     adaptation: Array  # (B, N) dtype, dLoss/d(carry.adaptation) = lambda_a of the next step
 
 
 @dataclass(frozen=True)
-class ParameterSums:
-    """INOUT: sums over time of equations (11) and (12), added to block by block in float64 whatever the dtype."""
+class SpikeGradient:
+    """dLoss/dS as a sum: a backend may add it up (`blocksim.backend.added`), or use its parts."""
 
-    beta: Array  # (B, N) float64
-    p: Array  # (B, N) float64
-    b: Array  # (B, N) float64
-    theta: Array  # (B, N) float64
-    bias: Array  # (B, N) float64
-
-
-@dataclass(frozen=True)
-class FromAbove:
-    """dLoss/dS of a layer whose spikes drive another: dLoss/dx of that one, (11), not multiplied out."""
-
-    current: Array  # (B, T, M) dtype, dLoss/dI of the layer above
-    weights: Array  # (N, M) dtype, its input weights
-    own: Array | None  # (B, T, N) dtype, what the loss itself adds
-
-
-SpikeGradient = Array | FromAbove
+    spikes: Array | None = None  # (B, T, N) dtype
+    counts: Array | None = None  # (B, N) dtype, the same at every step
+    above_current: Array | None = None  # (B, T, M) dtype, dLoss/dI of a layer that these spikes drive ...
+    above_weights: Array | None = None  # (N, M) dtype, ... and its input weights: the product (11), not multiplied out
 
 
 @dataclass(frozen=True)
@@ -138,6 +188,6 @@ class AdjointResult:
     current: Array  # (B, T, N) dtype, dLoss/dI
     weights: Array | None  # (K, N) dtype
     recurrent: Array | None  # (N, N) dtype
-    sums: ParameterSums
+    sums: Parameters  # (B, N) float64
     carry: AdjointCarry  # with respect to the state before the first step
     history: Array  # (B, D, N) dtype, with respect to the spikes before the first step

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from blocksim.arrays import (
     ForwardResult,
     Input,
     LayerArrays,
-    ParameterSums,
+    Parameters,
     Plan,
     SpikeGradient,
     Tape,
@@ -45,6 +45,7 @@ GROUP = "blocksim.backends"
 
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 # what backends have made of things that do not change; it goes when they go
 _MADE: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 
@@ -126,7 +127,7 @@ class Backend(ABC):
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_current: Array,
-        sums: ParameterSums,
+        sums: Parameters,
     ) -> AdjointCarry:
         """Differentiate one block, equations (7)-(10), (12) and the first of (11).
 
@@ -160,33 +161,9 @@ class Backend(ABC):
             y[:, t] = total
         return y
 
-    def train_distance(
-        self, spikes: Array, target: Array, columns: Array, decay: float, first: int, stops: Array, gradient: bool
-    ) -> tuple[Array, Array, Array | None]:
-        """Squared difference of filtered trains, the sum of (19), in two parts of time, and the filter back of (19).
-
-        With y of (18) for x = S - S* from step `first` on, and no differences before it: `before` is the sum of y^2
-        over the steps first .. stop - 1, `after` that over the steps from stop on, and the third, if wanted, is z of
-        (19) for `before` alone, z[t] = decay z[t + 1] + y[t] for t < stop.
-
-        Parameters: spikes IN (B, T, N) bool; target IN (B, T, C) dtype; columns IN (N,) int64, which target each
-        neuron has; stops IN (B,) int64 on the host, first <= stop <= T. Returns before (B, N) float64, after (B, N)
-        float64, z (B, T, N) dtype or None. A backend may replace it by a faster one.
-        """
-        x = spikes - target[:, :, columns]
-        x[:, :first] = 0
-        y = self.leaky_filter(x, decay)
-        squares = (y * y).astype(np.float64)
-        before, after = (self.empty((x.shape[0], x.shape[2]), np.float64) for _ in range(2))
-        for sample, stop in enumerate(stops):
-            before[sample] = squares[sample, :stop].sum(axis=0)
-            after[sample] = squares[sample, stop:].sum(axis=0)
-            y[sample, stop:] = 0
-        if not gradient:
-            return before, after, None
-        z = self.leaky_filter(y, decay, reverse=True)
-        z[:, :first] = 0
-        return before, after, z
+    def fast(self, function: F) -> F:
+        """This backend's own version of a function that is composed of these methods; the function, if it has none."""
+        return function
 
     def once(self, owner: Any, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, made when first asked for and kept for as long as `owner`, which does not change.
@@ -213,11 +190,6 @@ class Backend(ABC):
         """Raise `ArgumentError` if this backend cannot compute this surrogate; called before a run with a tape."""
         del surrogate  # any, unless a backend says otherwise
 
-    def takes_products(self, layer: LayerArrays, rule: AdjointRule) -> bool:
-        """Whether `layer_adjoint` of that layer takes dLoss/dS as a `FromAbove`; otherwise it is given the array."""
-        del layer, rule
-        return False
-
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
         """Simulate a whole layer; composed of the methods above unless a backend replaces it."""
         return _blocks.forward(self, layer, x, carry, history, plan)
@@ -228,78 +200,39 @@ class Backend(ABC):
         x: Input,
         tape: Tape,
         rule: AdjointRule,
-        grad_spikes: SpikeGradient | None,
+        grad_spikes: SpikeGradient,
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_history: Array,
     ) -> AdjointResult:
-        """Differentiate a whole layer; composed of the methods above unless a backend replaces it.
-
-        `grad_spikes` is a `FromAbove` only where `takes_products` says so.
-        """
+        """Differentiate a whole layer; composed of the methods above unless a backend replaces it."""
         return _blocks.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
 
 class FusedBackend(Backend):
-    """A backend whose kernels compute whole layers: one block is a run of its own, of a layer without connections."""
+    """A backend whose kernels compute whole layers, and no single blocks."""
 
     @abstractmethod
-    def fused_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
-        """What `layer_forward` promises."""
-
-    @abstractmethod
-    def fused_adjoint(
-        self,
-        layer: LayerArrays,
-        x: Input,
-        tape: Tape,
-        rule: AdjointRule,
-        grad_spikes: SpikeGradient | None,
-        grad_voltage: Array | None,
-        grad_carry: AdjointCarry,
-        grad_history: Array,
-    ) -> AdjointResult:
-        """What `layer_adjoint` promises."""
-
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
-        """Simulate a whole layer by the fused kernels."""
-        return self.fused_forward(layer, x, carry, history, plan)
+        """Simulate a whole layer."""
 
+    @abstractmethod
     def layer_adjoint(
         self,
         layer: LayerArrays,
         x: Input,
         tape: Tape,
         rule: AdjointRule,
-        grad_spikes: SpikeGradient | None,
+        grad_spikes: SpikeGradient,
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_history: Array,
     ) -> AdjointResult:
-        """Differentiate a whole layer by the fused kernels."""
-        return self.fused_adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+        """Differentiate a whole layer."""
 
     def block_forward(self, current: Array, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
-        """The fused kernels, given one block's currents, the bias among them."""
-        alone = replace(layer, bias=0 * layer.bias, weights=None, recurrent=None, latency=0)
-        free = out.free_voltage is not None
-        plan = Plan(
-            batch=current.shape[0],
-            block_length=current.shape[1],
-            record_voltage=out.voltage is not None,
-            record_threshold=out.threshold is not None,
-            tape=free,
-            paper=free,
-        )
-        nothing = self.empty((current.shape[0], 0, current.shape[2]), np.bool_)
-        result = self.fused_forward(alone, self.asarray(current), carry, nothing, plan)
-        traces = ((out.spikes, result.spikes), (out.voltage, result.voltage), (out.threshold, result.threshold))
-        for target, source in traces:
-            if target is not None:
-                target[...] = source
-        if out.free_voltage is not None and result.tape is not None:
-            out.free_voltage[...] = result.tape.voltage
-        return result.carry
+        """Never called: `layer_forward` computes all blocks."""
+        raise NotImplementedError(f"backend {self.name!r} computes whole layers")
 
     def block_adjoint(
         self,
@@ -312,28 +245,10 @@ class FusedBackend(Backend):
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_current: Array,
-        sums: ParameterSums,
+        sums: Parameters,
     ) -> AdjointCarry:
-        """The fused kernels on one block."""
-        batch, length, size = spikes.shape
-        alone = replace(layer, weights=None, recurrent=None, latency=0)
-        starts = Carry(start.voltage[None], start.adaptation[None], start.refractory[None])
-        voltage = self.asarray(voltage)
-        tape = Tape(length, voltage, self.asarray(spikes), starts, self.empty((batch, 0, size), np.bool_))
-        result = self.fused_adjoint(
-            alone,
-            voltage,  # stands for the input, which nothing is asked of without weights
-            tape,
-            rule,
-            grad_spikes,
-            None if grad_voltage is None else self.asarray(grad_voltage),
-            grad_carry,
-            self.empty((batch, 0, size), voltage.dtype),
-        )
-        grad_current[...] = result.current
-        for name, total in vars(sums).items():
-            total[...] += getattr(result.sums, name)
-        return result.carry
+        """Never called: `layer_adjoint` computes all blocks."""
+        raise NotImplementedError(f"backend {self.name!r} computes whole layers")
 
 
 class HostBackend(Backend):

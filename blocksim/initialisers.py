@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from blocksim._layer import Layer
-from blocksim._network import OF_LAYER, LeakyReadout, Network
+from blocksim._network import LeakyReadout, Network
 from blocksim._network_run import NetworkRun
 from blocksim._neurons import ALIF, LIF, Neuron
 from blocksim._simulation import simulate
@@ -268,7 +268,7 @@ def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any 
     for place, layer in enumerate(network.layers):
         if layer.weights is None:
             raise ArgumentError(f"layers[{place}]: expected a layer with weights to scale; found one without")
-        name = f"layers.{place}.{OF_LAYER[0]}"
+        name = f"layers.{place}.weights"
         first = Network(network.layers[: place + 1])
 
         def fires(gain: float, first: Network = first, name: str = name, weights: np.ndarray = layer.weights) -> float:

@@ -6,7 +6,7 @@ Owns how a network is laid out in arrays and JSON; the file itself is `blocksim.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ import numpy as np
 
 from blocksim._containers import Container, open_container, write_container
 from blocksim._layer import Layer
-from blocksim._network import OF_LAYER, CountReadout, LeakyReadout, Network
-from blocksim._neurons import ALIF, LIF, MAX_REFRACTORY_STEPS
+from blocksim._network import CountReadout, LeakyReadout, Network
+from blocksim._neurons import MAX_REFRACTORY_STEPS, Neuron
+from blocksim._parameters import Parameter, declared
 from blocksim._validation import finite, found
 from blocksim.errors import ArgumentError, FileError
 
 KIND = "blocksim network"
 VERSION = 1
-NEURONS = {"LIF": LIF, "ALIF": ALIF}
 MOST_LATENCY = MAX_REFRACTORY_STEPS + 1
 # arrays that a file holds besides those of the network: a training's state, say
 EXTRA = "extra/"
@@ -84,13 +84,13 @@ def save_model(
     """
     if not isinstance(network, Network):
         raise ArgumentError(f"network: expected a blocksim.Network; found {type(network).__name__}")
-    layers = [{"neuron": type(layer.neuron).__name__, "latency_steps": layer.latency_steps} for layer in network.layers]
+    layers = [{"neuron": layer.neuron.kind(), "latency_steps": layer.latency_steps} for layer in network.layers]
     readout: dict[str, Any] = {"kind": "count"}
     if isinstance(network.readout, LeakyReadout):
         readout = {"kind": "leaky", "decode": network.readout.decode}
     arrays = network.parameters()
-    for number, layer in enumerate(network.layers):
-        arrays[f"layers.{number}.refractory_steps"] = np.asarray(layer.neuron.refractory_steps)
+    for number, layer in enumerate(network.layers):  # those without a gradient too
+        arrays |= {f"layers.{number}.{name}": np.asarray(value) for name, value in layer.neuron.parameters().items()}
     arrays |= {EXTRA + name: array for name, array in (extra or {}).items()}
     write_container(
         path, KIND, VERSION, {"layers": layers, "readout": readout, "dt": network.dt, "info": dict(info or {})}, arrays
@@ -134,30 +134,24 @@ def _layers(container: Container) -> int:
     inputs: int | None = None
     for number, described in enumerate(layers):
         latency = described.get("latency_steps")
-        if described.get("neuron") not in tuple(NEURONS) or type(latency) is not int or not 0 < latency <= MOST_LATENCY:
+        kind = Neuron.of_kind(described.get("neuron"))
+        if kind is None or type(latency) is not int or not 0 < latency <= MOST_LATENCY:
             raise FileError(
-                f"{path}: layers.{number}: expected a neuron, {' or '.join(NEURONS)}, and latency_steps; found "
-                f"{found(described)}"
+                f"{path}: layers.{number}: expected a neuron, {', '.join(Neuron.kinds())}, and latency_steps; found "
+                f"{found(described)} (a class of your own must be imported before its models are loaded)"
             )
         prefix = f"layers.{number}."
-        own = {
-            name: headers[prefix + name].shape
-            for name in (*OF_LAYER, *_of_neuron(described))
-            if prefix + name in headers
-        }
-        size = next((shape[-1] for shape in own.values() if shape), None)
-        shapes: dict[str, tuple[tuple[int | None, ...], ...]] = {
-            "weights": ((inputs, size),), "recurrent": ((size, size),),
-            **dict.fromkeys(("bias", *_of_neuron(described)), ((), (size,))),
-        }  # fmt: skip
-        _check(container, prefix, shapes, _of_neuron(described))
-        left -= {prefix + name for name in shapes}
+        wanted = declared(Layer) | declared(kind)
+        present = [headers[prefix + name].shape for name in wanted if prefix + name in headers]
+        size = next((shape[-1] for shape in present if shape), None)
+        _check(container, prefix, wanted, {"input": inputs, "neuron": size}, declared(kind))
+        left -= {prefix + name for name in wanted}
         inputs = size
     if readout["kind"] == "leaky":
-        classes = headers["readout.weights"].shape[-1:] if "readout.weights" in headers else ()
-        wanted = {"weights": ((inputs, *(classes or (None,))),), "bias": ((), classes), "beta": ((),)}
-        _check(container, "readout.", wanted, ("weights", "beta"))
-        left -= {f"readout.{name}" for name in wanted}
+        weights = headers.get("readout.weights")
+        classes = weights.shape[-1] if weights is not None and weights.shape else None
+        _check(container, "readout.", declared(LeakyReadout), {"neuron": inputs, "class": classes}, ("weights", "beta"))
+        left -= {f"readout.{name}" for name in declared(LeakyReadout)}
     if left:
         names = ", ".join(map(repr, sorted(left)[:6]))
         raise FileError(
@@ -169,18 +163,21 @@ def _layers(container: Container) -> int:
 def _check(
     container: Container,
     prefix: str,
-    shapes: Mapping[str, tuple[tuple[int | None, ...], ...]],
+    parameters: Mapping[str, Parameter],
+    lengths: Mapping[str, int | None],
     required: Iterable[str],
 ) -> None:
-    """Raise unless the arrays that are there have one of the shapes (None: any length) and their dtype."""
+    """Raise unless the arrays that are there have the shapes (None: any length) and dtypes of their parameters."""
     for name in required:
         if prefix + name not in container.headers:
             raise FileError(f"{container.path}: expected an array {prefix + name}; found none")
-    for name, allowed in shapes.items():
+    for name, parameter in parameters.items():
         header = container.headers.get(prefix + name)
         if header is None:
             continue
-        kinds, what = ("iu", "whole") if name == "refractory_steps" else ("f", "real")
+        full = tuple(lengths[axis] for axis in parameter.axes)
+        allowed = (full,) if len(full) != 1 else ((), full)
+        kinds, what = ("f", "real") if parameter.trained else ("iu", "whole")
         if header.dtype.kind not in kinds or header.dtype.itemsize > 8:
             raise FileError(
                 f"{container.path}: {prefix + name}: expected {what} numbers of at most 8 bytes; found dtype "
@@ -193,11 +190,6 @@ def _check(
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     return len(shape) == len(wanted) and all((n and n == m) or m is None for n, m in zip(shape, wanted, strict=True))
-
-
-def _of_neuron(described: Mapping[str, Any]) -> tuple[str, ...]:
-    """The parameters of a layer's neurons, which are all in the file."""
-    return tuple(item.name for item in fields(NEURONS[described["neuron"]]))
 
 
 def _read(container: Container, name: str) -> np.ndarray:
@@ -221,8 +213,10 @@ def _values(prefix: str, names: Iterable[str], arrays: Mapping[str, np.ndarray])
 
 def _layer(described: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.ndarray]) -> Layer:
     try:
-        neuron = NEURONS[described["neuron"]](**_values(prefix, _of_neuron(described), arrays))
-        return Layer(neuron, **_values(prefix, OF_LAYER, arrays), latency_steps=described["latency_steps"])
+        kind = Neuron.of_kind(described["neuron"])
+        assert kind is not None
+        neuron = kind(**_values(prefix, declared(kind), arrays))
+        return Layer(neuron, **_values(prefix, declared(Layer), arrays), latency_steps=described["latency_steps"])
     except ArgumentError as error:
         raise ArgumentError(f"{prefix}{error}") from error
 
@@ -230,7 +224,7 @@ def _layer(described: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.nd
 def _readout(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> LeakyReadout | CountReadout:
     if described["kind"] == "count":
         return CountReadout()
-    return LeakyReadout(**_values("readout.", ("weights", "bias", "beta"), arrays), decode=described.get("decode"))  # type: ignore[arg-type]
+    return LeakyReadout(**_values("readout.", declared(LeakyReadout), arrays), decode=described.get("decode"))  # type: ignore[arg-type]
 
 
 def _step(meta: Mapping[str, Any]) -> float | None:

@@ -45,16 +45,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def engine_names() -> list[str]:
-    """Every registered backend, and the CPU emulation of the GPU's; those that fuse also in their composed form.
-
-    "numpy" composes already. For the others the composed form is the class with the core's own loop over blocks.
-    """
-    registered = sorted({point.name for point in entry_points(group="blocksim.backends")})
-    registered.append("cupy-emulated")
-    names = []
-    for name in registered:
-        names += [name] if name == "numpy" else [name, f"{name}-composed"]
-    return names
+    """Every registered backend, and the CPU emulation of the GPU's."""
+    return [*sorted({point.name for point in entry_points(group="blocksim.backends")}), "cupy-emulated"]
 
 
 def make_engine(name: str) -> blocksim.Backend:
@@ -62,29 +54,16 @@ def make_engine(name: str) -> blocksim.Backend:
 
     The GPU's does not scan here, where every bit counts; tests/test_cuda.py holds the scan to its tolerance.
     """
-    base = name.removesuffix("-composed")
-    if base == "cupy-emulated":
+    if name == "cupy-emulated":
         if shutil.which("g++") is None:
             pytest.skip("CPU emulation of CUDA kernels: needs g++, which is not here")
         engine = CupyBackend(emulated_cupy, scan=False)
-        engine.name = base
-    else:
-        status = blocksim.available_backends()[base]
-        if status != "ready":
-            pytest.skip(f"backend {base}: {status}")
-        engine = CupyBackend(scan=False) if base == "cupy" else blocksim.get_backend(base)
-    if name == base:
+        engine.name = name
         return engine
-    kind = type(engine)
-    core = blocksim.Backend
-    if (kind.layer_forward, kind.layer_adjoint) == (core.layer_forward, core.layer_adjoint):
-        pytest.skip(f"backend {base} composes already")
-    composed = {
-        "name": name, "layer_forward": core.layer_forward, "layer_adjoint": core.layer_adjoint,
-        "takes_products": core.takes_products,
-    }  # fmt: skip
-    options = {"cupy": emulated_cupy if base == "cupy-emulated" else None, "scan": False} if kind is CupyBackend else {}
-    return type(f"Composed{kind.__name__}", (kind,), composed)(**options)
+    status = blocksim.available_backends()[name]
+    if status != "ready":
+        pytest.skip(f"backend {name}: {status}")
+    return CupyBackend(scan=False) if name == "cupy" else blocksim.get_backend(name)
 
 
 @pytest.fixture(scope="session", params=engine_names())

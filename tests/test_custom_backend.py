@@ -12,7 +12,6 @@ import blocksim
 import blocksim.surrogates
 from blocksim.testing import check_backend
 
-from .conftest import make_engine
 from .helpers import assert_same_run, gradient_arrays, make_case
 
 
@@ -70,7 +69,7 @@ def wrong(change):
             if change == "carry":
                 carry = replace(carry, adaptation=np.float32(1 + 1e-6) * carry.adaptation)
             if change == "input written to":
-                current[...] += layer.theta * 0
+                current[...] += layer.neuron.theta * 0
                 carry.voltage[...] += 1e-9
             return super().block_forward(current, carry, layer, out)
 
@@ -115,15 +114,10 @@ def test_auto_takes_the_fastest_that_is_ready_and_says_so():
     assert run.backend in ("cupy", "numba")
 
 
-def test_fused_and_composed_are_the_same(backend):
-    """The composed engine runs block_forward and block_adjoint; held to the fused one of the same backend."""
-    fused = make_engine(backend.name.removesuffix("-composed"))
-    for gradient in ("standard", "paper"):
-        case = make_case(2, steps=47, neurons=9, recurrent=True, refractory=(3, 6), extra_latency=2)
-        rng = np.random.default_rng(0)
-        g = rng.normal(size=(2, 47, 9))
-        runs = [case.simulate(each, tape=True, gradient=gradient, detach=()) for each in (backend, fused)]
-        assert_same_run(*runs)
-        one, other = (gradient_arrays(run.backward(g, g)) for run in runs)
-        for name in other:
-            np.testing.assert_allclose(one[name], other[name], rtol=1e-11, atol=1e-11, err_msg=name)
+def test_a_backend_of_whole_layers_computes_no_single_blocks(backend):
+    if type(backend).layer_forward is blocksim.Backend.layer_forward:
+        pytest.skip(f"backend {backend.name} is composed of blocks")
+    with pytest.raises(NotImplementedError, match="whole layers"):
+        backend.block_forward(None, None, None, None)
+    with pytest.raises(NotImplementedError, match="whole layers"):
+        backend.block_adjoint(*[None] * 10)

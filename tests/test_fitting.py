@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from blocksim import ArgumentError, simulate
+from blocksim._distances import train_distance
 from blocksim.cli import main
 from blocksim.ephys import Cell, FitConfig, FitData, Recording, fit, fit_cells
 from blocksim.ephys.evaluation import predict, scores
@@ -74,12 +75,12 @@ def test_the_distance_in_one_pass_is_the_composed_one(backend, shape, dtype):
     for t in reversed(range(11, steps)):
         z[:, t] = kept[:, t] + (0.9 * z[:, t + 1] if t + 1 < steps else 0)
     ready = [backend.asarray(array) for array in (spikes, target, columns)]
-    before, after, back = backend.train_distance(*ready, 0.9, 11, stops, True)
+    before, after, back = train_distance(backend, *ready, 0.9, 11, stops, True)
     close = {"rtol": 1e-4 if dtype == np.float32 else 1e-10, "atol": 1e-5 if dtype == np.float32 else 1e-12}
     np.testing.assert_allclose(backend.to_numpy(before), np.square(kept).sum(axis=1), **close)
     np.testing.assert_allclose(backend.to_numpy(after), np.square(y - kept).sum(axis=1), **close)
     np.testing.assert_allclose(backend.to_numpy(back), z, **close)
-    assert backend.train_distance(*ready, 0.9, 11, stops, False)[2] is None
+    assert train_distance(backend, *ready, 0.9, 11, stops, False)[2] is None
 
 
 def test_the_distance_is_the_van_rossum_loss():
@@ -88,8 +89,8 @@ def test_the_distance_is_the_van_rossum_loss():
     loss = van_rossum(spikes, target, tau=10, dt=0.5)
     from blocksim import get_backend
 
-    before, _, back = get_backend("numba").train_distance(
-        spikes, target, np.zeros(6, np.int64), np.exp(-0.05), 0, np.array([500, 500]), True
+    before, _, back = train_distance(
+        get_backend("numba"), spikes, target, np.zeros(6, np.int64), np.exp(-0.05), 0, np.array([500, 500]), True
     )
     assert 0.05 * before.sum() == pytest.approx(loss.value, rel=1e-12)
     np.testing.assert_allclose(2 * 0.05 * back, loss.gradient, rtol=1e-10, atol=1e-13)

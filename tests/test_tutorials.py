@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
 # the last two take both gradients
-KEPT = "plain and not paper and not one_thread_and_on_two and not fused_and_composed"
+KEPT = "plain and not paper and not one_thread_and_on_two"
 QUICK = ("long_recordings", "train_on_events")
 
 # runs a script as a person would, but that plt.show() looks at the pictures

@@ -27,6 +27,7 @@ from blocksim.arrays import (
     Input,
     LayerArrays,
     Plan,
+    SpikeGradient,
     Tape,
 )
 from blocksim.backend import FusedBackend
@@ -251,9 +252,9 @@ class CupyBackend(FusedBackend):
         """Simulate a layer."""
         batch, steps = x.shape[:2]
         traces = 1 + plan.record_threshold + (plan.record_voltage or plan.tape)
-        needed = batch * steps * layer.beta.shape[0] * (1 + traces * layer.beta.dtype.itemsize)
+        needed = batch * steps * layer.size * (1 + traces * layer.dtype.itemsize)
         with self._device(f"simulating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
-            return self.fused_forward(layer, x, carry, history, plan, self._scans(layer, plan))
+            return dynamics.forward(self, layer, x, carry, history, plan, self._scans(layer, plan))
 
     def layer_adjoint(
         self,
@@ -261,36 +262,16 @@ class CupyBackend(FusedBackend):
         x: Input,
         tape: Tape,
         rule: AdjointRule,
-        grad_spikes: Array | None,
+        grad_spikes: SpikeGradient,
         grad_voltage: Array | None,
         grad_carry: AdjointCarry,
         grad_history: Array,
     ) -> AdjointResult:
         """Differentiate a layer."""
         batch, steps, size = tape.spikes.shape
-        needed = 2 * batch * steps * size * layer.beta.dtype.itemsize
+        needed = 2 * batch * steps * size * layer.dtype.itemsize
         with self._device(f"differentiating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
-            return self.fused_adjoint(layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
-
-    def fused_forward(
-        self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan, scan: bool = False
-    ) -> ForwardResult:
-        """Simulate a layer."""
-        return dynamics.forward(self, layer, x, carry, history, plan, scan)
-
-    def fused_adjoint(
-        self,
-        layer: LayerArrays,
-        x: Input,
-        tape: Tape,
-        rule: AdjointRule,
-        grad_spikes: Array | None,
-        grad_voltage: Array | None,
-        grad_carry: AdjointCarry,
-        grad_history: Array,
-    ) -> AdjointResult:
-        """Differentiate a layer."""
-        return dynamics.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+            return dynamics.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
     @_guarded("adding recurrent currents")
     def add_spikes(
@@ -333,7 +314,7 @@ class CupyBackend(FusedBackend):
         """Whether a layer is scanned: decided by the whole run, so that parts of it computed again are, too."""
         if layer.recurrent is not None or plan.paper or self.scan is False:
             return False
-        return self.scan is True or plan.batch * layer.beta.shape[0] <= self._most_scanned()
+        return self.scan is True or plan.batch * layer.size <= self._most_scanned()
 
     def _most_scanned(self) -> int:
         """How many warps have room on the device at once."""
@@ -346,7 +327,7 @@ class CupyBackend(FusedBackend):
     def values(self, layer: LayerArrays) -> Array:
         """A layer's parameters as kernels read them."""
         stack = self.cupy.stack
-        return self.once(layer, "values", lambda: stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias]))
+        return self.once(layer, "values", lambda: stack(layer.neuron.arrays()))
 
     def _on_device(self, x: Events) -> tuple[Array, Array]:
         """The events' arrays."""

@@ -6,12 +6,21 @@ spikes of D steps ago are in earlier blocks. A scan is one launch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blocksim._blocks import spans
+from blocksim._blocks import (
+    added,
+    current_of,
+    new_outputs,
+    new_starts,
+    recurrent_gradient,
+    result_of,
+    spans,
+    zeros,
+)
 from blocksim.arrays import (
     AdjointCarry,
     AdjointResult,
@@ -21,8 +30,9 @@ from blocksim.arrays import (
     ForwardResult,
     Input,
     LayerArrays,
-    ParameterSums,
+    Parameters,
     Plan,
+    SpikeGradient,
     Tape,
 )
 from blocksim.numerics import tiny
@@ -44,58 +54,36 @@ def forward(
 ) -> ForwardResult:
     """Simulate a layer: one launch of the dynamics, or one for each block of a recurrent layer."""
     length = WARP if scan else plan.block_length
-    dtype = layer.beta.dtype
+    dtype, size = layer.dtype, layer.size
     batch, steps = x.shape[:2]
-    size = layer.beta.shape[0]
-    shape = (batch, steps, size)
     given = layer.weights is None and layer.recurrent is None
-    if given:
-        current = x
-    else:
-        current = engine.empty(shape, dtype)
-        current[...] = layer.bias
-        if layer.weights is None:
-            current += x
-        else:
-            engine.projection(x, layer.weights, current)
+    current = x if given else current_of(engine, layer, x)
     shared = current.shape[2] == 1 and size > 1
-
-    def trace(wanted: bool) -> Array | None:
-        return engine.empty(shape, dtype) if wanted else None
-
-    spikes = engine.empty(shape, np.bool_)
-    voltage = trace(plan.record_voltage or (plan.tape and not plan.paper))
-    threshold = trace(plan.record_threshold)
-    free_voltage = trace(plan.tape and plan.paper)
-    after = Carry(carry.voltage.copy(), carry.adaptation.copy(), carry.refractory.copy())
-    starts = None
-    if plan.tape:
-        of_starts = (-(-steps // length), batch, size)
-        starts = Carry(*(engine.empty(of_starts, kind) for kind in (dtype, dtype, np.int32)))
+    plan = replace(plan, block_length=length)
+    out = new_outputs(engine, layer, batch, steps, plan)
+    starts = new_starts(engine, carry, steps, plan)
+    after = carry.copy()
     values = engine.values(layer)
     pitches = (np.int64(steps * current.shape[2]), np.int64(current.shape[2]), np.int64(0 if shared else 1))
     before = (values, layer.refractory, current, *pitches, np.int32(given))
-    state = (after.voltage, after.adaptation, after.refractory)
+    state = after.arrays()
     shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
     smallest = dtype.type(tiny(dtype))
     if scan:
         engine.launch("forward_scan", dtype, units(batch * size * WARP))(
-            *before, *state, spikes, voltage, threshold, *_three(starts), *shape_of_run, smallest
+            *before, *state, out.spikes, out.voltage, out.threshold, *_arrays(starts), *shape_of_run, smallest
         )
     else:
         launch = engine.launch("forward", dtype, units(batch * size))
         for start, stop in _launches(layer, steps, length):
             if layer.recurrent is not None:
-                engine.add_spikes(spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
+                engine.add_spikes(out.spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
             launch(
-                *before, *state, spikes, voltage, threshold, free_voltage, *_three(starts), *shape_of_run,
-                np.int32(start), np.int32(stop), np.int32(length), smallest,
+                *before, *state, out.spikes, out.voltage, out.threshold, out.free_voltage, *_arrays(starts),
+                *shape_of_run, np.int32(start), np.int32(stop), np.int32(length), smallest,
             )  # fmt: skip
-    tape = None
-    if starts is not None:
-        kind = ScannedTape if scan else Tape
-        tape = kind(length, free_voltage if plan.paper else voltage, spikes, starts, history)
-    return ForwardResult(spikes, voltage if plan.record_voltage else None, threshold, after, tape)
+    result = result_of(out, after, starts, history, plan)
+    return replace(result, tape=ScannedTape(**vars(result.tape))) if scan and result.tape else result
 
 
 def adjoint(
@@ -104,30 +92,29 @@ def adjoint(
     x: Input,
     tape: Tape,
     rule: AdjointRule,
-    grad_spikes: Array | None,
+    grad_spikes: SpikeGradient,
     grad_voltage: Array | None,
     grad_carry: AdjointCarry,
     grad_history: Array,
 ) -> AdjointResult:
     """Differentiate a layer: launches as in the forward pass, the last first."""
-    dtype = layer.beta.dtype
+    dtype = layer.dtype
     batch, steps, size = tape.spikes.shape
     latency = tape.history.shape[1]
+    of_spikes = added(engine, grad_spikes, batch, steps, layer)
     lambda_s = engine.empty((batch, steps, size), dtype)
-    lambda_s[...] = 0 if grad_spikes is None else grad_spikes
-    before = engine.empty((batch, latency, size), dtype)
-    before[...] = 0
+    lambda_s[...] = 0 if of_spikes is None else of_spikes
+    before = zeros(engine, (batch, latency, size), dtype)
     held = min(latency, steps)  # spikes that the state after the run still holds
     if held:
         lambda_s[:, steps - held :] += grad_history[:, latency - held :]
         before[:, steps:] = grad_history[:, : latency - held]
     grad_current = engine.empty((batch, steps, size), dtype)
-    sums = engine.empty((5, batch, size), np.float64)
-    sums[...] = 0
-    into = AdjointCarry(grad_carry.voltage.copy(), grad_carry.adaptation.copy())
+    sums = zeros(engine, (len(fields(Parameters)), batch, size), np.float64)
+    into = grad_carry.copy()
     kind, smallest = rule.surrogate.kind, dtype.type(tiny(dtype))
-    of_tape = (engine.values(layer), layer.refractory, tape.voltage, tape.spikes, *_three(tape.starts))
-    out = (lambda_s, grad_voltage, into.voltage, into.adaptation, grad_current, sums)
+    of_tape = (engine.values(layer), layer.refractory, tape.voltage, tape.spikes, *_arrays(tape.starts))
+    out = (lambda_s, grad_voltage, *into.arrays(), grad_current, sums)
     rules = (*kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation))
     shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
     recurrent = layer.recurrent if rule.through_recurrent else None
@@ -154,11 +141,9 @@ def adjoint(
         early = min(latency, steps)
         if recurrent is not None:  # (13)
             engine.add_product(grad_current[:, :early], recurrent, before[:, :early])
-        grad_recurrent = engine.projection_adjoint(tape.history[:, :early], grad_current[:, :early])
-        if steps > latency:
-            grad_recurrent += engine.projection_adjoint(tape.spikes[:, : steps - latency], grad_current[:, latency:])
+        grad_recurrent = recurrent_gradient(engine, tape, grad_current)
     weights = None if layer.weights is None else engine.projection_adjoint(x, grad_current)
-    return AdjointResult(grad_current, weights, grad_recurrent, ParameterSums(*sums), into, before)
+    return AdjointResult(grad_current, weights, grad_recurrent, Parameters(*sums), into, before)
 
 
 def _launches(layer: LayerArrays, steps: int, length: int) -> list[tuple[int, int]]:
@@ -167,5 +152,5 @@ def _launches(layer: LayerArrays, steps: int, length: int) -> list[tuple[int, in
     return [(start, stop) for _, start, stop in spans(steps, length)]
 
 
-def _three(starts: Carry | None) -> tuple[Any, Any, Any]:
-    return (None, None, None) if starts is None else (starts.voltage, starts.adaptation, starts.refractory)
+def _arrays(starts: Carry | None) -> list[Any]:
+    return [None] * len(fields(Carry)) if starts is None else starts.arrays()

@@ -5,10 +5,12 @@ Owns the conversion of dense spikes to events, and the weight gradients; `launch
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
+from blocksim import _distances
 from blocksim._events import Events
 from blocksim.arrays import (
     AdjointCarry,
@@ -31,6 +33,7 @@ from .buffers import as_rows, empty, plain, release
 from .launch import FORWARD_BYTES, width_of
 from .threads import number_of_threads
 
+F = TypeVar("F", bound=Callable[..., Any])
 FEWEST = 4  # neurons from which their own kernel compares trains
 GRADIENT_ITEMS = 8  # at least so many items of work in a weight gradient, each with a sum of its own
 
@@ -54,20 +57,10 @@ class NumbaBackend(FusedBackend, HostBackend):
         """Equation (18), many neurons at once."""
         return launch.leaky_filter(x, decay, reverse)
 
-    def train_distance(
-        self,
-        spikes: np.ndarray,
-        target: np.ndarray,
-        columns: np.ndarray,
-        decay: float,
-        first: int,
-        stops: np.ndarray,
-        gradient: bool,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """The sums of (19), in one pass forward and one back; neurons too few to fill lanes go with other samples."""
-        if spikes.shape[2] < FEWEST:
-            return super().train_distance(spikes, target, columns, decay, first, stops, gradient)
-        return launch.train_distance(spikes, target, columns, decay, first, stops, gradient)
+    def fast(self, function: F) -> F:
+        """The distance of fits in one pass forward and one back."""
+        own: Any = _train_distance if function is _distances.composed else function
+        return own  # type: ignore[no-any-return]
 
     def release_memory(self) -> None:
         """Give back the memory that large arrays have left."""
@@ -106,29 +99,25 @@ class NumbaBackend(FusedBackend, HostBackend):
         """Equation (11), without BLAS: its threads would hold the processors that the next kernel needs."""
         return launch.input_adjoint(grad_current, weights)
 
-    def takes_products(self, layer: LayerArrays, rule: AdjointRule) -> bool:
-        """Where most of dLoss/dS is multiplied by a slope of zero, the adjoint computes only what it needs."""
-        return rule.surrogate.bounded and not rule.paper and not launch.are_few(layer)
-
-    def fused_forward(
+    def layer_forward(
         self, layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan
     ) -> ForwardResult:
         """Simulate a whole layer in one parallel region."""
-        return launch.layer_forward(layer, x, carry, history, plan)
+        return launch.layer_forward(self, layer, x, carry, history, plan)
 
-    def fused_adjoint(
+    def layer_adjoint(
         self,
         layer: LayerArrays,
         x: Input,
         tape: Tape,
         rule: AdjointRule,
-        grad_spikes: SpikeGradient | None,
+        grad_spikes: SpikeGradient,
         grad_voltage: np.ndarray | None,
         grad_carry: AdjointCarry,
         grad_history: np.ndarray,
     ) -> AdjointResult:
         """Differentiate a whole layer in one parallel region, and its weights in another."""
-        result = launch.layer_adjoint(layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+        result = launch.layer_adjoint(self, layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
         latency, steps = tape.history.shape[1], tape.spikes.shape[1]
         weights = None if layer.weights is None else self.projection_adjoint(x, result.current)
         recurrent = None
@@ -138,6 +127,15 @@ class NumbaBackend(FusedBackend, HostBackend):
                 early = np.ascontiguousarray(result.current[:, : min(latency, steps)])
                 recurrent += _spike_gradient(tape.history[:, : early.shape[1]], early, 0)
         return AdjointResult(result.current, weights, recurrent, result.sums, result.carry, result.history)
+
+
+def _train_distance(
+    engine: NumbaBackend, spikes: np.ndarray, *others: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """`blocksim._distances.composed`; neurons too few to fill lanes go with other samples."""
+    if spikes.shape[2] < FEWEST:
+        return _distances.composed(engine, spikes, *others)
+    return launch.train_distance(spikes, *others)
 
 
 def _spikes_as_events(x: Input) -> Input:

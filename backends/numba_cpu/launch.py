@@ -6,12 +6,14 @@ Owns the choice between the kernels of `narrow`, for few neurons without recurre
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from blocksim._blocks import added, new_outputs, new_starts, result_of
 from blocksim._events import Events
 from blocksim.arrays import (
     AdjointCarry,
@@ -19,14 +21,14 @@ from blocksim.arrays import (
     AdjointRule,
     Carry,
     ForwardResult,
-    FromAbove,
     Input,
     LayerArrays,
-    ParameterSums,
+    Parameters,
     Plan,
     SpikeGradient,
     Tape,
 )
+from blocksim.backend import Backend
 from blocksim.numerics import MOST_SPIKES, tiny
 from blocksim.surrogates import kernel_scales
 
@@ -62,8 +64,8 @@ def _nothing(dtype: Any, axes: int = 2) -> np.ndarray:
 def prepared(layer: LayerArrays) -> Prepared:
     """The layer's parameters, stacked and aligned: made once."""
     if layer not in _PREPARED:
-        dtype = layer.beta.dtype
-        values = np.stack([layer.beta, layer.p, layer.b, layer.theta, layer.bias])
+        dtype = layer.dtype
+        values = np.stack(layer.neuron.arrays())
         refractory = plain(layer.refractory[None])
         smallest = dtype.type(tiny(dtype))
         recurrent = transposed = weights = _nothing(dtype)
@@ -81,50 +83,38 @@ def prepared(layer: LayerArrays) -> Prepared:
     return _PREPARED[layer]
 
 
-def layer_forward(layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan) -> ForwardResult:
+def layer_forward(
+    engine: Backend, layer: LayerArrays, x: Input, carry: Carry, history: np.ndarray, plan: Plan
+) -> ForwardResult:
     """Simulate a layer."""
-    dtype = layer.beta.dtype
     batch, steps = x.shape[:2]
-    size = layer.beta.shape[0]
     paper = plan.tape and plan.paper
-    keep_voltage = plan.record_voltage or (plan.tape and not plan.paper)
+    outputs = new_outputs(engine, layer, batch, steps, plan)
+    starts = new_starts(engine, carry, steps, plan)
+    after = carry.copy()
 
-    def trace(kind: Any, wanted: bool) -> np.ndarray:
-        return empty((batch, steps, size), kind) if wanted else _nothing(kind, 3)
+    def rows(array: np.ndarray | None) -> np.ndarray:
+        return as_rows(_nothing(layer.dtype, 3) if array is None else array)
 
-    spikes = trace(np.bool_, True)
-    voltage = trace(dtype, keep_voltage)
-    threshold = trace(dtype, plan.record_threshold)
-    free_voltage = trace(dtype, paper)
-    blocks = -(-steps // plan.block_length)
-    shape = (blocks, batch, size) if plan.tape else (1, 1, 1)
-    starts = Carry(*(empty(shape, kind) for kind in (dtype, dtype, np.int32)))
-    after = Carry(carry.voltage.copy(), carry.adaptation.copy(), carry.refractory.copy())
     out = forward.Recorded(
-        as_rows(spikes),
-        as_rows(voltage),
-        as_rows(threshold),
-        as_rows(free_voltage),
-        keep_voltage,
-        plan.record_threshold,
+        as_rows(outputs.spikes),
+        rows(outputs.voltage),
+        rows(outputs.threshold),
+        rows(outputs.free_voltage),
+        outputs.voltage is not None,
+        outputs.threshold is not None,
     )
+    nothing = carry.map(lambda array: _nothing(array.dtype, 3))
     if are_few(layer) and not paper:
-        _few_forward(layer, x, plan, after, out, starts, history)
+        _few_forward(layer, x, plan, after, out, starts or nothing, history)
     else:
-        _forward(layer, x, plan, after, out, starts, history, paper)
-    kept = free_voltage if plan.paper else voltage
-    return ForwardResult(
-        spikes,
-        voltage if plan.record_voltage else None,
-        threshold if plan.record_threshold else None,
-        after,
-        Tape(plan.block_length, kept, spikes, starts, history) if plan.tape else None,
-    )
+        _forward(layer, x, plan, after, out, starts or nothing, history, paper)
+    return result_of(outputs, after, starts, history, plan)
 
 
 def are_few(layer: LayerArrays) -> bool:
     """Whether the kernels of `narrow` compute this layer."""
-    return layer.recurrent is None and layer.beta.nbytes <= FEW_BYTES
+    return layer.recurrent is None and layer.neuron.beta.nbytes <= FEW_BYTES
 
 
 def _forward(
@@ -132,11 +122,11 @@ def _forward(
     paper: bool,
 ) -> None:  # fmt: skip
     batch, steps = x.shape[:2]
-    size, dtype = layer.beta.shape[0], layer.beta.dtype
-    width = width_of(FORWARD_BYTES, layer.beta)
+    size, dtype = layer.size, layer.dtype
+    width = width_of(FORWARD_BYTES, layer.neuron.beta)
     shape = (batch, size) if paper else (1, 1)
     moved = forward.CarryArrays(
-        carry.voltage, carry.adaptation, carry.refractory, empty(shape, dtype), empty(shape, np.int32)
+        **dict(carry.items()), free_voltage=empty(shape, dtype), free_refractory=empty(shape, np.int32)
     )
     rows = min(forward.CHUNK, plan.block_length)
     columns = _columns(batch, size, width, history.shape[1])
@@ -144,7 +134,7 @@ def _forward(
     kernel = forward.layer_forward_paper if paper else forward.layer_forward
     kernel(
         batch * -(-size // columns), source, neurons, moved, plain(as_rows(history)), out,
-        forward.Starts(starts.voltage, starts.adaptation, starts.refractory, plan.tape),
+        forward.Starts(**dict(starts.items()), keep=plan.tape),
         steps, plan.block_length, columns,
         empty((number_of_threads(), rows, _round_up(size, len(width))), dtype), width,
     )  # fmt: skip
@@ -154,7 +144,7 @@ def _few_forward(
     layer: LayerArrays, x: Input, plan: Plan, carry: Carry, out: forward.Recorded, starts: Carry, history: np.ndarray
 ) -> None:
     batch, steps = x.shape[:2]
-    size = layer.beta.shape[0]
+    size = layer.size
     width = _few_width(batch * size)
     neurons = prepared(layer).forward
     given: Any = x  # the currents, but for a layer with weights
@@ -162,7 +152,7 @@ def _few_forward(
         given, neurons = _projected(x, layer), _without_bias(neurons)
     out.spikes[...] = False
     where = _few(batch, steps, size, given.shape[2], plan.block_length, len(width))
-    flat = narrow.Flat(carry.voltage.reshape(-1), carry.adaptation.reshape(-1), carry.refractory.reshape(-1))
+    flat = narrow.Flat(*(array.reshape(-1) for array in carry.arrays()))
     narrow.layer_forward(
         where.places.shape[1] // len(width), plain(given).reshape(-1), neurons, flat,
         out._replace(**{name: getattr(out, name).reshape(-1) for name in forward.Recorded._fields[:4]}),
@@ -171,23 +161,29 @@ def _few_forward(
 
 
 def layer_adjoint(
+    engine: Backend,
     layer: LayerArrays,
     tape: Tape,
     rule: AdjointRule,
-    grad_spikes: SpikeGradient | None,
+    gradient: SpikeGradient,
     grad_voltage: np.ndarray | None,
     grad_carry: AdjointCarry,
     grad_history: np.ndarray,
 ) -> AdjointResult:
     """Differentiate a layer: everything but the weights."""
-    above = above_weights = above_transposed = _nothing(layer.beta.dtype)
-    has_above = isinstance(grad_spikes, FromAbove)
-    if isinstance(grad_spikes, FromAbove):
-        above, weights = plain(as_rows(grad_spikes.current)), grad_spikes.weights
-        above_weights, above_transposed = plain(aligned(weights)), plain(aligned(weights.T))
-        grad_spikes = grad_spikes.own
-    dtype = layer.beta.dtype
+    dtype = layer.dtype
     batch, steps, size = tape.spikes.shape
+    above = above_weights = above_transposed = _nothing(dtype)
+    current, weights = gradient.above_current, gradient.above_weights
+    # where most of dLoss/dS is multiplied by a slope of zero, the kernel computes only what of the product it needs
+    cut_short = rule.surrogate.bounded and not rule.paper and not are_few(layer)
+    has_above = False
+    if current is not None and weights is not None and cut_short:
+        has_above = True
+        above = plain(as_rows(current))
+        above_weights, above_transposed = plain(aligned(weights)), plain(aligned(weights.T))
+        gradient = replace(gradient, above_current=None, above_weights=None)
+    grad_spikes = added(engine, gradient, batch, steps, layer)
     latency = tape.history.shape[1]
     few_of_them = are_few(layer) and not rule.paper
     out = adjoint.AdjointOutputs(
@@ -195,14 +191,12 @@ def layer_adjoint(
         adaptation=grad_carry.adaptation.copy(),
         current=empty((batch * steps, size), dtype),
         history=empty((batch * latency, size), dtype),
-        sums=np.zeros((5, batch, size), np.float64),
+        sums=np.zeros((len(fields(Parameters)), batch, size), np.float64),
     )
     arrays = adjoint.TapeArrays(
         plain(as_rows(tape.voltage)),
         plain(as_rows(tape.spikes)),
-        plain(tape.starts.voltage),
-        plain(tape.starts.adaptation),
-        plain(tape.starts.refractory),
+        *map(plain, tape.starts.arrays()),
     )
     cotangents = adjoint.Cotangents(
         spikes=_nothing(dtype) if grad_spikes is None else plain(as_rows(grad_spikes)),
@@ -230,7 +224,7 @@ def layer_adjoint(
         current=out.current.reshape(batch, steps, size),
         weights=None,
         recurrent=None,
-        sums=ParameterSums(*out.sums),
+        sums=Parameters(*out.sums),
         carry=AdjointCarry(out.voltage, out.adaptation),
         history=out.history.reshape(batch, latency, size),
     )
@@ -245,10 +239,10 @@ def _adjoint(
     out: adjoint.AdjointOutputs,
     paper: bool,
 ) -> None:
-    dtype = layer.beta.dtype
+    dtype = layer.dtype
     batch, steps, size = tape.spikes.shape
     latency, length = tape.history.shape[1], tape.block_length
-    width = width_of(ADJOINT_BYTES, layer.beta)
+    width = width_of(ADJOINT_BYTES, layer.neuron.beta)
     padded = _round_up(size, len(width))
     threads = number_of_threads()
     columns = _columns(batch, size, width, latency or cotangents.has_above)
@@ -276,7 +270,7 @@ def _few_adjoint(
     rule: adjoint.Rule,
     out: adjoint.AdjointOutputs,
 ) -> None:
-    dtype = layer.beta.dtype
+    dtype = layer.dtype
     batch, steps, size = tape.spikes.shape
     width = _few_width(batch * size)
     where = _few(batch, steps, size, size, tape.block_length, len(width))
@@ -288,7 +282,7 @@ def _few_adjoint(
         cotangents._replace(spikes=cotangents.spikes.reshape(-1), voltage=cotangents.voltage.reshape(-1)), rule,
         out._replace(
             voltage=out.voltage.reshape(-1), adaptation=out.adaptation.reshape(-1), current=out.current.reshape(-1),
-            sums=out.sums.reshape(5, -1),
+            sums=out.sums.reshape(len(out.sums), -1),
         ),
         where, walk, *_series(dtype), width,
     )  # fmt: skip
@@ -300,10 +294,8 @@ def _series(dtype: np.dtype[Any]) -> tuple[Any, tuple[int, ...]]:
 
 
 def _flat_starts(starts: Carry, keep: bool) -> forward.Starts:
-    voltage, adaptation, refractory = (
-        plain(array).reshape(len(array), -1) for array in (starts.voltage, starts.adaptation, starts.refractory)
-    )
-    return forward.Starts(voltage, adaptation, refractory, keep)
+    flat = starts.map(lambda array: plain(array).reshape(len(array), -1))
+    return forward.Starts(**dict(flat.items()), keep=keep)
 
 
 @lru_cache(8)
@@ -388,8 +380,8 @@ def project(x: Input, weights: np.ndarray, out: np.ndarray) -> None:
 
 def _projected(x: Input, layer: LayerArrays) -> np.ndarray:
     """Currents (B, T, N) of input through weights. The sum of (2) begins with the bias, so that is among them."""
-    given = empty((*x.shape[:2], layer.beta.shape[0]), layer.beta.dtype)
-    given[...] = layer.bias
+    given = empty((*x.shape[:2], layer.size), layer.dtype)
+    given[...] = layer.neuron.bias
     project(x, prepared(layer).weights, given)
     return given
 
@@ -402,7 +394,7 @@ def _without_bias(neurons: forward.Neurons) -> forward.Neurons:
 
 def _source(x: Input, layer: LayerArrays) -> tuple[forward.Source, forward.Neurons]:
     """Events as they are, anything else as currents; and the neurons, without the bias where that is among these."""
-    dtype, neurons = layer.beta.dtype, prepared(layer).forward
+    dtype, neurons = layer.dtype, prepared(layer).forward
     nothing = _nothing(np.int64, 1), _nothing(np.int32, 1)
     if isinstance(x, Events):
         source = forward.Source(
@@ -411,7 +403,7 @@ def _source(x: Input, layer: LayerArrays) -> tuple[forward.Source, forward.Neuro
         return source, neurons
     if layer.weights is not None:
         x, neurons = _projected(x, layer), _without_bias(neurons)
-    shared = x.shape[2] == 1 and layer.beta.shape[0] > 1
+    shared = x.shape[2] == 1 and layer.size > 1
     kind = forward.SHARED if shared else forward.GIVEN
     return forward.Source(kind, plain(as_rows(x)), *nothing, _nothing(dtype)), neurons
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from blocksim._events import Events
-from blocksim.arrays import AdjointCarry, AdjointRule, BlockOutputs, Carry, Input, LayerArrays, ParameterSums
+from blocksim.arrays import AdjointCarry, AdjointRule, BlockOutputs, Carry, Input, LayerArrays, Parameters
 from blocksim.backend import HostBackend
 from blocksim.numerics import spike_rows, tiny
 
@@ -56,7 +56,7 @@ class NumpyBackend(HostBackend):
 
     def block_forward(self, current: np.ndarray, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
         """Equations (1), (3)-(6) for one block."""
-        length = current.shape[1]
+        neuron, length = layer.neuron, current.shape[1]
         live = _live(carry, length)
         current = np.where(live, current, 0)
 
@@ -65,10 +65,10 @@ class NumpyBackend(HostBackend):
         threshold = np.empty_like(current)
         v, a = carry.voltage, carry.adaptation
         for t in range(length):
-            v = _flush(layer.beta * v + current[:, t])
+            v = _flush(neuron.beta * v + current[:, t])
             free_voltage[:, t] = v
-            threshold[:, t] = layer.theta + layer.b * a
-            a = _flush(layer.p * a)
+            threshold[:, t] = neuron.theta + neuron.b * a
+            a = _flush(neuron.p * a)
 
         # (5) the first crossing is the spike; the neuron is refractory for the rest of the block
         crossing = live & (free_voltage > threshold)
@@ -79,8 +79,8 @@ class NumpyBackend(HostBackend):
         # (6) with the spike, and the threshold it raises within the block
         a = carry.adaptation
         for t in range(length):
-            threshold[:, t] = layer.theta + layer.b * a
-            a = _flush(layer.p * a + spikes[:, t])
+            threshold[:, t] = neuron.theta + neuron.b * a
+            a = _flush(neuron.p * a + spikes[:, t])
 
         out.spikes[...] = spikes
         if out.voltage is not None:
@@ -110,7 +110,7 @@ class NumpyBackend(HostBackend):
         grad_voltage: np.ndarray | None,
         grad_carry: AdjointCarry,
         grad_current: np.ndarray,
-        sums: ParameterSums,
+        sums: Parameters,
     ) -> AdjointCarry:
         """Equations (7)-(12) for one block, or those of the paper's own gradient, (14)-(17)."""
         adjoint = _paper_adjoint if rule.paper else _standard_adjoint
@@ -129,17 +129,17 @@ def _standard_adjoint(
     grad_v: np.ndarray,
     grad_carry: AdjointCarry,
     grad_current: np.ndarray,
-    sums: ParameterSums,
+    sums: Parameters,
 ) -> AdjointCarry:
     """The surrogate gradient of the standard model, equations (7)-(12)."""
-    length = v.shape[1]
+    neuron, length = layer.neuron, v.shape[1]
     # (1): known at the start of the block, and dead after the block's spike
     live = _live(start, length) & ~(np.cumsum(s, axis=1) - s > 0)
     a = np.empty_like(v)
     a[:, 0] = start.adaptation
     for t in range(1, length):
-        a[:, t] = _flush(layer.p * a[:, t - 1] + s[:, t - 1])
-    m = v - (layer.theta + layer.b * a)
+        a[:, t] = _flush(neuron.p * a[:, t - 1] + s[:, t - 1])
+    m = v - (neuron.theta + neuron.b * a)
     slope = np.where(live, rule.surrogate(m), 0)
 
     # dLoss/d(V (1 - S)), and lambda_a, of the step that follows
@@ -159,8 +159,8 @@ def _standard_adjoint(
         sums.p[...] += into_a * a[:, t]
         sums.b[...] -= delta * a[:, t]
         sums.theta[...] -= delta
-        into_a = _flush(layer.p * into_a - layer.b * delta)  # (10)
-        into_v = _flush(layer.beta * lambda_v)
+        into_a = _flush(neuron.p * into_a - neuron.b * delta)  # (10)
+        into_v = _flush(neuron.beta * lambda_v)
     return AdjointCarry(into_v, into_a)
 
 
@@ -174,21 +174,21 @@ def _paper_adjoint(
     grad_v: np.ndarray,
     grad_carry: AdjointCarry,
     grad_current: np.ndarray,
-    sums: ParameterSums,
+    sums: Parameters,
 ) -> AdjointCarry:
     """The gradient of the paper's own formula for a block, S = g(phi * H(u - theta)), equations (14)-(17).
 
     u is the block's potential without reset, so every potential of the block, after the spike too, gets a gradient.
     Two adaptations appear: `free_a`, without the block's spike, sets the thresholds; `a`, with it, is handed on.
     """
-    length = u.shape[1]
+    neuron, length = layer.neuron, u.shape[1]
     live = _live(start, length)
     free_a, a = np.empty_like(u), np.empty_like(u)
     free_a[:, 0] = a[:, 0] = start.adaptation
     for t in range(1, length):
-        free_a[:, t] = _flush(layer.p * free_a[:, t - 1])
-        a[:, t] = _flush(layer.p * a[:, t - 1] + s[:, t - 1])
-    slope = rule.surrogate(u - (layer.theta + layer.b * free_a))
+        free_a[:, t] = _flush(neuron.p * free_a[:, t - 1])
+        a[:, t] = _flush(neuron.p * a[:, t - 1] + s[:, t - 1])
+    slope = rule.surrogate(u - (neuron.theta + neuron.b * free_a))
     after = np.cumsum(s, axis=1) - s > 0
     spiked = s.any(axis=1)
 
@@ -216,9 +216,9 @@ def _paper_adjoint(
         sums.p[...] += into_free_a * free_a[:, t] + into_a * a[:, t]  # (17)
         sums.b[...] -= delta * free_a[:, t]
         sums.theta[...] -= delta
-        into_free_a = _flush(layer.p * into_free_a - layer.b * delta)
-        into_a = _flush(layer.p * into_a)
-        into_u = _flush(layer.beta * lambda_u)
+        into_free_a = _flush(neuron.p * into_free_a - neuron.b * delta)
+        into_a = _flush(neuron.p * into_a)
+        into_u = _flush(neuron.beta * lambda_u)
     return AdjointCarry(into_u, into_a + into_free_a)
 
 

@@ -8,7 +8,8 @@ import click
 import numpy as np
 
 import blocksim
-from blocksim._layer_pass import GRADIENTS
+from blocksim._distances import train_distance
+from blocksim._options import GRADIENTS
 from blocksim.cli.options import Several, console, progress
 
 DTYPES = ("float32", "float64")
@@ -59,4 +60,4 @@ def _use(engine: blocksim.Backend, dtype: np.dtype, size: int, recurrent: bool, 
         trains = run.spikes.astype(dtype)
         for reverse in (False, True):
             engine.leaky_filter(trains, 0.9, reverse)
-        engine.train_distance(run.spikes, trains, np.arange(size), 0.9, 0, np.full(3, 70), True)
+        train_distance(engine, run.spikes, trains, np.arange(size), 0.9, 0, np.full(3, 70), True)

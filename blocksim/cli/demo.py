@@ -16,7 +16,7 @@ from rich.table import Table
 import blocksim
 from blocksim import plotting
 from blocksim._array_io import check_folder, make_folder, write_csv, write_json, written
-from blocksim._layer_pass import METHODS
+from blocksim._options import METHODS
 from blocksim.cli.info import machine
 from blocksim.cli.options import Several, backend_option, console, progress
 from blocksim.errors import MissingLibraryError

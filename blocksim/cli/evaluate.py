@@ -12,7 +12,7 @@ from rich.table import Table
 
 from blocksim import plotting
 from blocksim._array_io import check_output, write_json
-from blocksim._layer_pass import METHODS
+from blocksim._options import METHODS
 from blocksim._settings import make
 from blocksim.cli.options import backend_option, console
 from blocksim.errors import FileError

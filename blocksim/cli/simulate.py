@@ -19,8 +19,8 @@ import blocksim
 from blocksim import plotting
 from blocksim._array_io import InputFile, check_output, fill_npz, open_input, read_array, written
 from blocksim._atomic_io import Scratch, memory, reserve
-from blocksim._layer_pass import METHODS
 from blocksim._neurons import MAX_REFRACTORY_STEPS, ROUNDINGS
+from blocksim._options import METHODS
 from blocksim._simulation import RECORD
 from blocksim._state import State
 from blocksim._validation import choices, number

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from blocksim import plotting
 from blocksim._array_io import check_folder, make_folder, write_csv, write_json
-from blocksim._layer_pass import GRADIENTS, METHODS
+from blocksim._options import GRADIENTS, METHODS
 from blocksim._settings import read_settings, section
 from blocksim.cli.options import Several, backend_option, console
 from blocksim.errors import ArgumentError, MissingLibraryError

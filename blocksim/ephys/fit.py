@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim._array_io import plain
-from blocksim._layer_pass import DETACH, METHODS
+from blocksim._options import DETACH, METHODS
 from blocksim._validation import choice, choices, found, instance, items, milliseconds, number, whole
 from blocksim.backend import get_backend
 from blocksim.ephys.model import Cell

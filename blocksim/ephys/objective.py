@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blocksim._distances import train_distance
 from blocksim._layer import Layer
 from blocksim._neurons import ALIF
 from blocksim._run import Run
@@ -301,9 +302,9 @@ class Objective:
         engine = self.backend
         if self._target is None:
             self._target = engine.asarray(self.target)
-        before, after, back = engine.train_distance(
-            engine.asarray(spikes), self._target, engine.asarray(np.asarray(columns, np.int64)), self.decay, self.first,
-            self.stops, gradient,
+        before, after, back = train_distance(
+            engine, engine.asarray(spikes), self._target, engine.asarray(np.asarray(columns, np.int64)), self.decay,
+            self.first, self.stops, gradient,
         )  # fmt: skip
         host = engine.to_numpy
         return host(before), host(after), None if back is None else host(back)

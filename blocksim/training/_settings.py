@@ -12,23 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._layer_pass import DETACH, GRADIENTS, METHODS
+from blocksim._network import Network
+from blocksim._options import DETACH, GRADIENTS, METHODS
 from blocksim._validation import choice, choices, found, instance, items, number, whole
 from blocksim.data import Augmentation
 from blocksim.errors import ArgumentError
 from blocksim.optimisers import AdamW, Optimiser, is_named
 from blocksim.schedules import Cosine, Schedule
 from blocksim.surrogates import Surrogate, get_surrogate
-from blocksim.transforms import Decay, Positive, Transform
+from blocksim.transforms import Transform
 
 LOSSES = ("cross_entropy", "mean_squared_count")
 SCHEDULES = ("cosine", "constant")
-# what keeps parameters within their ranges unless the caller says otherwise; time constants in steps
-TRANSFORMS: dict[str, Transform] = {
-    "*.beta": Decay(0.5, 1e4),
-    "*.p": Decay(0.5, 1e5),
-    "*.theta": Positive(),
-}
 DEFAULT_OPTIMISER = AdamW(1e-2, weight_decay=0.01)
 
 
@@ -212,13 +207,12 @@ class Training:
             return self.optimiser
         return replace(self.optimiser, learning_rate=Cosine(rate, steps, int(self.warmup * steps)))
 
-    def transform(self, name: str) -> Transform | None:
-        """How a parameter is reparametrised; None: it is free."""
-        for patterns in (self.transforms, TRANSFORMS):
-            for pattern, transform in patterns.items():
-                if is_named(name, [pattern]):
-                    return transform
-        return None
+    def transforms_of(self, network: Network) -> dict[str, Transform | None]:
+        """How each parameter of a network is reparametrised; None: it is free."""
+        return {
+            name: next((given for pattern, given in self.transforms.items() if is_named(name, [pattern])), own)
+            for name, own in network.transforms().items()
+        }
 
 
 def described(value: Any) -> Any:

@@ -223,6 +223,7 @@ class _Loop:
         self.batches = -(-len(samples) // training.batch_size)
         self.optimiser = training.scheduled(training.epochs * self.batches)
         self.names = trained_names(network, training)
+        self.transforms = training.transforms_of(network)
         self.description = {
             "training": described(training),
             "network": network.summary(),
@@ -239,7 +240,7 @@ class _Loop:
         parameters = self.network.parameters()
         free: Arrays = {}
         for name in self.names:
-            transform = self.training.transform(name)
+            transform = self.transforms[name]
             try:
                 free[name] = parameters[name] if transform is None else np.asarray(transform.to_free(parameters[name]))
             except ArgumentError as error:
@@ -369,7 +370,7 @@ class _Loop:
         check_finite("loss", result.loss)
         gradients: Arrays = {}
         for name in self.names:
-            transform = training.transform(name)
+            transform = self.transforms[name]
             gradient = np.asarray(result.gradients[name])
             if transform is not None:
                 gradient = np.asarray(transform.pullback(state.free[name], gradient))
@@ -478,7 +479,7 @@ class _Loop:
             return self._made[1]
         values = {}
         for name, array in free.items():
-            transform = self.training.transform(name)
+            transform = self.transforms[name]
             values[name] = array if transform is None else transform.from_free(array)
         try:
             network = self.network.with_parameters(values)

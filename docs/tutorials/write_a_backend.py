@@ -85,13 +85,14 @@ class Plain(blocksim.Backend):
         """Equations (1) and (3)-(6) for the steps of one block."""
         if out.free_voltage is not None:
             raise blocksim.ArgumentError("gradient: expected 'standard' with this backend; found 'paper'")
+        neuron = layer.neuron
         v, a, left = carry.voltage, carry.adaptation, carry.refractory
         for t in range(current.shape[1]):
             live = left == 0  # (1)
-            v = flush(layer.beta * v + np.where(live, current[:, t], 0))  # (3)
-            threshold = layer.theta + layer.b * a  # (4)
+            v = flush(neuron.beta * v + np.where(live, current[:, t], 0))  # (3)
+            threshold = neuron.theta + neuron.b * a  # (4)
             spikes = live & (v > threshold)  # (5)
-            a = flush(layer.p * a + spikes)  # (6)
+            a = flush(neuron.p * a + spikes)  # (6)
             left = np.where(spikes, layer.refractory, np.maximum(left - 1, 0))
             out.spikes[:, t] = spikes
             if out.voltage is not None:
@@ -105,13 +106,13 @@ class Plain(blocksim.Backend):
         self, voltage, spikes, start, layer, rule, grad_spikes, grad_voltage, grad_carry, grad_current, sums
     ):
         """Equations (7)-(10) and (12) for the steps of one block, last step first."""
-        steps = voltage.shape[1]
+        neuron, steps = layer.neuron, voltage.shape[1]
         # forward once more for what the tape does not hold
         a, left, live, adaptation = start.adaptation, start.refractory, [], []
         for t in range(steps):
             live.append(left == 0)
             adaptation.append(a)
-            a = flush(layer.p * a + spikes[:, t])
+            a = flush(neuron.p * a + spikes[:, t])
             left = np.where(spikes[:, t], layer.refractory, np.maximum(left - 1, 0))
         into_v, into_a = grad_carry.voltage, grad_carry.adaptation  # of the step that follows
         for t in reversed(range(steps)):
@@ -121,7 +122,7 @@ class Plain(blocksim.Backend):
                 lambda_s = lambda_s + into_a
             if rule.through_reset:
                 lambda_s = lambda_s - v * into_v
-            slope = rule.surrogate(v - layer.theta - layer.b * a)
+            slope = rule.surrogate(v - neuron.theta - neuron.b * a)
             delta = np.where(live[t], slope * lambda_s, 0)  # (8)
             lambda_v = delta + np.where(s, 0, into_v)  # (9)
             if grad_voltage is not None:
@@ -134,8 +135,8 @@ class Plain(blocksim.Backend):
             sums.p[...] += into_a * a
             sums.b[...] -= delta * a
             sums.theta[...] -= delta
-            into_a = flush(layer.p * into_a - layer.b * delta)  # (10)
-            into_v = flush(layer.beta * lambda_v)
+            into_a = flush(neuron.p * into_a - neuron.b * delta)  # (10)
+            into_v = flush(neuron.beta * lambda_v)
         return AdjointCarry(into_v, into_a)
 
 
@@ -241,8 +242,8 @@ plt.show()
 # ``layer_forward``, ``layer_adjoint``  a whole layer, and its adjoint, in one go: where most speed is
 # ``events``                            finding the spikes of an array; may return them in a form of the backend's own
 # ``input_adjoint``                     dLoss/dx
-# ``takes_products``                    being handed dLoss/dx of the layer above unmultiplied, to fuse or to cut short
-# ``leaky_filter``, ``train_distance``  the filter (18) of losses, and the distance (19) of fits
+# ``leaky_filter``                      the filter (18) of losses
+# ``fast``                              functions of the core of which the backend has its own version
 # ``fetch``                             copying several small arrays at once, from a device
 # ``owns``                              which arrays of a caller's lie on the device already, and stay there
 # ``check_surrogate``                   refusing a surrogate that kernels have no copy of
@@ -250,7 +251,8 @@ plt.show()
 # ``describe``                          what ``blocksim info`` prints
 # ====================================  ==============================================================================
 #
-# ``blocksim.backend.FusedBackend`` makes the seven methods of kernels that compute whole layers.
+# A backend that computes whole layers only is a ``blocksim.backend.FusedBackend``: ``layer_forward`` and ``layer_adjoint``
+# take the place of the two methods of blocks.
 #
 # One of them, as an example. The default of ``leaky_filter`` is a loop over steps; SciPy has it in compiled code. (It does
 # not flush, so a long silence may cost time, but changes no result that matters.)

@@ -33,6 +33,14 @@ CROSSED: Counter[str] = Counter()  # copies between host and device, and their b
 LAUNCHED: Counter[str] = Counter()  # launches of each kernel
 
 
+def check_device(array):
+    device, stream, time = array._made
+    if device != Device.current:
+        raise CUDARuntimeError(f"cudaErrorIllegalAddress: an array of device {device} on device {Device.current}")
+    if not Stream.current.knows(stream, time):
+        raise AssertionError("an array is read on another stream than the one that makes it, which may not be done")
+
+
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     """A device array."""
 
@@ -46,13 +54,6 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def _part(self, host):
         """A view: it is there when this array is."""
         return ndarray(np.asarray(host), self._made)
-
-    def _check(self):
-        device, stream, time = self._made
-        if device != Device.current:
-            raise CUDARuntimeError(f"cudaErrorIllegalAddress: an array of device {device} on device {Device.current}")
-        if not Stream.current.knows(stream, time):
-            raise AssertionError("an array is read on another stream than the one that makes it, which may not be done")
 
     def __array__(self, *args, **kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -87,7 +88,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return _device(self._host.max(axis))
 
     def get(self):
-        self._check()
+        check_device(self)
         _cross("to_host", self._host)
         Stream.host.learn(Stream.current)  # the host waits for the stream
         return self._host.copy()
@@ -142,7 +143,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def data(self):
-        self._check()
+        check_device(self)
         return types.SimpleNamespace(ptr=self._host.ctypes.data)
 
     T = property(lambda self: self._part(self._host.T))
@@ -162,7 +163,7 @@ def _device(found):
 def _host(value):
     """The NumPy array of a device array; a NumPy array among device arrays is refused, as CuPy refuses it."""
     if isinstance(value, ndarray):
-        value._check()
+        check_device(value)
         return value._host
     if isinstance(value, np.ndarray) and value.ndim:
         raise TypeError(f"Unsupported type {type(value)}")
@@ -375,7 +376,7 @@ class Kernel:
         value, parameter = pair
         place = f"{self.name}, argument {number}"
         if isinstance(value, ndarray):
-            value._check()
+            check_device(value)
             if parameter[0] != "P":
                 raise TypeError(f"{place}: an array for a number")
             if value.dtype.char not in LETTERS[parameter[1]]:

@@ -1,0 +1,92 @@
+"""How to run: the options of `simulate`, checked once.
+
+Owns their names and defaults' meaning; training and fits hand theirs to `simulate`, which makes an `Options` of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from blocksim._layer import Layer
+from blocksim._validation import choice, choices, whole
+from blocksim.arrays import AdjointRule, Plan
+from blocksim.backend import Backend, get_backend
+from blocksim.errors import ArgumentError
+from blocksim.surrogates import Surrogate, get_surrogate
+
+METHODS = ("blocks", "standard")
+GRADIENTS = ("standard", "paper")
+DETACH = ("reset", "recurrent", "adaptation")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, the same for every layer of a network."""
+
+    backend: Backend
+    method: str
+    block_length: int | None  # None: as long as each layer allows
+    record: tuple[str, ...]
+    tape: bool | str
+    rule: AdjointRule
+
+    @classmethod
+    def checked(
+        cls,
+        backend: Any,
+        method: str,
+        block_length: int | None,
+        record: Any,
+        recordable: tuple[str, ...],
+        tape: Any,
+        surrogate: str | Surrogate,
+        gradient: str,
+        detach: Any,
+    ) -> Options:
+        """From what a caller passes; raises `ArgumentError` naming the argument."""
+        choice("method", method, METHODS)
+        record = choices("record", record, recordable)
+        if not (isinstance(tape, (bool, np.bool_)) or (isinstance(tape, str) and tape == "checkpoint")):
+            raise ArgumentError(f"tape: expected True, False or 'checkpoint'; found {tape!r}")
+        cut = choices("detach", detach, DETACH)
+        rule = AdjointRule(
+            surrogate=get_surrogate(surrogate),
+            paper=choice("gradient", gradient, GRADIENTS) == "paper",
+            through_reset="reset" not in cut,
+            through_recurrent="recurrent" not in cut,
+            through_adaptation="adaptation" not in cut,
+        )
+        engine = get_backend(backend)
+        if tape:
+            engine.check_surrogate(rule.surrogate)
+        return cls(engine, method, block_length, record, tape if isinstance(tape, str) else bool(tape), rule)
+
+    def plan(self, layer: Layer, batch: int, steps: int) -> Plan:
+        """How one layer runs."""
+        return Plan(
+            batch=batch,
+            # no longer than the run, for which the adjoint's memory is taken
+            block_length=min(self.block_length_of(layer), steps),
+            record_voltage="voltage" in self.record,
+            record_threshold="threshold" in self.record,
+            tape=bool(self.tape),
+            paper=self.rule.paper,
+        )
+
+    def block_length_of(self, layer: Layer) -> int:
+        """The block length to run a layer with; raises `ArgumentError` where it is too long for the layer."""
+        longest = layer.neuron.block_length
+        if self.block_length is None:
+            return longest if self.method == "blocks" else 1
+        length = whole("block_length", self.block_length, 1)
+        if self.method == "standard" and length != 1:
+            raise ArgumentError(f"block_length: expected 1 or None for method='standard'; found {length}")
+        if length > longest:
+            raise ArgumentError(
+                f"block_length: expected at most {longest}, the shortest refractory period of {longest - 1} steps plus "
+                f"one (in a longer block a neuron could spike twice); found {length}"
+            )
+        return length
