@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import pytest
 from blocksim.backends import numba_cpu
-from blocksim.backends.numba_cpu import adjoint, compiling, forward, lanes, launch, memory, products, threads
+from blocksim.backends.numba_cpu import adjoint, buffers, compiling, forward, launch, simd, threads, transposed_products
 from blocksim.backends.numba_cpu.backend import NumbaBackend
 
 import blocksim
@@ -232,7 +232,7 @@ def test_read_only_arrays_do_not_compile_anew():
 def test_lanes_stop_where_the_array_does():
     @numba.njit
     def copy(source, target, valid, width):
-        lanes.store(lanes.load(source, 0, 0, valid, width), target, 0, 0, valid)
+        simd.store(simd.load(source, 0, 0, valid, width), target, 0, 0, valid)
 
     source = np.arange(1.0, 9.0)[None]
     for valid in range(9):
@@ -259,7 +259,9 @@ def test_weight_gradient_of_events_is_the_dense_product(dtype, size, batch, step
 
 @numba.njit
 def add_product(connection, row, rows, slope, offset, masked, begin, end, places, grad_spikes, width):
-    products.add_product(connection, row, rows, slope, offset, masked, begin, end, places, grad_spikes, width)
+    transposed_products.add_product(
+        connection, row, rows, slope, offset, masked, begin, end, places, grad_spikes, width
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -276,7 +278,7 @@ def test_a_product_is_whole_or_where_it_matters(rows, size, above, share, dtype)
     slope = np.ones((rows + 2, padded), dtype)  # beyond the last neuron too
     slope[:, :size][rng.random((rows + 2, size)) >= share] = 0
     start = rng.normal(size=(rows + 4, padded)).astype(dtype)
-    connection = products.Connection(gradient, weights, np.ascontiguousarray(weights.T))
+    connection = transposed_products.Connection(gradient, weights, np.ascontiguousarray(weights.T))
     places = np.zeros(max(size, above) + 1, np.int64)
     found = {}
     for masked in (False, True):
@@ -290,28 +292,28 @@ def test_a_product_is_whole_or_where_it_matters(rows, size, above, share, dtype)
     np.testing.assert_allclose(found[False][:rows, :size], expected, **tolerance)
     np.testing.assert_allclose(found[True][:rows, :size][needed], expected[needed], **tolerance)
     # what is not needed is left alone where needed places are few
-    seldom = products.COST * needed[:, begin:].sum() < rows * (size - begin)
+    seldom = transposed_products.COST * needed[:, begin:].sum() < rows * (size - begin)
     untouched = (found[True][:rows, :size] == start[:rows, :size])[~needed]
     assert untouched.all() if seldom else np.array_equal(found[True], found[False])
 
 
 def test_memory_is_used_again_only_when_no_array_is_left_in_it():
-    shape = (memory.LARGE // 4,)
-    first = memory.empty(shape, np.float32)
+    shape = (buffers.LARGE // 4,)
+    first = buffers.empty(shape, np.float32)
     first[:] = 1
     part, place = first[5:], first.ctypes.data
     del first
-    second = memory.empty(shape, np.float32)
+    second = buffers.empty(shape, np.float32)
     second[:] = 2
     assert (part == 1).all()
-    assert second.ctypes.data % memory.LINE == 0
+    assert second.ctypes.data % buffers.LINE == 0
     del part
-    assert memory.empty(shape, np.float32).ctypes.data == place
-    many = [memory.empty(memory.KEPT // 4, np.uint8) for _ in range(6)]
+    assert buffers.empty(shape, np.float32).ctypes.data == place
+    many = [buffers.empty(buffers.KEPT // 4, np.uint8) for _ in range(6)]
     del many, second
-    assert sum(size * len(idle) for size, idle in memory._idle.items()) <= memory.KEPT
+    assert sum(size * len(idle) for size, idle in buffers._idle.items()) <= buffers.KEPT
     blocksim.get_backend("numba").release_memory()
-    assert not memory._idle
+    assert not buffers._idle
 
 
 @pytest.mark.parametrize("options", [

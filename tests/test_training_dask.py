@@ -105,9 +105,9 @@ def test_numba_kernels_run_on_its_workers(cluster):
 
 
 def _compiled_adjoints():
-    from blocksim.backends.numba_cpu import adjoint, few
+    from blocksim.backends.numba_cpu import adjoint, narrow
 
-    return sum(len(module.layer_adjoint.dispatcher.signatures) for module in (adjoint, few))
+    return sum(len(module.layer_adjoint.dispatcher.signatures) for module in (adjoint, narrow))
 
 
 def _pid(task):
