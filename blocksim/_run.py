@@ -69,6 +69,17 @@ class Gradients:
             return None
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every gradient there is by name; those of the state by "state." and its part's name."""
+        own = {"x": self.x, "current": self.current, "weights": self.weights, "bias": self.bias}
+        of_state = {f"state.{name}": value for name, value in vars(self.state).items()}
+        every = own | {"recurrent": self.recurrent} | self._neuron | of_state
+        return {
+            name: np.asarray(value) if isinstance(value, float) else value
+            for name, value in every.items()
+            if value is not None
+        }
+
     def parameters(self) -> dict[str, np.ndarray]:
         """The gradients by the names, and of the shapes, of `Layer.parameters`."""
         gradients = self.__dict__ | self._neuron

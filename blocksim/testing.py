@@ -15,7 +15,7 @@ import numpy as np
 from blocksim._events import Events
 from blocksim._layer import Layer
 from blocksim._neurons import ALIF, LIF
-from blocksim._run import Gradients, Run
+from blocksim._run import Run
 from blocksim._simulation import simulate
 from blocksim._state import StateGradient
 from blocksim._validation import whole
@@ -24,8 +24,6 @@ from blocksim.errors import ArgumentError
 from blocksim.surrogates import SURROGATES, get_surrogate
 
 TRACES = ("voltage", "threshold")
-STATE = ("voltage", "adaptation", "refractory", "spikes")
-GRADIENTS = ("x", "current", "weights", "bias", "recurrent", "beta", "p", "b", "theta")
 # Norm of a gradient's difference over its norm.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 
@@ -212,12 +210,12 @@ def _check_gradients(engine: Backend, case: _Case, rng: np.random.Generator, num
         words = ", ".join(f"{name}={value!r}" for name, value in options.items())
         for cotangents in ((of_spikes, of_voltage, of_state), (of_spikes, None, None), (None, of_voltage, None)):
             got, wanted = found.backward(*cotangents), expected.backward(*cotangents)
-            for name, value in _gradients(wanted).items():
-                _close(f"dLoss/d({name}) with {words}", _gradients(got).get(name), value, TOLERANCE[str(case.dtype)])
+            for name, value in wanted.arrays().items():
+                _close(f"dLoss/d({name}) with {words}", got.arrays().get(name), value, TOLERANCE[str(case.dtype)])
             again = found.backward(*cotangents)
-            for name, value in _gradients(got).items():
+            for name, value in got.arrays().items():
                 if options["tape"] is True:
-                    _same_bits(f"dLoss/d({name}) a second time, with {words}", _gradients(again)[name], value)
+                    _same_bits(f"dLoss/d({name}) a second time, with {words}", again.arrays()[name], value)
 
 
 def _gradient_options(number: int) -> Iterator[dict[str, Any]]:
@@ -235,12 +233,6 @@ def _takes(engine: Backend, name: str) -> bool:
     return True
 
 
-def _gradients(gradients: Gradients) -> dict[str, np.ndarray]:
-    found = {name: getattr(gradients, name) for name in GRADIENTS}
-    found |= {f"state.{name}": getattr(gradients.state, name) for name in ("voltage", "adaptation", "spikes")}
-    return {name: np.asarray(value) for name, value in found.items() if value is not None}
-
-
 def _same_run(name: str, got: Run, expected: Run, exact: bool) -> None:
     for trace in ("spikes", *TRACES):
         _same(f"{trace} of {name}", getattr(got, trace), getattr(expected, trace), exact)
@@ -248,7 +240,7 @@ def _same_run(name: str, got: Run, expected: Run, exact: bool) -> None:
 
 
 def _same_state(name: str, got: Run, expected: Run, exact: bool) -> None:
-    for part in STATE:
+    for part in vars(expected.state):
         _same(f"state.{part} after {name}", getattr(got.state, part), getattr(expected.state, part), exact)
 
 

@@ -36,16 +36,8 @@ def assert_same_run(got, expected):
 
 
 def assert_same_state(got, expected):
-    for name in ("voltage", "adaptation", "refractory", "spikes"):
+    for name in vars(expected):
         assert_same_bits(f"state.{name}", getattr(got, name), getattr(expected, name))
-
-
-def gradient_arrays(gradients):
-    """Every gradient by name as an array; those that do not exist left out."""
-    names = ("x", "current", "weights", "bias", "recurrent", "beta", "p", "b", "theta")
-    arrays = {name: getattr(gradients, name) for name in names}
-    arrays |= {f"state.{name}": getattr(gradients.state, name) for name in ("voltage", "adaptation", "spikes")}
-    return {name: np.asarray(value) for name, value in arrays.items() if value is not None}
 
 
 def relative(got, expected):
@@ -59,8 +51,8 @@ def relative(got, expected):
 
 def assert_close(got, expected, tolerance):
     """Every gradient within a relative norm, and the same ones there."""
-    got = gradient_arrays(got) if isinstance(got, blocksim.Gradients) else got
-    expected = gradient_arrays(expected) if isinstance(expected, blocksim.Gradients) else expected
+    got = got.arrays() if isinstance(got, blocksim.Gradients) else got
+    expected = expected.arrays() if isinstance(expected, blocksim.Gradients) else expected
     assert set(got) == set(expected)
     errors = {name: relative(got[name], expected[name]) for name in expected}
     worst = {name: error for name, error in errors.items() if not error <= tolerance}

@@ -9,7 +9,7 @@ from hypothesis import given
 
 import blocksim
 
-from .helpers import assert_same_bits, assert_same_run, gradient_arrays, make_case, threads
+from .helpers import assert_same_bits, assert_same_run, make_case, threads
 
 # sizes on both sides of the kernels' vectors of 8, 16, 32 and 64 lanes
 SIZES = st.sampled_from([1, 2, 7, 8, 9, 33, 65])
@@ -93,7 +93,7 @@ def test_refractory_period_longer_than_the_run(backend):
     for refractory in (11, 40, 2**30):  # one spike a sample: memory is that of the run, not of the period
         case = make_case(3, steps=12, refractory=refractory)
         run = case.simulate(backend, tape=True)
-        gradients.append(gradient_arrays(run.backward(np.ones(run.spikes.shape))))
+        gradients.append(run.backward(np.ones(run.spikes.shape)).arrays())
     for name, value in gradients[0].items():
         for other in gradients[1:]:
             assert_same_bits(name, other[name], value)
@@ -118,7 +118,7 @@ def test_the_same_bits_on_one_thread_and_on_two(backend, dtype):
             for count in (1, 2, 2):
                 with threads(backend, count):
                     runs.append(case.simulate(backend, tape=True, gradient=gradient))
-                    gradients.append(gradient_arrays(runs[-1].backward(grad_spikes)))
+                    gradients.append(runs[-1].backward(grad_spikes).arrays())
             for run, gradient_ in zip(runs[1:], gradients[1:], strict=True):
                 assert_same_run(run, runs[0])
                 for name, value in gradient_.items():

@@ -14,7 +14,7 @@ from blocksim._options import DETACH
 from blocksim.surrogates import SURROGATES, BoxCar, FastSigmoid, Surrogate, get_surrogate
 
 from . import autograd
-from .helpers import assert_close, assert_same_bits, assert_same_run, gradient_arrays, make_case, relative
+from .helpers import assert_close, assert_same_bits, assert_same_run, make_case, relative
 
 CUTS = [cut for n in range(4) for cut in itertools.combinations(DETACH, n)]
 
@@ -75,7 +75,7 @@ def test_every_path_against_automatic_differentiation(backend, gradient, cut):
         np.testing.assert_array_equal(run.spikes, spikes)
         assert spikes.sum() > 5
         got = run.backward(grads[0], grads[1], blocksim.StateGradient(grads[2], grads[3], grads[4]))
-        values = gradient_arrays(got)
+        values = got.arrays()
         del values["current"]
         assert_close(values, expected, 1e-10)
 
@@ -93,7 +93,7 @@ def test_float32_is_float64_to_rounding(backend):
     runs = [blocksim.simulate(each, single.events, backend, tape=True, detach=()) for each in (layer, double)]
     np.testing.assert_array_equal(runs[0].spikes, runs[1].spikes)
     g = rng.normal(size=runs[0].spikes.shape)
-    short, long = (gradient_arrays(run.backward(g, g)) for run in runs)
+    short, long = (run.backward(g, g).arrays() for run in runs)
     assert all(value.dtype == np.float32 for value in short.values())
     # rounding of 2^-24 an operation, amplified by the recurrence of 60 steps
     assert_close(short, long, 1e-4)
@@ -103,7 +103,7 @@ def test_a_sequence_in_pieces_has_the_gradient_of_the_whole(backend):
     case = make_case(12, steps=50, recurrent=True, extra_latency=3)
     rng = np.random.default_rng(1)
     g_s, g_v = rng.normal(size=(2, 2, 50, 5))
-    whole = gradient_arrays(case.simulate(backend, tape=True, detach=()).backward(g_s, g_v))
+    whole = case.simulate(backend, tape=True, detach=()).backward(g_s, g_v).arrays()
     state, runs = None, []
     for start, stop in ((0, 3), (3, 20), (20, 21), (21, 50)):
         runs.append((slice(start, stop), case.simulate(backend, case.events[start:stop], state=state, tape=True,
@@ -113,7 +113,7 @@ def test_a_sequence_in_pieces_has_the_gradient_of_the_whole(backend):
     for steps, run in reversed(runs):
         gradients = run.backward(g_s[:, steps], g_v[:, steps], into)
         into = gradients.state
-        pieces.insert(0, gradient_arrays(gradients))
+        pieces.insert(0, gradients.arrays())
     joined = {
         name: sum(piece[name] for piece in pieces)
         for name in whole
@@ -192,9 +192,7 @@ def test_block_length_does_not_matter_to_the_standard_gradient_but_to_the_papers
     case = make_case(13, steps=40, recurrent=True, refractory=5)
     g = np.random.default_rng(2).normal(size=(2, 40, 5))
     by = {
-        (kind, length): gradient_arrays(
-            case.simulate(backend, tape=True, gradient=kind, block_length=length).backward(g)
-        )
+        (kind, length): case.simulate(backend, tape=True, gradient=kind, block_length=length).backward(g).arrays()
         for kind in ("standard", "paper")
         for length in (1, 4, 6)
     }

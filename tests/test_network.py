@@ -12,7 +12,7 @@ from blocksim.surrogates import BoxCar, FastSigmoid, Triangle
 
 from .conftest import make_engine
 from .cuda_emulation import emulated_cupy
-from .helpers import assert_same_bits, assert_same_state, gradient_arrays, relative
+from .helpers import assert_same_bits, assert_same_state, relative
 
 SIZES = (6, 7, 5)
 CLASSES = 3
@@ -140,8 +140,8 @@ def test_gradients_are_those_of_the_layers_and_of_the_readout_by_finite_differen
     second = alone[1].backward(whole + of_spikes[1], grad_state=of_states[1])
     first = alone[0].backward(second.x + of_counts[0][:, None], grad_state=of_states[0])
     for mine, other in zip(got.layers, (first, second), strict=True):
-        expected = gradient_arrays(other)
-        for name, value in gradient_arrays(mine).items():
+        expected = other.arrays()
+        for name, value in mine.arrays().items():
             assert relative(value, expected[name]) < 1e-11, name
 
 
