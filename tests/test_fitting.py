@@ -13,10 +13,11 @@ import pytest
 from blocksim import ArgumentError, simulate
 from blocksim._distances import train_distance
 from blocksim.cli import main
-from blocksim.ephys import Cell, FitConfig, FitData, Recording, fit, fit_cells
+from blocksim.ephys import Cell, FitConfig, FitData, Recording, SpikeLoss, VanRossum, fit, fit_cells
+from blocksim.ephys._fitting.objective import Objective
+from blocksim.ephys._fitting.search import Space, refine
+from blocksim.ephys._fitting.translation import PARAMETERS
 from blocksim.ephys.evaluation import predict, scores
-from blocksim.ephys.objective import PARAMETERS, Objective
-from blocksim.ephys.search import Space, refine
 from blocksim.losses import van_rossum
 from blocksim.surrogates import FastSigmoid
 
@@ -44,7 +45,13 @@ def objective(cells, stops=None, backend="numba", **options):
     from blocksim import get_backend
 
     windows, steps = cells[0].current.shape
-    settings = {"tau": 20.0, "voltage_weight": 0.0, "surrogate": FastSigmoid(), "detach": ("reset",), **options}
+    settings = {
+        "loss": VanRossum(20.0),
+        "voltage_weight": 0.0,
+        "surrogate": FastSigmoid(),
+        "detach": ("reset",),
+        **options,
+    }
     stops = np.full(windows, steps) if stops is None else np.asarray(stops)
     return Objective(cells, stops, backend=get_backend(backend), **settings)
 
@@ -191,6 +198,42 @@ def test_warm_up_and_held_out_steps_do_not_count():
     found = [objective([cell], [6000]).evaluate(row(replace(TRUE, gain=0.01), 0.5), np.zeros(1, int)) for cell in cells]
     assert found[0].fit == found[1].fit
     assert found[0].validation != found[1].validation
+
+
+class SquaredCounts(SpikeLoss):
+    """The squared difference of spike counts in stretches of 250 steps: a loss that only this file knows."""
+
+    def __call__(self, backend, spikes, target, columns, dt, first, stops, gradient):
+        steps = spikes.shape[1]
+        difference = spikes - target[:, :, columns]
+        slopes = np.zeros(spikes.shape, np.float32)
+        parts = np.zeros((2, len(spikes), len(columns)))
+        for window, stop in enumerate(stops):
+            for start in range(first, steps, 250):
+                for part, span in enumerate(
+                    (slice(start, min(start + 250, stop)), slice(max(start, stop), start + 250))
+                ):
+                    count = difference[window, span].sum(axis=0)
+                    parts[part, window] += count**2
+                    if part == 0:
+                        slopes[window, span] += 2 * count
+        return parts[0], parts[1], slopes if gradient else None
+
+
+def test_a_loss_of_ones_own_is_fitted_by():
+    data = synthetic()
+    result = fit(data, replace(QUICK, loss=SquaredCounts(), backend="numpy"))
+    assert result.config.to_dict()["loss"] == "SquaredCounts"
+    assert result.loss["training"] < 0.2  # of the loss of a silent cell
+    counts = result.cell.predict(data.current, data.dt, backend="numpy").spikes.sum()
+    assert counts == pytest.approx(data.spikes.sum(), rel=0.1)
+    assert result.loss["training"] != fit(data, replace(QUICK, backend="numpy")).loss["training"]
+
+
+@pytest.mark.parametrize("loss", ["van-rossum", 3, None, VanRossum])
+def test_a_loss_that_is_none_is_refused(loss):
+    with pytest.raises(ArgumentError, match=r"loss: expected one of 'van_rossum', or a .*SpikeLoss object; found"):
+        FitConfig(loss=loss)
 
 
 # ------------------------------------------------------------------------------------------------------------ cells

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from blocksim._settings import checked, make, read_settings
 from blocksim.cli import main
 from blocksim.data import Augmentation, write_events
-from blocksim.ephys.fit import FitConfig
-from blocksim.ephys.spikes import Detection
+from blocksim.ephys._fitting.config import FitConfig
+from blocksim.ephys._recordings.detection import Detection
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 from blocksim.training._settings import RatePenalty, Training
 from blocksim.training.experiment import DataChoices, NetworkChoices, experiment_of

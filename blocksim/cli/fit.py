@@ -16,10 +16,19 @@ from rich.text import Text
 from blocksim._array_io import make_folder
 from blocksim._settings import check_names, checked, make, read_settings, section
 from blocksim.cli.options import Several, backend_option, console, progress
-from blocksim.ephys.batch import PREDICTIONS, REPORT, Task, attempt, finished, fit_file, open_split, write_table
-from blocksim.ephys.fit import FitConfig
-from blocksim.ephys.formats import open_recording
-from blocksim.ephys.spikes import Detection
+from blocksim.ephys._fitting.batch import (
+    PREDICTIONS,
+    REPORT,
+    Task,
+    attempt,
+    finished,
+    fit_file,
+    open_split,
+    write_table,
+)
+from blocksim.ephys._fitting.config import FitConfig
+from blocksim.ephys._recordings.detection import Detection
+from blocksim.ephys._recordings.formats import open_recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 from blocksim.executors import open_executor, run_tasks
 from blocksim.plotting import require_matplotlib

@@ -7,15 +7,17 @@
 200
 """
 
-from blocksim.ephys.fit import Fit, FitConfig, fit, fit_cells
-from blocksim.ephys.formats import open_parts, open_recording
-from blocksim.ephys.model import Cell, Prediction
-from blocksim.ephys.objective import FitData
-from blocksim.ephys.recording import Recording
-from blocksim.ephys.resampling import resample
-from blocksim.ephys.spikes import Detection, detect_spikes, missed
+from blocksim.ephys._fitting.config import FitConfig
+from blocksim.ephys._fitting.data import FitData
+from blocksim.ephys._fitting.fit import Fit, fit, fit_cells
+from blocksim.ephys._fitting.losses import SpikeLoss, VanRossum
+from blocksim.ephys._fitting.model import Cell, Prediction
+from blocksim.ephys._recordings.detection import Detection, detect_spikes, missed
+from blocksim.ephys._recordings.formats import open_parts, open_recording
+from blocksim.ephys._recordings.recording import Recording
+from blocksim.ephys._recordings.resampling import resample
 
 __all__ = [
-    "Cell", "Detection", "Fit", "FitConfig", "FitData", "Prediction", "Recording", "detect_spikes", "fit", "fit_cells",
-    "missed", "open_parts", "open_recording", "resample",
+    "Cell", "Detection", "Fit", "FitConfig", "FitData", "Prediction", "Recording", "SpikeLoss", "VanRossum",
+    "detect_spikes", "fit", "fit_cells", "missed", "open_parts", "open_recording", "resample",
 ]  # fmt: skip

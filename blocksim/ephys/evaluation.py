@@ -13,9 +13,9 @@ import numpy as np
 
 from blocksim import metrics
 from blocksim.backend import Backend
-from blocksim.ephys.model import Cell, Prediction
-from blocksim.ephys.objective import near_spikes, repeats_of
-from blocksim.ephys.recording import Recording
+from blocksim.ephys._fitting.data import near_spikes, repeats_of
+from blocksim.ephys._fitting.model import Cell, Prediction
+from blocksim.ephys._recordings.recording import Recording
 from blocksim.trains import SpikeTrains
 
 

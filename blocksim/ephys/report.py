@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from blocksim import metrics
+from blocksim.ephys._fitting.fit import Fit
 from blocksim.ephys.evaluation import Predicted
-from blocksim.ephys.fit import Fit
 from blocksim.plotting import RATE, SPIKE, require_matplotlib, tidy
 
 EXCERPT = 2000.0  # ms of traces that are drawn

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from blocksim._libraries import library
-from blocksim.ephys.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, reading, unit
+from blocksim.ephys._recordings.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, reading, unit
 from blocksim.errors import FileError
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, None: 1.0}

@@ -1,7 +1,7 @@
 """Recordings opened, whatever their format: told by content, converted to pA and mV, checked for plausibility.
 
 Owns what a file must hold to be a recording, and the messages about files that do not. What lies in a file of which
-format is `blocksim.ephys.readers`'s.
+format is `blocksim.ephys._recordings.readers`'s.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from blocksim._validation import found, frozen, number
-from blocksim.ephys.readers.base import CURRENT_UNITS, VOLTAGE_UNITS, Request, Traces, reading
-from blocksim.ephys.recording import Recording, Sweeps
-from blocksim.ephys.spikes import Detection
+from blocksim.ephys._recordings.detection import Detection
+from blocksim.ephys._recordings.readers.base import CURRENT_UNITS, VOLTAGE_UNITS, Request, Traces, reading
+from blocksim.ephys._recordings.recording import Recording, Sweeps
 from blocksim.errors import ArgumentError, FileError
 from blocksim.trains import SpikeTrains
 
@@ -142,7 +142,7 @@ def open_recording(
         other = None if others is None else others[index]
         if other is not None and not kind.separate:
             raise FileError(f"{other}: expected no file of its own for the voltage of a {kind.name} file; found one")
-        reader = importlib.import_module(f"blocksim.ephys.readers.{kind.reader}")
+        reader = importlib.import_module(f"blocksim.ephys._recordings.readers.{kind.reader}")
         available = reader.parts(file)
         if part is not None and part not in available:
             raise FileError(f"{file}: expected a part named {part!r}; found {', '.join(available)}")
@@ -195,7 +195,7 @@ def open_parts(path: str | Path, **options: Any) -> dict[str, Recording]:
         As `open_recording`.
     """
     (file,) = _files("path", path)
-    reader = importlib.import_module(f"blocksim.ephys.readers.{_told(file).reader}")
+    reader = importlib.import_module(f"blocksim.ephys._recordings.readers.{_told(file).reader}")
     return {part: open_recording(file, part=part, **options) for part in reader.parts(file)}
 
 
@@ -225,7 +225,7 @@ def _told(path: Path) -> _Format:
         if head.startswith(magic):
             return by_reader[reader]
     if head == b"\x89HDF\r\n\x1a\n":
-        from blocksim.ephys.readers.allen import is_allen
+        from blocksim.ephys._recordings.readers.allen import is_allen
 
         return by_reader["allen" if is_allen(path) else "nwb"]
     if head[:2] in (b"\x02\x00", b"\x00\x02", b"\x05\x00", b"\x00\x05"):

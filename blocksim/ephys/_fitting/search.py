@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from blocksim._validation import choices, finite, real_array
-from blocksim.ephys.objective import PARAMETERS, FitData
+from blocksim.ephys._fitting.data import FitData
+from blocksim.ephys._fitting.translation import PARAMETERS
 from blocksim.errors import ArgumentError
 from blocksim.transforms import Bounded
 

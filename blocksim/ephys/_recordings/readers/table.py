@@ -16,7 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from blocksim._npy import opened
-from blocksim.ephys.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, rate_of, reading, unit
+from blocksim.ephys._recordings.readers.base import (
+    CURRENT_UNITS,
+    MAIN,
+    VOLTAGE_UNITS,
+    Request,
+    Traces,
+    rate_of,
+    reading,
+    unit,
+)
 from blocksim.errors import FileError
 
 _TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6}

@@ -14,8 +14,8 @@ import numpy as np
 
 from blocksim._units import in_unit
 from blocksim._validation import finite, found, frozen, milliseconds, number, real_array
-from blocksim.ephys.resampling import resample, resampled_steps
-from blocksim.ephys.spikes import Detection, detect_spikes
+from blocksim.ephys._recordings.detection import Detection, detect_spikes
+from blocksim.ephys._recordings.resampling import resample, resampled_steps
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
 

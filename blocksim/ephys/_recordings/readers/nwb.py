@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from blocksim._libraries import library
-from blocksim.ephys.readers.base import MAIN, Request, Traces, natural, rate_of, reading, unit
+from blocksim.ephys._recordings.readers.base import MAIN, Request, Traces, natural, rate_of, reading, unit
 from blocksim.errors import FileError
 
 

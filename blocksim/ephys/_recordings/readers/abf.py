@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from blocksim._libraries import library
-from blocksim.ephys.readers.base import (
+from blocksim.ephys._recordings.readers.base import (
     CURRENT_UNITS,
     MAIN,
     VOLTAGE_UNITS,

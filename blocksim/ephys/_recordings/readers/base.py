@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.ephys.recording import Sweeps, choose_sweeps
+from blocksim.ephys._recordings.recording import Sweeps, choose_sweeps
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 
 MAIN = "main"

@@ -25,7 +25,15 @@ import numpy as np
 
 from blocksim._array_io import npz_archive
 from blocksim._validation import decimal
-from blocksim.ephys.readers.base import CURRENT_UNITS, MAIN, VOLTAGE_UNITS, Request, Traces, natural, reading
+from blocksim.ephys._recordings.readers.base import (
+    CURRENT_UNITS,
+    MAIN,
+    VOLTAGE_UNITS,
+    Request,
+    Traces,
+    natural,
+    reading,
+)
 from blocksim.errors import FileError
 
 _RATES = {"sampling_rate": 1.0, "sampling_rate_Hz": 1.0, "fs_Hz": 1.0, "dt_s": -1.0, "dt_ms": -1000.0}

@@ -18,10 +18,12 @@ import numpy as np
 
 import blocksim
 from blocksim._array_io import check_folder, make_folder, plain, write_csv, write_json, write_npz, written
+from blocksim.ephys._fitting.config import FitConfig
+from blocksim.ephys._fitting.descent import Progress
+from blocksim.ephys._fitting.fit import Fit, fit
+from blocksim.ephys._recordings.formats import open_parts, open_recording
+from blocksim.ephys._recordings.recording import Recording
 from blocksim.ephys.evaluation import arrays, predict, scores
-from blocksim.ephys.fit import Fit, FitConfig, Progress, fit
-from blocksim.ephys.formats import open_parts, open_recording
-from blocksim.ephys.recording import Recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 
 DONE, PREDICTIONS, REPORT = "fit.json", "predictions.npz", "report.html"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from blocksim._npy import read_npy
-from blocksim.ephys.readers.base import MAIN, Request, Traces, reading
+from blocksim.ephys._recordings.readers.base import MAIN, Request, Traces, reading
 from blocksim.errors import FileError
 
 

@@ -1,12 +1,6 @@
-"""The adaptive neuron in physical units: what a fit finds, and its translation to the simulator's units.
+"""The adaptive neuron in physical units: what a fit finds.
 
-Owns that translation, and prediction from a current in pA. The membrane potential v is 0 at reset and 1 at the
-threshold of a rested neuron, and follows, between spikes,
-
-    tau_mem dv/dt = -v + gain i + bias,        theta = 1 + adaptation a,        tau_adapt da/dt = -a,
-
-with a raised by 1 by each spike, i in pA. One step of dt is exact for a current that is constant within it: (3) with
-beta = exp(-dt / tau_mem), and I = (1 - beta) (gain i + bias).
+Owns its parameters and what it predicts; `blocksim.ephys._fitting.translation` makes a layer of it.
 """
 
 from __future__ import annotations
@@ -18,10 +12,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from blocksim._layer import Layer
-from blocksim._neurons import ALIF
 from blocksim._simulation import simulate
-from blocksim._validation import finite, found, milliseconds, number, precision, real_array
+from blocksim._validation import finite, found, milliseconds, number, real_array
 from blocksim.backend import Backend
+from blocksim.ephys._fitting.translation import layer_of, parameters_of
 from blocksim.errors import ArgumentError
 
 
@@ -137,19 +131,7 @@ class Cell:
         rounding : {None, "nearest", "down", "up"}
             As in `ALIF.from_ms`, for a refractory period that is no whole number of steps.
         """
-        kind = precision("dtype", dtype)
-        values = {name: np.array([getattr(self, name)]) for name in ("tau_mem", "tau_adapt", "adaptation")}
-        neuron = ALIF.from_ms(
-            tau_mem=values["tau_mem"], tau_adapt=values["tau_adapt"], adaptation=values["adaptation"].astype(kind),
-            refractory=np.array([self.refractory]), theta=np.ones(1, kind), dt=dt, rounding=rounding,
-        )  # fmt: skip
-        reach = 1 - neuron.beta
-        return Layer(
-            ALIF(np.asarray(neuron.beta, kind), np.asarray(neuron.p, kind), neuron.b, neuron.theta,
-                 neuron.refractory_steps),
-            weights=np.asarray(self.gain * reach, kind)[None],
-            bias=np.asarray(self.bias * reach, kind),
-        )  # fmt: skip
+        return layer_of(self, dt, dtype, rounding)
 
     @classmethod
     def from_layer(cls, layer: Layer, dt: float) -> Self:
@@ -166,24 +148,7 @@ class Cell:
         >>> round(Cell.from_layer(cell.layer(0.1), 0.1).tau_adapt, 6)
         150.0
         """
-        neuron = layer.neuron
-        if not isinstance(neuron, ALIF) or layer.size != 1 or layer.inputs != 1 or layer.recurrent is not None:
-            raise ArgumentError("layer: expected one ALIF neuron with one input, without recurrence; found another")
-        beta, p, b, theta = (float(np.ravel(getattr(neuron, name))[0]) for name in ("beta", "p", "b", "theta"))
-        if theta <= 0 or not 0 < beta < 1 or not 0 < p < 1 or layer.weights is None:
-            raise ArgumentError(
-                f"layer: expected a threshold above reset and decay factors above 0; found theta {theta:g}, beta "
-                f"{beta:g}, p {p:g}"
-            )
-        bias = 0.0 if layer.bias is None else float(np.ravel(layer.bias)[0])
-        return cls(
-            tau_mem=-dt / float(np.log(beta)),
-            tau_adapt=-dt / float(np.log(p)),
-            adaptation=b / theta,
-            gain=float(layer.weights[0, 0]) / ((1 - beta) * theta),
-            bias=bias / ((1 - beta) * theta),
-            refractory=dt * int(np.ravel(neuron.refractory_steps)[0]),
-        )
+        return cls(**parameters_of(layer, dt))
 
     def predict(
         self,

@@ -1,0 +1,171 @@
+"""The settings of a fit, checked.
+
+Owns their names, defaults and ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from blocksim._options import DETACH, METHODS
+from blocksim._validation import choice, choices, instance, items, milliseconds, number, whole
+from blocksim.ephys._fitting.losses import SpikeLoss, spike_loss
+from blocksim.ephys._fitting.translation import PARAMETERS
+from blocksim.errors import ArgumentError
+from blocksim.surrogates import Surrogate, get_surrogate
+
+VALIDATION_BY = ("time", "windows")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of a fit.
+
+    Parameters
+    ----------
+    dt : float, tuple of float, or None
+        Time step of the model in ms; None: the recording's. Of several, `fit` makes a fit for each, for time axes
+        that differ are different runs, and returns the one of the lowest validation loss (training loss where nothing
+        is held out).
+    loss : str or SpikeLoss
+        What is made small: "van_rossum", the distance (19), or an object of a class of your own.
+    tau : float
+        Time constant of the van Rossum distance in ms.
+    voltage_weight : float
+        Weight of the potential away from spikes, against that of the spikes; 0 fits spikes alone.
+    spike_window : (before, after)
+        Times in ms around each recorded spike in which the potential does not count.
+    refractory : tuple of float
+        Absolute refractory periods in ms to choose from; each is rounded to whole steps of dt.
+    bounds : mapping
+        (low, high) for some of "tau_mem", "tau_adapt" (ms), "gain" (1/pA), "rheobase", "adaptation_pa" (pA); those of
+        the others follow from the current: `Space.of`.
+    candidates : int
+        Parameter sets in the search.
+    restarts : int
+        How many of them descend.
+    epochs : int
+        Most steps of the descent; 0 leaves it out.
+    learning_rate : float
+        Adam's, for free numbers that run over the range of a parameter from about -5 to 5; falls as half a cosine.
+    patience : int
+        A restart stops after so many epochs without a lower validation loss.
+    generations, population : int
+        Of the refinement; 0 generations leave it out.
+    validation : float
+        Share of the training data held out from search and descent; 0 holds out nothing.
+    validation_by : {"time", "windows"}
+        Hold out the end of each window, or the last windows.
+    warm_up : float
+        Time in ms at the start of each window that is simulated and does not count.
+    merge : bool
+        Simulate sweeps that repeat one current once: `FitData.of`.
+    surrogate : str or Surrogate
+        As for `simulate`.
+    detach : tuple of str
+        Paths without gradient, as for `simulate`.
+    seed : int
+        Of everything random: the same seed gives the same fit, on one machine.
+    backend, method : str
+        As for `simulate`.
+
+    Raises
+    ------
+    ArgumentError
+        A setting is out of range, or unknown.
+
+    Examples
+    --------
+    >>> from blocksim.ephys import FitConfig
+    >>> FitConfig(dt=0.5, refractory=3).refractory
+    (3.0,)
+    """
+
+    dt: float | tuple[float, ...] | None = None
+    loss: str | SpikeLoss = "van_rossum"
+    tau: float = 40.0
+    voltage_weight: float = 0.0
+    spike_window: tuple[float, float] = (2.0, 8.0)
+    refractory: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    candidates: int = 1024
+    restarts: int = 16
+    epochs: int = 200
+    learning_rate: float = 0.05
+    patience: int = 60
+    generations: int = 60
+    population: int = 256
+    validation: float = 0.2
+    validation_by: str = "time"
+    warm_up: float = 0.0
+    merge: bool = True
+    surrogate: str | Surrogate = "fast_sigmoid"
+    detach: tuple[str, ...] = ("reset", "adaptation")
+    seed: int = 0
+    backend: str = "numba"
+    method: str = "blocks"
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        if isinstance(self.dt, (tuple, list)) and len(self.dt) != 1:
+            if not self.dt:
+                raise ArgumentError("dt: expected at least one time step; found none")
+            set_field(self, "dt", tuple(milliseconds("dt", step) for step in self.dt))
+        elif self.dt is not None:
+            alone: Any = self.dt[0] if isinstance(self.dt, (tuple, list)) else self.dt
+            set_field(self, "dt", milliseconds("dt", alone))
+        set_field(self, "tau", milliseconds("tau", self.tau))
+        set_field(self, "learning_rate", number("learning_rate", self.learning_rate, above=0))
+        set_field(self, "voltage_weight", number("voltage_weight", self.voltage_weight, least=0))
+        set_field(self, "warm_up", milliseconds("warm_up", self.warm_up, zero=True))
+        set_field(self, "validation", number("validation", self.validation, least=0, below=1))
+        for name, least in (
+            ("candidates", 1), ("restarts", 1), ("epochs", 0), ("patience", 1), ("generations", 0), ("population", 16),
+            ("seed", 0),
+        ):  # fmt: skip
+            set_field(self, name, whole(name, getattr(self, name), least))
+        if self.restarts > self.candidates:
+            raise ArgumentError(
+                f"restarts: expected at most as many as candidates, {self.candidates}; found {self.restarts}"
+            )
+        choice("method", self.method, METHODS)
+        choice("validation_by", self.validation_by, VALIDATION_BY)
+        set_field(self, "detach", choices("detach", self.detach, DETACH))
+        periods: Any = (self.refractory,) if np.isscalar(self.refractory) else self.refractory
+        periods = items("refractory", periods, "periods in ms")
+        set_field(self, "refractory", tuple(milliseconds("refractory", period, zero=True) for period in periods))
+        window = items("spike_window", self.spike_window, "two times in ms, before a spike and after it", 2)
+        set_field(self, "spike_window", tuple(milliseconds("spike_window", value, zero=True) for value in window))
+        instance("bounds", self.bounds, Mapping, "a dict of (low, high) by name")
+        bounds = {name: items(f"bounds: {name}", pair, "(low, high)", 2) for name, pair in self.bounds.items()}
+        set_field(self, "bounds", bounds)
+        choices("bounds", tuple(self.bounds), PARAMETERS)
+        get_surrogate(self.surrogate)
+        spike_loss(self.loss, self.tau)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any], source: str = "config") -> Self:
+        """Settings by name, as a configuration file holds them; the others keep their defaults.
+
+        Raises `ArgumentError`, naming `source`, where a name is unknown.
+        """
+        names = [item.name for item in fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise ArgumentError(f"{source}: expected settings out of {', '.join(names)}; found {name!r}")
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings by name, for JSON."""
+        objects = {"surrogate": self.surrogate, "loss": self.loss}
+        settings = asdict(replace(self, surrogate="fast_sigmoid", loss="van_rossum"))
+        words = {
+            name: value if isinstance(value, str) else repr(value) if is_dataclass(value) else type(value).__name__
+            for name, value in objects.items()
+        }
+        return settings | words
