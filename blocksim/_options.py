@@ -1,6 +1,7 @@
 """How to run: the options of `simulate`, checked once.
 
-Owns their names and defaults' meaning; training and fits hand theirs to `simulate`, which makes an `Options` of them.
+Owns their names and checks. Training and fits have some of them among their own settings, checked here too, and hand
+them to `simulate`, which makes an `Options` of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,26 @@ from blocksim.surrogates import Surrogate, get_surrogate
 METHODS = ("blocks", "standard")
 GRADIENTS = ("standard", "paper")
 DETACH = ("reset", "recurrent", "adaptation")
+
+
+def adjoint_rule(surrogate: str | Surrogate, gradient: str, detach: Any) -> AdjointRule:
+    """Which gradient to take; raises `ArgumentError` naming the argument that is wrong."""
+    cut = choices("detach", detach, DETACH)
+    return AdjointRule(
+        surrogate=get_surrogate(surrogate),
+        paper=choice("gradient", gradient, GRADIENTS) == "paper",
+        **{f"through_{path}": path not in cut for path in DETACH},
+    )
+
+
+def check_choices(settings: Any) -> None:
+    """Check the fields of a frozen dataclass that are options of `simulate`; `detach` becomes a tuple.
+
+    Those are "method", "surrogate", "detach" and, where it has one, "gradient".
+    """
+    choice("method", settings.method, METHODS)
+    adjoint_rule(settings.surrogate, getattr(settings, "gradient", "standard"), settings.detach)
+    object.__setattr__(settings, "detach", choices("detach", settings.detach, DETACH))
 
 
 @dataclass(frozen=True)
@@ -51,14 +72,7 @@ class Options:
         record = choices("record", record, recordable)
         if not (isinstance(tape, (bool, np.bool_)) or (isinstance(tape, str) and tape == "checkpoint")):
             raise ArgumentError(f"tape: expected True, False or 'checkpoint'; found {tape!r}")
-        cut = choices("detach", detach, DETACH)
-        rule = AdjointRule(
-            surrogate=get_surrogate(surrogate),
-            paper=choice("gradient", gradient, GRADIENTS) == "paper",
-            through_reset="reset" not in cut,
-            through_recurrent="recurrent" not in cut,
-            through_adaptation="adaptation" not in cut,
-        )
+        rule = adjoint_rule(surrogate, gradient, detach)
         engine = get_backend(backend)
         if tape:
             engine.check_surrogate(rule.surrogate)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from blocksim._network import Network
-from blocksim._options import DETACH, GRADIENTS, METHODS
-from blocksim._validation import choice, choices, found, instance, items, number, whole
+from blocksim._options import check_choices
+from blocksim._validation import choice, found, instance, items, number, whole
 from blocksim.data import Augmentation
 from blocksim.errors import ArgumentError
 from blocksim.optimisers import AdamW, Optimiser, is_named
 from blocksim.schedules import Cosine, Schedule
-from blocksim.surrogates import Surrogate, get_surrogate
+from blocksim.surrogates import Surrogate
 from blocksim.transforms import Transform
 
 LOSSES = ("cross_entropy", "mean_squared_count")
@@ -189,10 +189,7 @@ class Training:
                     f"transforms: expected one of blocksim.transforms for {name}; found {found(transform)}"
                 )
         set_field(self, "transforms", dict(self.transforms))
-        get_surrogate(self.surrogate)
-        choice("gradient", self.gradient, GRADIENTS)
-        choice("method", self.method, METHODS)
-        set_field(self, "detach", choices("detach", self.detach, DETACH))
+        check_choices(self)
         choice("validation_by", self.validation_by, ("sample", "group"))
         choice("monitor", self.monitor, ("accuracy", "loss"))
         if self.augmentation is not None and not isinstance(self.augmentation, Augmentation):

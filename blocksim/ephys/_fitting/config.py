@@ -11,12 +11,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from blocksim._options import DETACH, METHODS
+from blocksim._options import check_choices
 from blocksim._validation import choice, choices, instance, items, milliseconds, number, whole
 from blocksim.ephys._fitting.losses import SpikeLoss, spike_loss
 from blocksim.ephys._fitting.translation import PARAMETERS
 from blocksim.errors import ArgumentError
-from blocksim.surrogates import Surrogate, get_surrogate
+from blocksim.surrogates import Surrogate
 
 VALIDATION_BY = ("time", "windows")
 
@@ -132,9 +132,7 @@ class FitConfig:
             raise ArgumentError(
                 f"restarts: expected at most as many as candidates, {self.candidates}; found {self.restarts}"
             )
-        choice("method", self.method, METHODS)
         choice("validation_by", self.validation_by, VALIDATION_BY)
-        set_field(self, "detach", choices("detach", self.detach, DETACH))
         periods: Any = (self.refractory,) if np.isscalar(self.refractory) else self.refractory
         periods = items("refractory", periods, "periods in ms")
         set_field(self, "refractory", tuple(milliseconds("refractory", period, zero=True) for period in periods))
@@ -144,7 +142,7 @@ class FitConfig:
         bounds = {name: items(f"bounds: {name}", pair, "(low, high)", 2) for name, pair in self.bounds.items()}
         set_field(self, "bounds", bounds)
         choices("bounds", tuple(self.bounds), PARAMETERS)
-        get_surrogate(self.surrogate)
+        check_choices(self)
         spike_loss(self.loss, self.tau)
 
     @classmethod
