@@ -178,7 +178,7 @@ SURROGATES: dict[str, Callable[[], Surrogate]] = {
 
 
 # whose formulas compiled kernels hold copies of
-COMPILED = (FastSigmoid, BoxCar, MultiGaussian, Arctan, Sigmoid, Triangle)
+COMPILED = frozenset(type(make()) for make in SURROGATES.values())
 
 
 @cache
