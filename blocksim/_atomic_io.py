@@ -2,7 +2,7 @@
 
 Owns the temporary names, and what becomes of them. A file is written under the name of a part, in the folder it belongs
 to, brought to the disk and renamed. A part names its process (machine, number, time of its start), so that the parts
-of processes that were killed are told from others, and removed by the next that writes to the folder.
+of processes that were killed are recognised, and removed by the next process that writes to the folder.
 """
 
 from __future__ import annotations

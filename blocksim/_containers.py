@@ -1,6 +1,6 @@
 """Files of arrays and JSON: one `.npz` file, without pickle, with the name and version of what it holds.
 
-Owns how such a file is told from others, and what is said of one that is damaged, foreign or newer. What the arrays
+Owns how such a file is recognised, and the errors for one that is damaged, foreign or newer. What the arrays
 mean is for others to say: `blocksim.models`.
 """
 

@@ -111,7 +111,8 @@ class Network:
 
     Notes
     -----
-    A spike reaches the next layer, and the readout, in the step in which it is fired. Spikes are handed on as events.
+    A spike reaches the next layer, and the readout, in the step in which it is fired. Layers pass spikes to each other
+    as events.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Values that mean more than their numbers, with a unit or a mask: told, and converted or refused.
+"""Values with a unit or a mask: recognised, and converted or refused.
 
 Owns what is known of the libraries of units: quantities (and neo, which is made of it), pint, astropy and unyt. None is
 imported: their values are told by their methods.

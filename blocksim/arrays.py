@@ -1,4 +1,4 @@
-"""What the core and the backends hand each other: plain records of arrays, nothing checked, nothing computed.
+"""The records of arrays that the core and the backends exchange; nothing is checked or computed here.
 
 Arrays belong to the backend that runs (NumPy arrays, CuPy arrays, ...). `dtype` is the computing precision, float32 or
 float64. B is the batch, T the steps, N the neurons, K the inputs, L the block length, D the recurrent latency.

@@ -1,4 +1,4 @@
-"""The Backend that the core is written against, and how backends are found.
+"""The Backend interface, and how backends are found.
 
 Owns the interface and the registry. A backend is a class of seven small methods; `layer_forward` and `layer_adjoint`
 compose them into whole runs and may be replaced by fused ones, which tests hold equal to the composed ones. Backends

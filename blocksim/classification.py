@@ -1,4 +1,4 @@
-"""How well a classifier does: accuracy and confusion matrix, from scores or predicted classes.
+"""Accuracy and confusion matrix of a classifier, from scores or predicted classes.
 
 Owns these counts; losses that are differentiated are `blocksim.losses`.
 """

@@ -1,4 +1,4 @@
-"""Where independent tasks run: in this process, in processes of their own, or on a Dask cluster; one interface for all.
+"""Executors of independent tasks: in this process, in processes of their own, or on a Dask cluster.
 
 Owns how an executor is opened and closed, how its tasks' outcomes come back, and what is said of a worker or a cluster
 that is lost. Any executor of the kind of `concurrent.futures` will do for `run_tasks`.
@@ -74,7 +74,7 @@ class SerialExecutor(Executor):
 
 
 class ProcessExecutor(Executor):
-    """An executor of processes that are started anew ("spawn"), as many as there is work for and at most `jobs`.
+    """An executor of spawned processes, one for each task and at most `jobs` at a time.
 
     Each works off one task at a time. One that dies, killed say, fails its task with an `ExecutorError`, and another is
     started in its place; the standard library's pool would fail all tasks with it.

@@ -1,4 +1,4 @@
-"""First weights of networks: drawn so that potentials fluctuate about the threshold, then scaled to a firing rate.
+"""Initial weights of networks: drawn so that potentials fluctuate about the threshold, then scaled to a firing rate.
 
 Owns how networks begin. A layer that is silent passes no spikes on and learns next to nothing; one that fires at every
 chance tells nothing. `make_network` draws a whole network; `calibrate` scales the weights of any, layer by layer, until

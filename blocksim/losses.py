@@ -1,4 +1,4 @@
-"""Losses on spike trains, spike counts and scores: each returns its value and its gradient, ready for `backward`.
+"""Losses on spike trains, spike counts and scores: each returns its value, and its gradient for `backward`.
 
 Owns the losses' formulas; filters over time are the backend's.
 """

@@ -1,4 +1,4 @@
-"""How well spike trains of models agree with recorded ones, and what trains are like.
+"""Agreement of model spike trains with recorded ones, and statistics of spike trains.
 
 Owns the definitions; docs/metrics.md says when to use which. Trains are `SpikeTrains`, a sequence of arrays of times in
 ms, or one such array. Where a metric compares, it compares each of M models with each of K trials in one call, from

@@ -108,7 +108,7 @@ def load_model(path: str | Path) -> Model:
     """
     path = Path(path)
     with open_container(path, KIND, VERSION) as container:
-        # names, dtypes and shapes first: what is wrong in them is told before the arrays are read
+        # names, dtypes and shapes first: errors in them are reported before the arrays are read
         number = _layers(container)
         arrays = {name: _read(container, name) for name in container.headers}
         try:

@@ -1,4 +1,4 @@
-"""What every backend must agree on for the same bits: how small is zero, and which input is spikes."""
+"""What all backends must agree on to give the same bits: the flush-to-zero limit, and which input counts as spikes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of runs. Owns how spikes are drawn; matplotlib (the extra `plot`) is imported when the first is drawn."""
+"""Plots of runs. Owns how spikes are drawn; matplotlib (the extra `plot`) is imported for the first plot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blocksim._libraries import library
 SUFFIXES = (".png", ".pdf", ".svg")
 SPIKE, RATE, GRID = "#1b3a5c", "#c8553d", "#d9d9d9"
 THIRD, FOURTH = "#3d8c7a", "#c9a227"
-# how our pictures look, for pictures of one's own beside them: plt.rcParams.update(STYLE)
+# the style of our pictures, for pictures of one's own: plt.rcParams.update(STYLE)
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,

@@ -85,7 +85,7 @@ def as_rows(array: np.ndarray) -> np.ndarray:
 
 
 def plain(array: np.ndarray) -> np.ndarray:
-    """The same memory without the read-only mark, which Numba would compile every kernel anew for.
+    """The same memory without the read-only flag, for which Numba would compile every kernel again.
 
     Kernels do not write to their IN arrays, so the mark loses nothing.
     """

@@ -95,7 +95,7 @@ class _HelperCompiler(compiler.CompilerBase):
 
 
 class _KernelCache(FunctionCache):
-    """Compiled kernels on disk: whatever is wrong there, kernels are compiled and the call goes on."""
+    """Compiled kernels on disk; where they cannot be read or kept, kernels are compiled and the call continues."""
 
     def __init__(self, function: Any, mark: str) -> None:
         self.kept = True

@@ -4,7 +4,7 @@ Owns the fused forward loop. Kernels check nothing and allocate nothing; `blocks
 Rows of time are flat: row = sample * steps + step. Work is split over samples and, without recurrence, over columns of
 neurons; each item computes its neurons alone and in order, so results do not depend on the number of threads.
 
-A block is worked off in chunks of at most CHUNK steps whose currents stay in the first-level cache: fill them from the
+A block is computed in chunks of at most CHUNK steps whose currents stay in the first-level cache: fill them from the
 input, add what recurrent spikes of D steps ago contribute, then run the dynamics with the state of `width` neurons in
 registers.
 """

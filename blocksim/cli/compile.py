@@ -25,8 +25,8 @@ LAYERS = ((1, False), (70, False), (70, True))
 def compile_(dtype: tuple[str, ...], paper: bool) -> None:
     """Compile the kernels of the numba backend now, and keep them.
 
-    For images and clusters, where a first call should not wait. Kernels are kept where `blocksim info` says; set
-    NUMBA_CACHE_DIR to choose the folder.
+    For container images and clusters, where a first call should not have to wait. `blocksim info` shows where kernels
+    are kept; set NUMBA_CACHE_DIR to choose another folder.
     """
     engine = blocksim.get_backend("numba")
     gradients = GRADIENTS if paper else ("standard",)

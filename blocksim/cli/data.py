@@ -17,13 +17,13 @@ from blocksim.data._public import download as fetch_public
 
 @click.group()
 def data() -> None:
-    """Event data sets: list and download public ones, look into files."""
+    """List and download public event data sets; inspect files."""
 
 
 @data.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_data(as_json: bool) -> None:
-    """Public data sets that `download` knows."""
+    """List the public data sets that can be downloaded."""
     if as_json:
         items = {name: {"url": item.url, "md5": item.md5, "about": item.about} for name, item in PUBLIC.items()}
         click.echo(json.dumps(items, indent=2))
@@ -36,11 +36,13 @@ def list_data(as_json: bool) -> None:
 
 @data.command()
 @click.argument("name")
-@click.option("-o", "--output", default="blocksim-data", type=click.Path(path_type=Path), help="Folder to put it in.")
-@click.option("--unpack", is_flag=True, help="Unpack the archive too.")
-@click.option("--base-url", envvar=ENVIRONMENT, show_envvar=True, help="A mirror that has the files under their names.")
+@click.option("-o", "--output", default="blocksim-data", type=click.Path(path_type=Path), help="Download folder.")
+@click.option("--unpack", is_flag=True, help="Unpack the archive after the download.")
+@click.option(
+    "--base-url", envvar=ENVIRONMENT, show_envvar=True, help="Mirror that serves the files under the same names."
+)
 def download(name: str, output: Path, unpack: bool, base_url: str | None) -> None:
-    """Fetch a public data set; goes on where it was interrupted, and checks the sum."""
+    """Download a public data set; resume an interrupted download, and verify its checksum."""
     screen = console(stderr=True)
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
@@ -59,14 +61,14 @@ def download(name: str, output: Path, unpack: bool, base_url: str | None) -> Non
 
 @data.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--dt", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Length of a step, ms.")
-@click.option("--steps", type=click.IntRange(min=1), help="Fixed duration of every sample.  [default: its own]")
+@click.option("--dt", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Time step in ms.")
+@click.option("--steps", type=click.IntRange(min=1), help="Number of steps of every sample.  [default: its own]")
 @click.option(
-    "--pool", type=click.IntRange(min=1), default=1, help="Neighbouring channels, or pixels, that become one."
+    "--pool", type=click.IntRange(min=1), default=1, help="Number of neighbouring channels, or pixels, to merge."
 )
-@click.option("--clip", is_flag=True, help="Count several spikes of a channel in one step once.")
-@click.option("--trim", type=float, help="Samples begin where this share of their events has passed.")
-@click.option("--span", type=float, help="Time is scaled until the events last so many ms.")
+@click.option("--clip", is_flag=True, help="Count at most one spike per channel and step.")
+@click.option("--trim", type=float, help="Fraction of events to skip at the start of a sample.")
+@click.option("--span", type=float, help="Rescale time so that the events of a sample last this many ms.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(
     path: Path,
@@ -78,7 +80,7 @@ def info(
     span: float | None,
     as_json: bool,
 ) -> None:
-    """What a file or folder of events holds; reads and checks every sample."""
+    """Describe a file or folder of events; every sample is read and checked."""
     # nothing needs to be kept
     dataset = open_dataset(path, dt, steps, pool=pool, clip=clip, trim=trim, span=span, cache_bytes=0)
     click.echo(json.dumps(dataset.statistics(), indent=2) if as_json else dataset.summary())

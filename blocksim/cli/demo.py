@@ -61,15 +61,15 @@ def experiment(
     "-o", "--output", default="blocksim-demo", type=click.Path(path_type=Path), help="Folder for the results."
 )
 @backend_option(type=Several(str, "names"), help="Backends to run, comma-separated.  [default: every ready one]")
-@click.option("--batch", type=click.IntRange(min=1), default=64, help="Samples at a time.")
-@click.option("--steps", type=click.IntRange(min=1), default=1024, help="Time steps.")
-@click.option("--inputs", type=click.IntRange(min=1), default=1000, help="Poisson inputs.")
-@click.option("--neurons", type=click.IntRange(min=1), default=128, help="ALIF neurons.")
+@click.option("--batch", type=click.IntRange(min=1), default=64, help="Batch size.")
+@click.option("--steps", type=click.IntRange(min=1), default=1024, help="Number of time steps.")
+@click.option("--inputs", type=click.IntRange(min=1), default=1000, help="Number of Poisson inputs.")
+@click.option("--neurons", type=click.IntRange(min=1), default=128, help="Number of ALIF neurons.")
 @click.option("--refractory-steps", type=click.IntRange(min=0), default=40, help="Refractory period in steps.")
-@click.option("--density", type=click.FloatRange(0, 1), default=0.1, help="Spikes of an input in a step.")
-@click.option("--repeats", type=click.IntRange(min=1), default=5, help="Timed calls; one where a call takes long.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Precision.")
-@click.option("--seed", type=int, default=0, help="Of inputs and weights.")
+@click.option("--density", type=click.FloatRange(0, 1), default=0.1, help="Spike probability per input and step.")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, help="Number of timed calls; 1 if a call is slow.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Floating-point precision.")
+@click.option("--seed", type=int, default=0, help="Random seed of inputs and weights.")
 @click.pass_context
 def demo(
     context: click.Context,
@@ -85,10 +85,10 @@ def demo(
     dtype: str,
     seed: int,
 ) -> None:
-    """Compare both methods in every ready backend, on the experiment of the paper that introduced blocks.
+    """Compare both methods in every available backend, on the benchmark of the paper that introduced blocks.
 
-    Poisson spikes to a recurrent layer of adaptive neurons, forward and backward pass. Writes table.json, table.csv
-    and a raster to a folder.
+    Poisson spikes drive a recurrent layer of adaptive neurons, forward and backward. Writes table.json, table.csv and a
+    raster plot to a folder.
     """
     ready = [name for name, status in blocksim.available_backends().items() if status == "ready"]
     names = list(dict.fromkeys(backend or sorted(ready, key=lambda name: (name != "numpy", name))))

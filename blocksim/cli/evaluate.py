@@ -24,27 +24,33 @@ from blocksim.training.experiment import DataChoices, open_samples, variations_o
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", "path", required=True, type=click.Path(path_type=Path), help="Labelled samples.")
-@backend_option(default="numba", help="What computes.")
+@click.option(
+    "--data",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Labelled samples: .h5, .npz, a folder or an archive.",
+)
+@backend_option(default="numba", help="Backend: numpy, numba, cupy or auto.")
 @click.option("--method", type=click.Choice(METHODS), default="blocks", help="Simulation method.")
 @click.option(
     "--variations",
     type=click.IntRange(min=0),
-    help="Random variations of each sample to average over beside; as the model's configuration says otherwise.",
+    help="Number of random variations of each sample to average over.  [default: that of the model's configuration]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Samples at a time.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file to write.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Picture of the confusion matrix: .png, .pdf or .svg.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Batch size.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Output file, .json.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Plot of the confusion matrix: .png, .pdf or .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
     model: Path, path: Path, backend: str, method: str, variations: int | None, batch_size: int, output: Path | None,
     plot: Path | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run MODEL, a file that `blocksim train` wrote, over labelled samples, binned as those it was trained on.
+    """Evaluate MODEL, a file written by `blocksim train`, on labelled samples, binned as in training.
 
-    Loss, accuracy and confusion matrix are those of one pass of each sample as it is. With variations, what averaging
-    over them makes of loss and accuracy stands beside.
+    Loss, accuracy and confusion matrix are computed from one pass of each unmodified sample. With variations, the loss
+    and accuracy averaged over them are shown as well.
     """
     if output is not None:
         check_output(output, (".json",), overwrite)

@@ -46,29 +46,37 @@ SHOWN = {
 @click.command()
 @click.argument("sources", metavar="FILES...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings: a .toml or .json file.")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file, .toml or .json.")
 @click.option(
-    "--dt", type=Several(float, "steps in ms"), help="Time step in ms; of several the best.  [default: the file's]"
+    "--dt",
+    type=Several(float, "steps in ms"),
+    help="Time step in ms; of several, the best is kept.  [default: the file's]",
 )
 @click.option("--tau", type=float, help="Time constant of the van Rossum distance in ms.  [default: 40]")
-@click.option("--refractory", type=Several(float, "periods in ms"), help="Refractory periods in ms to choose from.")
-@click.option("--restarts", type=int, help="Descents from the best candidates.  [default: 16]")
-@click.option("--epochs", type=int, help="Most steps of the descent.  [default: 200]")
-@click.option("--seed", type=int, help="Of everything random.  [default: 0]")
-@backend_option(help="numpy, numba, cupy or auto.  [default: numba]")
-@click.option("--test-from", type=float, help="Where the test part begins in ms.  [default: as the file says, or 3/4]")
-@click.option("--test-sweeps", multiple=True, help="Sweep of the test part, by number or label; repeatable.")
-@click.option("--part", help="Which recording of a file that holds several.")
-@click.option("--sampling-rate", type=float, help="In Hz, in place of the file's.")
-@click.option("--current-unit", help="In place of the file's: pA, nA, A.")
-@click.option("--voltage-unit", help="In place of the file's: mV, V.")
-@click.option("--current-offset", type=float, help="Added to the current, in pA.")
-@click.option("--swap", is_flag=True, help="Current and potential have changed places in the file.")
-@click.option("--detection-threshold", type=float, help="Spikes cross this potential in mV.  [default: 0]")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Files fitted at a time, each by a process.")
-@click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that fits the files instead.")
-@click.option("--no-report", is_flag=True, help="Draw no page (which needs matplotlib).")
-@click.option("--overwrite", is_flag=True, help="Fit anew what was fitted with other settings.")
+@click.option("--refractory", type=Several(float, "periods in ms"), help="Candidate refractory periods in ms.")
+@click.option("--restarts", type=int, help="Number of gradient descents, from the best candidates.  [default: 16]")
+@click.option("--epochs", type=int, help="Maximum number of steps of a descent.  [default: 200]")
+@click.option("--seed", type=int, help="Random seed.  [default: 0]")
+@backend_option(help="Backend: numpy, numba, cupy or auto.  [default: numba]")
+@click.option(
+    "--test-from",
+    type=float,
+    help="Start of the test part in ms.  [default: as the file says, or 3/4 of the recording]",
+)
+@click.option("--test-sweeps", multiple=True, help="Sweep to test on, by number or label; repeatable.")
+@click.option("--part", help="Name of the recording in a file that holds several.")
+@click.option("--sampling-rate", type=float, help="Sampling rate in Hz; overrides the file's.")
+@click.option("--current-unit", help="Unit of the current, pA, nA or A; overrides the file's.")
+@click.option("--voltage-unit", help="Unit of the potential, mV or V; overrides the file's.")
+@click.option("--current-offset", type=float, help="Offset to add to the current, in pA.")
+@click.option("--swap", is_flag=True, help="Swap current and potential.")
+@click.option("--detection-threshold", type=float, help="Threshold of spike detection in mV.  [default: 0]")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, help="Number of files to fit at a time, one process each."
+)
+@click.option("--dask", metavar="ADDRESS", help="Fit on the Dask cluster of this scheduler.")
+@click.option("--no-report", is_flag=True, help="Do not write the report (which needs matplotlib).")
+@click.option("--overwrite", is_flag=True, help="Fit again what was fitted with other settings.")
 def fit(
     sources: tuple[Path, ...],
     output: Path,
@@ -84,8 +92,9 @@ def fit(
 ) -> None:
     """Fit adaptive integrate-and-fire neurons to recordings of current and potential.
 
-    One file: the folder holds fit.json, predictions.npz and report.html. Several: a folder for each, and a table of all
-    cells, cells.csv. A file that fails is reported, and the others go on; what is finished is not fitted again.
+    For one file, the output folder holds fit.json, predictions.npz and report.html. For several, it holds a folder for
+    each, and a table of all cells, cells.csv. A file that fails is reported and does not stop the others. Finished fits
+    are not repeated.
     """
     settings, recording = _settings(config, options, backend)
     sweeps = [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in test_sweeps]

@@ -52,7 +52,7 @@ def _described(name: str) -> dict[str, str]:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
-    """Versions, backends (and why one is missing), threads, CPU."""
+    """Show versions, backends (and why one is missing), threads and CPU."""
     backends = {
         name: {"status": status, **(_described(name) if status == "ready" else {})}
         for name, status in blocksim.available_backends().items()

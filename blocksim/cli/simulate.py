@@ -59,28 +59,36 @@ class _Result:
 
 @click.command()
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write, .npz.")
-@click.option("--key", help="Which array of a .npz file.")
-@click.option("--sweeps", is_flag=True, help="A two-dimensional INPUT is (sweeps, time): a current a sweep.")
-@backend_option(default="numba", help="numpy, numba, cupy or auto.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Output file, .npz.")
+@click.option("--key", help="Name of the array in a .npz file.")
+@click.option("--sweeps", is_flag=True, help="Read a two-dimensional INPUT as (sweeps, time): one current per sweep.")
+@backend_option(default="numba", help="Backend: numpy, numba, cupy or auto.")
 @click.option("--method", type=click.Choice(METHODS), default="blocks", help="Simulation method.")
-@click.option("--block-length", type=int, help="Steps in a block.  [default: refractory steps + 1]")
+@click.option("--block-length", type=int, help="Block length in steps.  [default: refractory steps + 1]")
 @click.option("--dt", type=float, default=0.1, help="Time step in ms.")
 @click.option("--tau-mem", type=float, default=20.0, help="Membrane time constant in ms.")
 @click.option("--tau-adapt", type=float, default=100.0, help="Adaptation time constant in ms.")
-@click.option("--adaptation", type=float, default=0.0, help="Rise of the threshold at a spike; 0 for LIF.")
+@click.option("--adaptation", type=float, default=0.0, help="Threshold increase per spike; 0 for LIF.")
 @click.option("--theta", type=float, default=1.0, help="Threshold at rest.")
 @click.option("--refractory", type=float, default=2.0, help="Absolute refractory period in ms.")
-@click.option("--rounding", type=click.Choice(ROUNDINGS), help="For a period that is no whole number of steps.")
-@click.option("--gain", type=float, default=1.0, help="Factor of the input (without --weights) or of the weights.")
+@click.option(
+    "--rounding",
+    type=click.Choice(ROUNDINGS),
+    help="Rounding of a refractory period that is not a whole number of steps.",
+)
+@click.option("--gain", type=float, default=1.0, help="Scale factor of the input, or of the weights with --weights.")
 @click.option("--bias", type=float, default=0.0, help="Constant current.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Input weights (K, N), .npy.")
 @click.option("--recurrent", type=click.Path(path_type=Path), help="Recurrent weights (N, N), .npy.")
 @click.option("--latency", type=float, help="Recurrent latency in ms.  [default: refractory + one step]")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision.  [default: that of the input]")
-@click.option("--record", default="", help="Traces to keep: voltage, threshold, or both with a comma.")
-@click.option("--chunk", type=click.IntRange(min=1), help="Steps computed at a time.  [default: what fits in 64 MB]")
-@click.option("--plot", type=click.Path(path_type=Path), help="Raster to draw: .png, .pdf or .svg.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), help="Floating-point precision.  [default: that of the input]"
+)
+@click.option("--record", default="", help="Traces to record: voltage, threshold, or both, comma-separated.")
+@click.option(
+    "--chunk", type=click.IntRange(min=1), help="Number of steps to compute at a time.  [default: what fits in 64 MB]"
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Raster plot: .png, .pdf or .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def simulate(
     source: Path,

@@ -47,51 +47,76 @@ def _default(name: str) -> str:
 
 
 @click.command()
-@click.option("--data", "path", required=True, type=click.Path(path_type=Path), help="Training samples.")
+@click.option("--data", "path", required=True, type=click.Path(path_type=Path), help="Labelled training samples.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file of choices; flags win over it.")
-@backend_option(default="numba", help="What computes.")
-@click.option("--dt", type=float, help="Step in ms." + _default("dt"))
-@click.option("--duration", type=float, help="Duration of every sample in ms.  [default: that of the longest]")
-@click.option("--pool", type=int, help="Neighbouring channels that become one." + _default("pool"))
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file, .toml or .json; options override it.")
+@backend_option(default="numba", help="Backend: numpy, numba, cupy or auto.")
+@click.option("--dt", type=float, help="Time step in ms." + _default("dt"))
+@click.option("--duration", type=float, help="Duration of every sample in ms.  [default: the longest]")
+@click.option("--pool", type=int, help="Number of neighbouring channels to merge." + _default("pool"))
+@click.option("--trim", type=float, help="Fraction of events to skip at the start of a sample.  [default: none]")
 @click.option(
-    "--trim", type=float, help="Samples begin where this share of their events has passed.  [default: time 0]"
+    "--span", type=float, help="Rescale time so that the events of a sample last this many ms.  [default: no rescaling]"
 )
-@click.option("--span", type=float, help="Time is scaled until the events last so many ms.  [default: as they do]")
 @click.option(
-    "--delays", type=Several(float, "times in ms"), help="Each channel enters once for each, ms." + _default("delays")
+    "--delays",
+    type=Several(float, "times in ms"),
+    help="Delays in ms; every channel enters once per delay." + _default("delays"),
 )
-@click.option("--hidden", type=Several(int, "numbers of neurons"), help="Neurons of each layer." + _default("hidden"))
-@click.option("--rate", type=float, help="Firing rate in Hz that layers begin with." + _default("rate"))
 @click.option(
-    "--adaptation", type=float, help="Rise of the threshold at a spike; 0: LIF neurons." + _default("adaptation")
+    "--hidden", type=Several(int, "numbers of neurons"), help="Number of neurons per layer." + _default("hidden")
 )
+@click.option("--rate", type=float, help="Initial firing rate of the layers in Hz." + _default("rate"))
+@click.option("--adaptation", type=float, help="Threshold increase per spike; 0 for LIF." + _default("adaptation"))
 @click.option(
     "--refractory",
     "--arp",
     "refractory",
     type=Several(float, "periods in ms"),
-    help="Refractory periods in ms, a grid.  [default: 20]",
+    help="Refractory periods in ms; several make a grid.  [default: 20]",
 )
-@click.option("--method", type=Several(str, "methods", METHODS), help="blocks, standard, or both.  [default: blocks]")
 @click.option(
-    "--gradient", type=Several(str, "gradients", GRADIENTS), help="standard, paper, or both.  [default: standard]"
+    "--method",
+    type=Several(str, "methods", METHODS),
+    help="Simulation method: blocks, standard, or both.  [default: blocks]",
 )
-@click.option("--epochs", type=int, help="Passes through the samples, at most." + _default("epochs"))
-@click.option("--batch-size", type=int, help="Samples a step." + _default("batch_size"))
-@click.option("--learning-rate", type=float, help="Highest learning rate." + _default("learning_rate"))
 @click.option(
-    "--validation", type=float, help="Share of the samples held out to choose the epoch." + _default("validation")
+    "--gradient",
+    type=Several(str, "gradients", GRADIENTS),
+    help="Gradient: standard, paper, or both.  [default: standard]",
 )
-@click.option("--validation-by", type=click.Choice(["sample", "group"]), help="What is held out.  [default: sample]")
-@click.option("--patience", type=int, help="Epochs without a better one, then stop.  [default: never]")
-@click.option("--shares", type=int, help="Parts of a batch, worked off apart." + _default("shares"))
-@click.option("--seed", type=int, help="Of everything random." + _default("seed"))
+@click.option("--epochs", type=int, help="Maximum number of epochs." + _default("epochs"))
+@click.option("--batch-size", type=int, help="Batch size." + _default("batch_size"))
+@click.option("--learning-rate", type=float, help="Peak learning rate." + _default("learning_rate"))
+@click.option(
+    "--validation",
+    type=float,
+    help="Fraction of the samples to hold out for choosing the best epoch." + _default("validation"),
+)
+@click.option(
+    "--validation-by",
+    type=click.Choice(["sample", "group"]),
+    help="Hold out single samples or whole groups, such as speakers.  [default: sample]",
+)
+@click.option("--patience", type=int, help="Stop after this many epochs without improvement.  [default: never]")
+@click.option(
+    "--shares", type=int, help="Number of parts of a batch that are computed separately." + _default("shares")
+)
+@click.option("--seed", type=int, help="Random seed." + _default("seed"))
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="Number of seeds per grid point.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Trainings of a grid at a time, a process each.")
-@click.option("--dask", metavar="ADDRESS", help="Dask scheduler: for the trainings of a grid, or the shares of one.")
-@click.option("--resume", is_flag=True, help="Go on where the folder's checkpoints stand.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Number of trainings of a grid to run at a time, one process each.",
+)
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Run the trainings of a grid, or the shares of one, on the Dask cluster of this scheduler.",
+)
+@click.option("--resume", is_flag=True, help="Resume from the checkpoints in the folder.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def train(
     path: Path, output: Path, config: Path | None, backend: str, refractory: tuple[float, ...] | None,
     method: tuple[str, ...] | None, gradient: tuple[str, ...] | None, seeds: int, jobs: int, dask: str | None,
@@ -99,8 +124,8 @@ def train(
 ) -> None:  # fmt: skip
     """Train a network on a file of labelled events.
 
-    Writes to the folder: best.npz and last.npz, the models of the best epoch and of the last, which is a checkpoint
-    too; history.csv, result.json, and a learning curve. With several values of --refractory, --method, --gradient, or
+    Writes to the folder: best.npz and last.npz, the models of the best and the last epoch (last.npz is the checkpoint
+    too); history.csv, result.json, and a learning curve. With several values of --refractory, --method, --gradient, or
     --seeds, one folder for each training, and results.json and results.csv of them all.
     """
     choices = read_settings(config) if config else {}

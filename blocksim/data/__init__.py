@@ -1,4 +1,4 @@
-"""Event data sets: files of spikes, opened lazily, binned to a step of your choice and handed out in batches.
+"""Event data sets: files of spikes, opened lazily, binned to a time step of your choice and served in batches.
 
 >>> from blocksim.data import from_lists
 >>> data = from_lists([[0.5, 2.0], [1.0]], [[0, 1], [2]], labels=[0, 1], channels=3)

@@ -1,4 +1,4 @@
-"""Random changes to training samples that leave their class what it is: `Augmentation`.
+"""Random changes to training samples that preserve their class: `Augmentation`.
 
 Owns what each change does to the events of one binned sample. Works on steps and channels as they are batched, so a
 sample is read and binned once however often it is varied.

@@ -1,4 +1,4 @@
-"""Labelled event data, binned to steps and handed out in batches: `EventDataset` and `Batch`.
+"""Labelled event data, binned to steps and served in batches: `EventDataset` and `Batch`.
 
 Owns the cache of binned samples, and the making of a batch. Sorting is done once a sample; a batch is
 put together by concatenating and counting.
@@ -76,7 +76,7 @@ class EventDataset:
         Delays in ms, whole steps rounded down, ascending: every channel enters once for each of them, as
         `Events.delayed` has it. What arrives after a fixed duration is cut.
     cache_bytes : int
-        Memory for binned samples; those beyond it are read and binned anew each time. Subsets share it.
+        Memory for binned samples; those beyond it are read and binned again each time. Subsets share it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Opening a data set: which reader a path needs, told from its content."""
+"""Opening a data set: the reader for a path is chosen by content."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_dataset(
     sensor: tuple[int, int] | None = None,
     cache_bytes: int = 2**30,
 ) -> EventDataset:
-    """Open a file of labelled events; its kind is told from its content, and samples are read when they are needed.
+    """Open a file of labelled events. Its format is recognised by content; samples are read when they are needed.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Whether the times of a data set can be of the unit they are said to be of: a warning before work is done on others.
+"""Whether the times of a data set can be in their stated unit: a warning before any work is done.
 
 Owns what is plausible. Times in s where ms are wanted fall into one step, and training even "works"; times in us where
 ms are wanted make samples of hours. A few samples are looked at; what is not clear is left alone.

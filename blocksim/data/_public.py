@@ -1,6 +1,6 @@
-"""Public data sets: where they are, and how they are fetched.
+"""Public data sets: their addresses, and their download.
 
-Owns the table of addresses and checksums, and a downloader that goes on where a broken download stopped. A file is
+Owns the table of addresses and checksums, and a downloader that resumes a broken download. A file is
 given its name when pooch, extra `download`, has found its sum right.
 """
 
@@ -108,7 +108,7 @@ def download(
     folder : str or Path
         Where to put it; made if its parent exists.
     unpack : bool
-        Unpack the archive too, beside it. HDF5 files must be; an archive of N-MNIST can be opened as it is.
+        Unpack the archive too, into the same folder. HDF5 files must be; an archive of N-MNIST can be opened as it is.
     base_url : str or None
         A mirror that has the files under their names on disk: base_url/shd_train.h5.zip. None: the environment
         variable BLOCKSIM_DATA_URL, or where that is not set, the publisher's address.

@@ -1,4 +1,4 @@
-"""Where the events of a data set come from: what every reader offers, and the one for arrays in memory.
+"""Sources of events: the interface of every reader, and the source for arrays in memory.
 
 Owns the checks that are the same for every format, and files kept open over forks and threads. Times are ms, float64; a
 sample is read when it is asked for.
@@ -80,7 +80,7 @@ class OwnLock:
 
 
 class KeptOpen:
-    """A file that stays open between reads, for one thread at a time, and is opened anew in every process.
+    """A file that stays open between reads, for one thread at a time, and is reopened in every process.
 
     Processes that share an open file, as after a fork, share its position: each reads what the others sought.
 

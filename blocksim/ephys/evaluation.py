@@ -1,4 +1,4 @@
-"""How well a cell predicts recorded trials: predictions sweep by sweep, and one table of scores.
+"""How well a cell predicts recorded trials: predictions for each sweep, and a table of scores.
 
 Owns which trials are compared with which prediction: repeats of one current with one prediction, for their mean
 current.

@@ -1,4 +1,4 @@
-"""The page of a fit: one HTML file with pictures inside, to be looked at by a person.
+"""The report of a fit: one HTML file with its pictures inside.
 
 Owns the pictures and the page; the numbers are the fit's. matplotlib is the extra `plot`.
 """

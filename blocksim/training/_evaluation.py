@@ -1,7 +1,7 @@
 """`evaluate`: how a network does on labelled samples.
 
 Owns what is said of it: loss, accuracy, by group too, confusion matrix, firing rates, time; and the same of predictions
-averaged over random variations of each sample, beside the plain figures and never in their place.
+averaged over random variations of each sample, in addition to the plain figures.
 """
 
 from __future__ import annotations

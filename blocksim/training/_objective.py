@@ -1,4 +1,4 @@
-"""What training makes small: the loss of a batch with its penalties, and their gradients, share by share.
+"""What training minimises: the loss of a batch with its penalties, and their gradients, share by share.
 
 Owns how a batch's mean is made of its shares': each share is handed its part of the whole, and the parts add up. A
 share knows nothing of the others but the batch's size and its mean firing rates.
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 
 # A network that diverges overflows on the way. What comes of it is looked at where it matters, by `check_finite`:
-# NumPy's warnings, one for each of its operations, say nothing beside that.
+# NumPy's warnings, one for each of its operations, add nothing to that.
 def quiet(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function compute without NumPy's warnings."""
 

@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar while it runs on a terminal, and one line an epoch.
+"""The progress of a training: a bar on a terminal, and one line per epoch.
 
 Owns the wording of that line. Without a terminal there is no bar.
 """

@@ -1,4 +1,4 @@
-"""Samples to train on: an `EventDataset`, or arrays in memory with the same face; and what is held out of them.
+"""Samples to train on: an `EventDataset`, or arrays in memory with the same interface; and what is held out of them.
 
 Owns that face, whether a network and samples fit together, and the split of the training samples. Nothing here draws
 a random number that does not follow from a seed.

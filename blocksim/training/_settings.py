@@ -1,4 +1,4 @@
-"""What a training is: every choice that its result depends on, as one frozen `Training`, and its description in JSON.
+"""The settings of a training: every choice that its result depends on, as one frozen `Training`, described in JSON.
 
 Owns the defaults and the checks of these choices; how they are carried out is `blocksim.training._trainer`.
 """

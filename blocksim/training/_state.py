@@ -1,6 +1,6 @@
-"""The state of a training: everything that its future depends on, in memory and in a file.
+"""The state of a training: everything that its continuation depends on, in memory and in a file.
 
-Owns what a checkpoint holds. A checkpoint is a model file, of the network as it is, with the state beside it.
+Owns what a checkpoint holds. A checkpoint is a model file of the current network that also holds the state.
 """
 
 from __future__ import annotations

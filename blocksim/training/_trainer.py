@@ -277,7 +277,7 @@ class _Loop:
         return made
 
     def _restore_best(self, best: Best) -> None:
-        """The model of the best epoch is in the checkpoint too: written anew where its file is lost or damaged."""
+        """The model of the best epoch is in the checkpoint too: it is written again if its file is lost or damaged."""
         assert self.folder is not None
         try:
             load_model(self.folder / "best.npz")

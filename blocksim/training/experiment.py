@@ -1,4 +1,4 @@
-"""From a file of samples to a trained model: everything that `blocksim train` needs, as one description.
+"""Experiments: from a file of samples to a trained model, as `blocksim train` runs them, in one description.
 
 Owns the configuration, its names in a TOML file, and the order: open the data, draw and calibrate a network, train it,
 write down what came of it. A grid of experiments is a list of them, run by any executor.
@@ -35,7 +35,7 @@ CALIBRATION = 64
 MOST = 0.3
 # of a sample: indices of events are 32-bit numbers in some backends
 MOST_STEPS = 2**31 - 1
-# of a result, beside loss and accuracy
+# of a result, besides loss and accuracy
 SECONDS = ("seconds_an_epoch", "seconds")
 VALIDATION = ("validation_loss", "validation_accuracy")
 
@@ -275,7 +275,7 @@ def first_network(data: EventDataset, experiment: Experiment) -> Network:
 def run_experiment(
     experiment: Experiment, *, resume: bool = False, progress: bool = True, dask: Any = None
 ) -> dict[str, Any]:
-    """Open, draw, train, and write `result.json` to the folder beside the model, the checkpoint and the history.
+    """Open, draw, train, and write `result.json` to the folder, next to the model, the checkpoint and the history.
 
     Parameters
     ----------

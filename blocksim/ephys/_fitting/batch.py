@@ -1,4 +1,4 @@
-"""Files fitted one by one, each a task: opened, split, fitted, scored, reported, and left with a mark when done.
+"""Files fitted one by one, each a task: opened, split, fitted, scored, reported, and marked as finished.
 
 Owns what a fit of a file leaves in its folder: `predictions.npz`, `report.html`, and last `fit.json`, which says that
 the rest is there.
@@ -60,7 +60,7 @@ class Task:
     report : bool
         Whether to draw the page.
     overwrite : bool
-        Whether to fit anew what was fitted with other settings.
+        Whether to fit again what was fitted with other settings.
     """
 
     path: str

@@ -65,7 +65,7 @@ def open_recording(
     detection: Detection | None = None,
     name: str | None = None,
 ) -> Recording:
-    """Open a recording, whatever its format; the format is told by the file's content.
+    """Open a recording; its format is recognised by content.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 Columns: ``current_pA`` and ``voltage_mV`` (or another unit after the underscore, or none); ``time_ms`` or ``time_s``,
 evenly spaced, unless the caller gives the sampling rate; and ``sweep``, a number or name, where there are several.
-Other columns are left alone. Time may begin anew in each sweep.
+Other columns are ignored. Time may restart in each sweep.
 """
 
 from __future__ import annotations
