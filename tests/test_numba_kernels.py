@@ -237,7 +237,7 @@ def test_lanes_stop_where_the_array_does():
     source = np.arange(1.0, 9.0)[None]
     for valid in range(9):
         target = np.full((1, 8), -1.0)
-        copy(source, target, valid, (0,) * 8)
+        copy(source, target, valid, simd.width_for(8))
         np.testing.assert_array_equal(target[0], np.where(np.arange(8) < valid, source[0], -1))
 
 
@@ -270,7 +270,7 @@ def add_product(connection, row, rows, slope, offset, masked, begin, end, places
 def test_a_product_is_whole_or_where_it_matters(rows, size, above, share, dtype):
     """Of the rows of dLoss/dI with the transposed weights: needed places are few, many, all or none."""
     rng = np.random.default_rng(size)
-    width = (0,) * 8
+    width = simd.width_for(8)
     begin, padded = 0 if size < 20 else 8, -(-size // 8) * 8
     gradient = rng.normal(size=(rows + 3, above)).astype(dtype)
     gradient[rng.random(gradient.shape) < 0.3] = 0

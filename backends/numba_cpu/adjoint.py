@@ -26,6 +26,7 @@ from .simd import (
     equal,
     fill,
     greater,
+    lanes_of,
     less,
     load,
     mul,
@@ -178,7 +179,7 @@ def _walk_forward(
 
     Backward access defeats the hardware prefetcher, so the preceding block, which is next, is prefetched here.
     """
-    lanes = len(width)
+    lanes = lanes_of(width)
     for n in range(begin, end, lanes):
         valid = end - n
         p = load(neurons.values, 1, n, valid, width)
@@ -216,7 +217,7 @@ def gather_grad_spikes(
     With `may_mask` only its product with slope[offset : offset + rows] matters, by (8). `step` may lie before the run
     (negative): then it is the gradient of the spikes that the run started from, and all of it matters.
     """
-    lanes = len(width)
+    lanes = lanes_of(width)
     latency = neurons.latency
     for t in range(rows):
         now = step + t
@@ -255,7 +256,7 @@ def _walk_backward(
     live_steps, grad_spikes, width,
 ):  # fmt: skip
     """One chunk of (7)-(12), last step first; `offset` is its first step within the block."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     for n in range(begin, end, lanes):
         valid = end - n
         beta = load(neurons.values, 0, n, valid, width)
@@ -315,9 +316,10 @@ def into_history(neurons, cotangents, rule, out, sample, steps, slope, begin, en
     """out.history OUT: the recurrent term of (7) for the D steps before the run, (13)."""
     for first in range(0, neurons.latency, CHUNK):
         rows = min(CHUNK, neurons.latency - first)
+        # a literal would be a type of its own, for which Numba compiles all of it again
         gather_grad_spikes(
-            neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, slope, 0, False, begin, end,
-            places, grad_spikes, width,
+            neurons, cotangents, rule, out, sample, steps, first - neurons.latency, rows, slope, np.int64(0), True,
+            begin, end, places, grad_spikes, width,
         )  # fmt: skip
         for t in range(rows):
             for n in range(begin, end):

@@ -6,10 +6,12 @@ not ask for it.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .adjoint import add_sums, gather_grad_spikes, into_history, prefetch_streams, surrogate_slope
 from .compiling import helper, kernel
 from .forward import flush
-from .simd import add, both, either, equal, fill, load, mul, opposite, select, store, sub
+from .simd import add, both, either, equal, fill, lanes_of, load, mul, opposite, select, store, sub
 
 
 @helper
@@ -18,7 +20,7 @@ def _walk_forward_paper(
     live_steps, lowest, terms, width,
 ):  # fmt: skip
     """OUT (rows, N) each, of one block: a of (6); a, liveness and slope (15) as if the block did not spike."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     for n in range(begin, end, lanes):
         valid = end - n
         p = load(neurons.values, 1, n, valid, width)
@@ -53,7 +55,7 @@ def _walk_backward_paper(
     live_steps, grad_spikes, width,
 ):  # fmt: skip
     """One whole block of (14)-(17), last step first; grad_spikes IN holds the block."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     for n in range(begin, end, lanes):
         valid = end - n
         beta = load(neurons.values, 0, n, valid, width)
@@ -148,8 +150,8 @@ def layer_adjoint_paper(
                 free_adaptation, slope, live, lowest, terms, width,
             )  # fmt: skip
             gather_grad_spikes(
-                neurons, cotangents, rule, out, sample, steps, start, length, slope, 0, False, begin, end, places,
-                grad_spikes, width,
+                neurons, cotangents, rule, out, sample, steps, start, length, slope, np.int64(0), False, begin, end,
+                places, grad_spikes, width,
             )  # fmt: skip
             _walk_backward_paper(
                 neurons, tape, cotangents, rule, out, block, sample, row, length, begin, end, adaptation,

@@ -31,6 +31,7 @@ from blocksim.surrogates import Surrogate, require_compiled
 from . import events, forward, launch
 from .buffers import as_rows, empty, plain, release
 from .launch import FORWARD_BYTES, width_of
+from .simd import number_of_lanes, width_for
 from .threads import number_of_threads
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -155,7 +156,7 @@ def _listed(flat: np.ndarray, shape: tuple[int, ...]) -> Events | None:
     rows, inputs = flat.shape
     words = empty((rows, -(-inputs // 64)), np.uint64)
     counts = empty(rows, np.int64)
-    events.pack(rows, flat, words, counts, (0,) * 64)
+    events.pack(rows, flat, words, counts, width_for(64))
     packed = not rows or counts.min() >= 0
     if not packed:
         events.count(rows, flat, MOST_SPIKES * inputs, counts)
@@ -182,7 +183,7 @@ def _event_gradient(x: Events, grad_current: np.ndarray) -> np.ndarray:
     grad = _marks_gradient(marks, grad_current, 0)
     if repeats.any():
         width = width_of(FORWARD_BYTES, grad_current)
-        tiles = -(-grad_current.shape[2] // len(width))
+        tiles = -(-grad_current.shape[2] // number_of_lanes(width))
         events.add_repeats(tiles, indptr, indices, as_rows(grad_current), grad, width)
     return grad
 
@@ -192,7 +193,7 @@ def _spike_gradient(spikes: np.ndarray, grad_current: np.ndarray, shift: int) ->
     batch, steps, size = spikes.shape
     spans = -(-steps // events.SPAN)
     marks = empty((batch, spans, size), np.uint64)
-    events.mark_spikes(batch * spans, plain(spikes), marks, (0,) * events.SPAN)
+    events.mark_spikes(batch * spans, plain(spikes), marks, width_for(events.SPAN))
     return _marks_gradient(marks, grad_current, shift)
 
 
@@ -202,14 +203,15 @@ def _marks_gradient(marks: np.ndarray, grad_current: np.ndarray, shift: int) -> 
     steps, size = grad_current.shape[1:]
     dtype = grad_current.dtype
     width = width_of(FORWARD_BYTES, grad_current)
-    columns = len(width) if size <= len(width) else 2 * len(width)
-    tiles = -(-size // columns)
+    if size > number_of_lanes(width):  # twice as many columns share the reading of the marks
+        width = width_for(2 * number_of_lanes(width))
+    tiles = -(-size // number_of_lanes(width))
     # not the number of threads: the order of summation is the same on every machine
     shares = min(-(-GRADIENT_ITEMS // tiles), batch * spans)
-    totals = empty((tiles, shares, inputs, columns), dtype)
+    totals = empty((tiles, shares, inputs, number_of_lanes(width)), dtype)
     events.weight_gradient(
         tiles * shares, marks, plain(as_rows(grad_current)), steps, shift, shares,
-        empty((tiles * shares, events.SPAN, columns), dtype), totals, width,
+        empty((tiles * shares, events.SPAN, number_of_lanes(width)), dtype), totals, width,
     )  # fmt: skip
     grad = empty((inputs, size), dtype)
     events.hand_out(inputs, totals, grad, width)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compiling import helper, kernel
-from .simd import add, bits, count_bits, either, equal, fill, load, lowest_bit, select, splat, store
+from .simd import add, bits, count_bits, either, equal, fill, lanes_of, load, lowest_bit, select, splat, store
 
 SPAN = 64  # steps: one bit each of a word
 
@@ -132,7 +132,7 @@ def mark_spikes(first_item, stop_item, slot, spikes, marks, width):
         sample = item // spans
         span = item % spans
         first = span * SPAN
-        for n in range(0, size, len(width)):
+        for n in range(0, size, lanes_of(width)):
             none = splat(np.uint64(0), width)
             found = none
             for t in range(first, min(first + SPAN, steps)):
@@ -148,7 +148,7 @@ def _take_span(grad_current, row, rows, n, valid, stretch, width):
     Where they are, rows often lie a power of two apart, and drive each other out of the first-level cache.
     """
     for t in range(rows):
-        store(load(grad_current, row + t, n, valid, width), stretch, t, 0, len(width))
+        store(load(grad_current, row + t, n, valid, width), stretch, t, 0, lanes_of(width))
 
 
 @helper
@@ -157,7 +157,7 @@ def _add_span(marks, rows, stretch, totals, width):
 
     Events in rows from `rows` on come too late to count.
     """
-    lanes = len(width)
+    lanes = lanes_of(width)
     kept = ~np.uint64(0) >> np.uint64(SPAN - rows)
     for k in range(len(marks)):
         left = marks[k] & kept
@@ -172,7 +172,7 @@ def _add_span(marks, rows, stretch, totals, width):
 @helper
 def _gradient_of_columns(marks, grad_current, steps, shift, first, last, n, stretch, totals, width):
     """totals OUT (K, width): sums over spans `first` to `last` of all samples, for `width` columns from n on."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     valid = grad_current.shape[1] - n
     spans = marks.shape[1]
     for k in range(totals.shape[0]):
@@ -186,58 +186,52 @@ def _gradient_of_columns(marks, grad_current, steps, shift, first, last, n, stre
             _add_span(marks[sample, number % spans], rows, stretch, totals, width)
 
 
-@helper
-def _gradient_of_twice_the_columns(marks, grad_current, steps, shift, first, last, n, stretch, totals, width):
-    """Twice as many columns share the reading of the marks. (Numba takes no wider tuple into a parallel loop.)"""
-    _gradient_of_columns(marks, grad_current, steps, shift, first, last, n, stretch, totals, width + width)
-
-
 @kernel
 def weight_gradient(first_item, stop_item, slot, marks, grad_current, steps, shift, shares, stretches, totals, width):
-    """totals OUT (tiles, shares, K, columns): sums of rows of grad_current IN (B * T, N) `shift` steps after the marks.
+    """totals OUT (tiles, shares, K, width): sums of rows of grad_current IN (B * T, N) `shift` steps after the marks.
 
-    Work is split over tiles of columns, one or two vectors wide, and over `shares` of the spans; what comes later than
+    Work is split over tiles of `width` columns, and over `shares` of the spans; what comes later than
     T counts nothing. Each item sums in memory of its own, for threads that write to one cache line wait for each other.
-    stretches: scratch (tiles * shares, SPAN, columns).
+    stretches: scratch (tiles * shares, SPAN, width).
     """
     number = marks.shape[0] * marks.shape[1]
-    columns = totals.shape[3]
     for item in range(first_item, stop_item):
         tile = item // shares
         share = item % shares
         first = number * share // shares
         last = number * (share + 1) // shares
-        sums = totals[tile, share]
-        if columns > len(width):
-            _gradient_of_twice_the_columns(
-                marks, grad_current, steps, shift, first, last, tile * columns, stretches[item], sums, width
-            )
-        else:
-            _gradient_of_columns(
-                marks, grad_current, steps, shift, first, last, tile * columns, stretches[item], sums, width
-            )
+        _gradient_of_columns(
+            marks,
+            grad_current,
+            steps,
+            shift,
+            first,
+            last,
+            tile * lanes_of(width),
+            stretches[item],
+            totals[tile, share],
+            width,
+        )
 
 
 @kernel
 def hand_out(first_item, stop_item, slot, totals, grad, width):
-    """grad OUT (K, N): totals IN (tiles, shares, K, columns) summed over the shares, in order."""
-    tiles, shares, _, columns = totals.shape
+    """grad OUT (K, N): totals IN (tiles, shares, K, width) summed over the shares, in order."""
+    tiles, shares = totals.shape[:2]
+    lanes = lanes_of(width)
     size = grad.shape[1]
     for k in range(first_item, stop_item):
         for tile in range(tiles):
-            for first in range(0, columns, len(width)):
-                n = tile * columns + first
-                total = load(totals[tile, 0], k, first, columns, width)
-                for share in range(1, shares):
-                    total = add(total, load(totals[tile, share], k, first, columns, width))
-                if n < size:
-                    store(total, grad, k, n, size - n)
+            total = load(totals[tile, 0], k, 0, lanes, width)
+            for share in range(1, shares):
+                total = add(total, load(totals[tile, share], k, 0, lanes, width))
+            store(total, grad, k, tile * lanes, size - tile * lanes)
 
 
 @kernel
 def add_repeats(first_item, stop_item, slot, indptr, indices, grad_current, grad, width):
     """grad INOUT (K, N): add the rows of grad_current for the events that are not the first of an input in a step."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     size = grad.shape[1]
     for tile in range(first_item, stop_item):
         n = tile * lanes

@@ -10,14 +10,28 @@ from typing import Any, NamedTuple
 
 from .compiling import helper, kernel
 from .narrow import TRACE
-from .simd import add, clear_seldom, fill, gather, load, multiply_add, scatter, select, splat, store, sub, widen
+from .simd import (
+    add,
+    clear_seldom,
+    fill,
+    gather,
+    lanes_of,
+    load,
+    multiply_add,
+    scatter,
+    select,
+    splat,
+    store,
+    sub,
+    widen,
+)
 
 SPAN = 256  # steps whose squares are added up in the computing precision, before they join a sum in float64
 
 
 @helper
 def _filter_few(x, y, few, decay, tiny, reverse, first, width):
-    trace = load(few.places, TRACE, first, len(width), width)
+    trace = load(few.places, TRACE, first, lanes_of(width), width)
     factor = splat(decay, width)
     total = splat(y.dtype.type(0), width)
     for step in range(few.steps):
@@ -30,13 +44,13 @@ def _filter_few(x, y, few, decay, tiny, reverse, first, width):
 def filter_few(first_item, stop_item, slot, x, y, few, decay, tiny, reverse, width):
     """y OUT, x IN (B * T * N,), flat; lanes are neurons of all samples."""
     for item in range(first_item, stop_item):
-        _filter_few(x, y, few, decay, tiny, reverse, item * len(width), width)
+        _filter_few(x, y, few, decay, tiny, reverse, item * lanes_of(width), width)
 
 
 @kernel
 def filter_rows(first_item, stop_item, slot, x, y, steps, decay, tiny, reverse, width):
     """y OUT, x IN (B * T, N); lanes are neighbouring neurons of a sample."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     size = x.shape[1]
     tiles = (size + lanes - 1) // lanes
     for item in range(first_item, stop_item):
@@ -70,7 +84,7 @@ def _filter_difference(trains, y, keep, total, decay, tiny, row, begin, end, n, 
     factor = splat(decay, width)
     zero = fill(0.0, total)
     one = fill(1.0, total)
-    columns = load(trains.columns.reshape(1, -1), 0, n, len(width), width)
+    columns = load(trains.columns.reshape(1, -1), 0, n, lanes_of(width), width)
     squares = widen(zero)
     for span in range(begin, end, SPAN):
         part = zero
@@ -91,7 +105,7 @@ def _filter_difference(trains, y, keep, total, decay, tiny, row, begin, end, n, 
 @kernel
 def train_distance(first_item, stop_item, slot, trains, y, keep, before, after, decay, tiny, width):
     """before, after OUT (B, N) float64: sums of squares; y OUT (B * T, N) where kept: z of (19). Lanes are neurons."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     size = trains.spikes.shape[1]
     tiles = (size + lanes - 1) // lanes
     for item in range(first_item, stop_item):

@@ -24,6 +24,7 @@ from .simd import (
     equal,
     fill,
     greater,
+    lanes_of,
     less,
     load,
     lowest_bit,
@@ -97,7 +98,7 @@ def flush(x, tiny, zero):
 @helper
 def _fill(source, neurons, row, rows, begin, end, current, width):
     """current[: rows] OUT = bias + input, event by event in ascending order: (2) without recurrence."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     for n in range(begin, end, lanes):
         valid = end - n
         bias = load(neurons.values, 4, n, valid, width)
@@ -116,7 +117,7 @@ def _fill(source, neurons, row, rows, begin, end, current, width):
 @helper
 def _add_recurrent(neurons, spikes, row, history, history_row, step, rows, current, width):
     """current[: rows] INOUT += S[t - D] R for t = step .., rows of R in ascending order: the middle term of (2)."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     size = neurons.recurrent.shape[1]
     for t in range(rows):
         ago = step + t - neurons.latency
@@ -136,7 +137,7 @@ def _add_recurrent(neurons, spikes, row, history, history_row, step, rows, curre
 @helper
 def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width):
     """One chunk of (1), (3)-(6): current IN (rows, N); carry INOUT; out OUT from `row` on."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     for n in range(begin, end, lanes):
         valid = end - n
         beta = load(neurons.values, 0, n, valid, width)
@@ -175,7 +176,7 @@ def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width
 @helper
 def _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width):
     """One chunk of (3) as if the block did not spike: the potential that gradient="paper" differentiates."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     for n in range(begin, end, lanes):
         valid = end - n
         beta = load(neurons.values, 0, n, valid, width)
@@ -273,7 +274,7 @@ def layer_forward_paper(
 @kernel
 def project(first_item, stop_item, slot, indptr, indices, weights, out, width):
     """out INOUT (rows, N) += weights[indices], event by event in ascending order: (2) for one kind of input."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     size = out.shape[1]
     for row in range(first_item, stop_item):
         for n in range(0, size, lanes):

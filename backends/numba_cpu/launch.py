@@ -34,6 +34,7 @@ from blocksim.surrogates import kernel_scales
 
 from . import adjoint, adjoint_paper, filters, forward, narrow, transposed_products
 from .buffers import aligned, as_rows, empty, plain
+from .simd import number_of_lanes, width_for
 from .threads import number_of_threads
 
 # Bytes of one vector of lanes: forward keeps eight of them in registers, the adjoint more; narrow ones for few neurons.
@@ -136,7 +137,7 @@ def _forward(
         batch * -(-size // columns), source, neurons, moved, plain(as_rows(history)), out,
         forward.Starts(**dict(starts.items()), keep=plan.tape),
         steps, plan.block_length, columns,
-        empty((number_of_threads(), rows, _round_up(size, len(width))), dtype), width,
+        empty((number_of_threads(), rows, _round_up(size, number_of_lanes(width))), dtype), width,
     )  # fmt: skip
 
 
@@ -151,10 +152,10 @@ def _few_forward(
     if layer.weights is not None:
         given, neurons = _projected(x, layer), _without_bias(neurons)
     out.spikes[...] = False
-    where = _few(batch, steps, size, given.shape[2], plan.block_length, len(width))
+    where = _few(batch, steps, size, given.shape[2], plan.block_length, number_of_lanes(width))
     flat = narrow.Flat(*(array.reshape(-1) for array in carry.arrays()))
     narrow.layer_forward(
-        where.places.shape[1] // len(width), plain(given).reshape(-1), neurons, flat,
+        where.places.shape[1] // number_of_lanes(width), plain(given).reshape(-1), neurons, flat,
         out._replace(**{name: getattr(out, name).reshape(-1) for name in forward.Recorded._fields[:4]}),
         _flat_starts(starts, plan.tape), where, width,
     )  # fmt: skip
@@ -243,7 +244,7 @@ def _adjoint(
     batch, steps, size = tape.spikes.shape
     latency, length = tape.history.shape[1], tape.block_length
     width = width_of(ADJOINT_BYTES, layer.neuron.beta)
-    padded = _round_up(size, len(width))
+    padded = _round_up(size, number_of_lanes(width))
     threads = number_of_threads()
     columns = _columns(batch, size, width, latency or cotangents.has_above)
     at_once = max(length if paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
@@ -273,9 +274,10 @@ def _few_adjoint(
     dtype = layer.dtype
     batch, steps, size = tape.spikes.shape
     width = _few_width(batch * size)
-    where = _few(batch, steps, size, size, tape.block_length, len(width))
-    items, rows = where.places.shape[1] // len(width), min(tape.block_length, steps)
-    walk = narrow.Walk(empty((items, rows, 3 * len(width)), dtype), empty((items, rows, 2 * len(width)), np.bool_))
+    where = _few(batch, steps, size, size, tape.block_length, number_of_lanes(width))
+    items, rows = where.places.shape[1] // number_of_lanes(width), min(tape.block_length, steps)
+    lanes = number_of_lanes(width)
+    walk = narrow.Walk(empty((items, rows, 3 * lanes), dtype), empty((items, rows, 2 * lanes), np.bool_))
     narrow.layer_adjoint(
         items, prepared(layer).adjoint, narrow.Trace(arrays.voltage.reshape(-1), arrays.spikes.reshape(-1)),
         _flat_starts(tape.starts, True),
@@ -309,7 +311,7 @@ def _few(batch: int, steps: int, size: int, columns: int, block_length: int, lan
 
 
 def _few_width(units: int) -> tuple[int, ...]:
-    return (0,) * (4 if units <= 4 else 8)
+    return width_for(4 if units <= 4 else 8)
 
 
 def leaky_filter(x: np.ndarray, decay: float, reverse: bool) -> np.ndarray:
@@ -320,13 +322,13 @@ def leaky_filter(x: np.ndarray, decay: float, reverse: bool) -> np.ndarray:
     numbers = dtype.type(decay), dtype.type(tiny(dtype)), reverse
     if size * dtype.itemsize <= FEW_BYTES:
         width = _few_width(batch * size)
-        where = _few(batch, steps, size, size, steps, len(width))
+        where = _few(batch, steps, size, size, steps, number_of_lanes(width))
         filters.filter_few(
-            where.places.shape[1] // len(width), plain(x).reshape(-1), y.reshape(-1), where, *numbers, width
+            where.places.shape[1] // number_of_lanes(width), plain(x).reshape(-1), y.reshape(-1), where, *numbers, width
         )
     else:
         width = width_of(ADJOINT_BYTES, x)
-        tiles = -(-size // len(width))
+        tiles = -(-size // number_of_lanes(width))
         filters.filter_rows(batch * tiles, plain(as_rows(x)), as_rows(y), steps, *numbers, width)
     return y
 
@@ -351,14 +353,14 @@ def train_distance(
     z = empty(spikes.shape, dtype) if keep else _nothing(dtype, 3)
     before, after = empty((batch, size), np.float64), empty((batch, size), np.float64)
     width = width_of(ADJOINT_BYTES, np.broadcast_to(target[:1, :1, :1], (1, 1, size)))
-    padded = np.zeros(_round_up(size, len(width)), np.int64)
+    padded = np.zeros(_round_up(size, number_of_lanes(width)), np.int64)
     padded[:size] = columns
     target = plain(np.ascontiguousarray(target))
     trains = filters.Trains(
         plain(as_rows(spikes)), as_rows(target), target.reshape(-1), padded, steps, first, plain(stops)
     )
     filters.train_distance(
-        batch * (len(padded) // len(width)), trains, as_rows(z), keep, before, after, dtype.type(decay),
+        batch * (len(padded) // number_of_lanes(width)), trains, as_rows(z), keep, before, after, dtype.type(decay),
         dtype.type(tiny(dtype)), width,
     )  # fmt: skip
     return before, after, z if keep else None
@@ -409,9 +411,9 @@ def _source(x: Input, layer: LayerArrays) -> tuple[forward.Source, forward.Neuro
 
 
 def width_of(bytes_: int, array: np.ndarray) -> tuple[int, ...]:
-    """The tuple whose length is the number of lanes for an array (..., N)."""
-    narrow = NARROW_BYTES // array.dtype.itemsize
-    return (0,) * (narrow if array.shape[-1] <= narrow else bytes_ // array.dtype.itemsize)
+    """The width for an array (..., N)."""
+    few = NARROW_BYTES // array.dtype.itemsize
+    return width_for(few if array.shape[-1] <= few else bytes_ // array.dtype.itemsize)
 
 
 def _columns(batch: int, size: int, width: tuple[int, ...], together: int) -> int:
@@ -419,7 +421,7 @@ def _columns(batch: int, size: int, width: tuple[int, ...], together: int) -> in
     samples to share among the threads, so many as fill the lanes."""
     if together or batch >= 4 * number_of_threads():
         return size
-    return min(size, len(width))
+    return min(size, number_of_lanes(width))
 
 
 def _round_up(value: int, step: int) -> int:

@@ -23,6 +23,7 @@ from .simd import (
     fill,
     gather,
     greater,
+    lanes_of,
     load,
     mul,
     multiply_add,
@@ -59,7 +60,7 @@ class Flat(NamedTuple):
 @helper
 def _forward(given, neurons, carry, out, starts, few, first, width):
     """OUT, INOUT as in `layer_forward`, for the lanes from `first` on."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     neuron = load(few.places, NEURON, first, lanes, width)
     unit = load(few.places, UNIT, first, lanes, width)
     trace = load(few.places, TRACE, first, lanes, width)
@@ -110,7 +111,7 @@ def _forward(given, neurons, carry, out, starts, few, first, width):
 def layer_forward(first_item, stop_item, slot, given, neurons, carry, out, starts, few, width):
     """Simulate a layer. given IN: currents without bias; carry INOUT; out OUT flat, its spikes INOUT of zeros."""
     for item in range(first_item, stop_item):
-        _forward(given, neurons, carry, out, starts, few, item * len(width), width)
+        _forward(given, neurons, carry, out, starts, few, item * lanes_of(width), width)
 
 
 class Trace(NamedTuple):
@@ -130,7 +131,7 @@ class Walk(NamedTuple):
 @helper
 def _walk_forward(neurons, tape, starts, rule, few, block, neuron, unit, trace, walk, lowest, terms, width):
     """walk OUT: as `adjoint._walk_forward`."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     begin = block * few.block_length
     p = gather(neurons.values[1], neuron, 0)
     b = gather(neurons.values[2], neuron, 0)
@@ -167,7 +168,7 @@ def _adjoint(neurons, tape, starts, cotangents, rule, out, few, first, walk, low
 
     lambda_a and lambda_V are products of what is known beforehand with their next values, and one addition.
     """
-    lanes = len(width)
+    lanes = lanes_of(width)
     neuron = load(few.places, NEURON, first, lanes, width)
     unit = load(few.places, UNIT, first, lanes, width)
     trace = load(few.places, TRACE, first, lanes, width)
@@ -254,4 +255,4 @@ def layer_adjoint(
     """Differentiate a layer; arrays are flat. `walk`: scratch of (items, L, width)."""
     for item in range(first_item, stop_item):
         mine = Walk(walk.values[item], walk.marks[item])
-        _adjoint(neurons, tape, starts, cotangents, rule, out, few, item * len(width), mine, lowest, terms, width)
+        _adjoint(neurons, tape, starts, cotangents, rule, out, few, item * lanes_of(width), mine, lowest, terms, width)

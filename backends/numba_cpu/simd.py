@@ -5,7 +5,8 @@ lives in registers; arithmetic is an LLVM vector instruction that every processo
 with no contraction (`multiply_add` is the one, explicit, exception). LLVM's own vectoriser gives up on loops with many
 possibly aliasing arrays; here it has nothing to decide.
 
-The number of lanes is carried by the *type* of a tuple of that length, `width`: one kernel text, compiled per width.
+The number of lanes is carried by the *type* of a tuple, `width`, as long as their number's logarithm to base 2: one
+kernel text, compiled per width. A tuple as long as the number itself would be as many arguments of every function.
 `valid` counts the lanes that exist: arrays end where the neurons do, and the lanes beyond are neither read nor written.
 """
 
@@ -28,6 +29,28 @@ ELEMENTS: dict[Any, ir.Type] = {
 }
 INTEGERS: Any = types.integer_domain
 ELEMENTS |= {kind: ir.IntType(kind.bitwidth) for kind in INTEGERS}
+
+
+def width_for(count: int) -> tuple[int, ...]:
+    """The width of that many lanes, a power of two."""
+    return (0,) * (count.bit_length() - 1)
+
+
+def number_of_lanes(width: tuple[int, ...]) -> int:
+    """How many lanes a width stands for; kernels ask `lanes_of`."""
+    return int(1 << len(width))
+
+
+@intrinsic
+def lanes_of(typingctx: Any, width: Any) -> Any:
+    """How many lanes a width stands for, as a constant."""
+    del typingctx
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        del builder, args
+        return context.get_constant(types.intp, 1 << sig.args[0].count)
+
+    return types.intp(width), generate
 
 
 class Lanes(types.Type):
@@ -79,7 +102,7 @@ def _vector_name(kind: Any) -> str:
 @intrinsic
 def load(typingctx: Any, array: Any, i: Any, j: Any, valid: Any, width: Any) -> Any:
     """Lanes of array[i, j : j + count]; those from `valid` on are zero."""
-    count = width.count
+    count = 1 << width.count
     result = Lanes(types.boolean if array.dtype == types.boolean else array.dtype, count)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -142,7 +165,7 @@ def store(typingctx: Any, lanes: Any, array: Any, i: Any, j: Any, valid: Any) ->
 @intrinsic
 def prefetch(typingctx: Any, array: Any, i: Any, j: Any, width: Any) -> Any:
     """Ask for the lines of array[i, j : j + count], wherever that is, to be brought near."""
-    size = _alignment(array) * width.count
+    size = _alignment(array) * (1 << width.count)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = builder.bitcast(_place(context, builder, sig, args, 0, 1), ir.IntType(8).as_pointer())
@@ -206,9 +229,9 @@ def splat(typingctx: Any, value: Any, width: Any) -> Any:
     """Lanes that all hold `value`."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splat(builder, args[0], width.count)
+        return _splat(builder, args[0], (1 << width.count))
 
-    return Lanes(value, width.count)(value, width), generate
+    return Lanes(value, (1 << width.count))(value, width), generate
 
 
 @intrinsic

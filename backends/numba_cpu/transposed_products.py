@@ -24,6 +24,7 @@ from .simd import (
     count_bits,
     equal,
     fill,
+    lanes_of,
     load,
     lowest_bit,
     mul,
@@ -52,9 +53,9 @@ class Connection(NamedTuple):
 @helper
 def _needed(slope, t, n, end, width):
     """Bits of the lanes n .. end - 1 whose slope is not zero."""
-    values = load(slope, t, n, len(width), width)
+    values = load(slope, t, n, lanes_of(width), width)
     word = bits(opposite(equal(values, fill(0.0, values))))
-    if end - n < len(width):
+    if end - n < lanes_of(width):
         word &= (np.uint64(1) << np.uint64(end - n)) - np.uint64(1)
     return word
 
@@ -63,7 +64,7 @@ def _needed(slope, t, n, end, width):
 def _is_seldom_needed(slope, offset, rows, begin, end, width):
     count = 0
     for t in range(offset, offset + rows):
-        for n in range(begin, end, len(width)):
+        for n in range(begin, end, lanes_of(width)):
             count += count_bits(_needed(slope, t, n, end, width))
     return COST * count < rows * (end - begin)
 
@@ -71,7 +72,7 @@ def _is_seldom_needed(slope, offset, rows, begin, end, width):
 @helper
 def _add_needed(connection, row, rows, slope, offset, begin, end, places, grad_spikes, width):
     """As `add_product`, at places whose slope is not zero; what stands at others is not used."""
-    lanes = len(width)
+    lanes = lanes_of(width)
     weights, gradient = connection.weights, connection.gradient
     size = weights.shape[1]
     for t in range(rows):
@@ -125,7 +126,7 @@ def _add_whole(connection, row, rows, begin, end, sources, grad_spikes, width):
     ROWS rows of time share each load of the weights, and a neuron that is refractory in all of them (its dLoss/dI is
     zero) is passed over. Rows beyond the last are that one again, and are not stored.
     """
-    lanes = len(width)
+    lanes = lanes_of(width)
     gradient, transposed = connection.gradient, connection.transposed
     last = rows - 1
     whole = last if rows % ROWS == 1 else rows
@@ -251,7 +252,7 @@ def project_values(first_item, stop_item, slot, x, weights, most, out, width):
         repeats = False
         for row in range(first, stop):
             repeats |= _has_repeats(x, row, most)
-        for n in range(0, out.shape[1], len(width)):
+        for n in range(0, out.shape[1], lanes_of(width)):
             row = first
             while row < stop:
                 if repeats and _has_repeats(x, row, most):
@@ -274,8 +275,8 @@ def input_adjoint(first_item, stop_item, slot, rows, weights, out, width):
     total_rows = rows.shape[0]
     for item in range(first_item, stop_item):
         stop = min((item + 1) * SPAN, total_rows)
-        for tile in range((out.shape[1] + len(width) - 1) // len(width)):
-            n = tile * len(width)
+        for tile in range((out.shape[1] + lanes_of(width) - 1) // lanes_of(width)):
+            n = tile * lanes_of(width)
             row = item * SPAN
             for cleared in range(row, stop):
                 store(splat(out.dtype.type(0), width), out, cleared, n, out.shape[1] - n)

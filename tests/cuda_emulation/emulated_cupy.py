@@ -33,7 +33,7 @@ CROSSED: Counter[str] = Counter()  # copies between host and device, and their b
 LAUNCHED: Counter[str] = Counter()  # launches of each kernel
 
 
-def check_device(array):
+def _check_device(array):
     device, stream, time = array._made
     if device != Device.current:
         raise CUDARuntimeError(f"cudaErrorIllegalAddress: an array of device {device} on device {Device.current}")
@@ -88,7 +88,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return _device(self._host.max(axis))
 
     def get(self):
-        check_device(self)
+        _check_device(self)
         _cross("to_host", self._host)
         Stream.host.learn(Stream.current)  # the host waits for the stream
         return self._host.copy()
@@ -143,7 +143,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def data(self):
-        check_device(self)
+        _check_device(self)
         return types.SimpleNamespace(ptr=self._host.ctypes.data)
 
     T = property(lambda self: self._part(self._host.T))
@@ -163,7 +163,7 @@ def _device(found):
 def _host(value):
     """The NumPy array of a device array; a NumPy array among device arrays is refused, as CuPy refuses it."""
     if isinstance(value, ndarray):
-        check_device(value)
+        _check_device(value)
         return value._host
     if isinstance(value, np.ndarray) and value.ndim:
         raise TypeError(f"Unsupported type {type(value)}")
@@ -376,7 +376,7 @@ class Kernel:
         value, parameter = pair
         place = f"{self.name}, argument {number}"
         if isinstance(value, ndarray):
-            check_device(value)
+            _check_device(value)
             if parameter[0] != "P":
                 raise TypeError(f"{place}: an array for a number")
             if value.dtype.char not in LETTERS[parameter[1]]:
