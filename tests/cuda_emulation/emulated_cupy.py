@@ -35,9 +35,9 @@ LAUNCHED: Counter[str] = Counter()  # launches of each kernel
 
 def _check_device(array):
     device, stream, time = array._made
-    if device != Device.current:
-        raise CUDARuntimeError(f"cudaErrorIllegalAddress: an array of device {device} on device {Device.current}")
-    if not Stream.current.knows(stream, time):
+    if device != Device._current:
+        raise CUDARuntimeError(f"cudaErrorIllegalAddress: an array of device {device} on device {Device._current}")
+    if not Stream._current.knows(stream, time):
         raise AssertionError("an array is read on another stream than the one that makes it, which may not be done")
 
 
@@ -49,7 +49,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __init__(self, host, made=None):
         self._host = host
         # where and when: device, stream, and how much that stream had done
-        self._made = made or (Device.current, *Stream.current.tick())
+        self._made = made or (Device._current, *Stream._current.tick())
 
     def _part(self, host):
         """A view: it is there when this array is."""
@@ -90,7 +90,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def get(self):
         _check_device(self)
         _cross("to_host", self._host)
-        Stream.host.learn(Stream.current)  # the host waits for the stream
+        Stream.host.learn(Stream._current)  # the host waits for the stream
         return self._host.copy()
 
     def __getitem__(self, index):
@@ -196,7 +196,7 @@ def asnumpy(array):
 class Stream:
     """cupy.cuda.Stream: what it has done, and what it knows that others have."""
 
-    current: Stream
+    _current: Stream
     host: Stream
     numbers = itertools.count()
 
@@ -221,14 +221,14 @@ class Stream:
         Stream.host.learn(self)
 
     def __enter__(self):
-        self.before, Stream.current = Stream.current, self
+        self.before, Stream._current = Stream._current, self
         return self
 
     def __exit__(self, *error):
-        Stream.current = self.before
+        Stream._current = self.before
 
 
-Stream.current, Stream.host = Stream(), Stream()
+Stream._current, Stream.host = Stream(), Stream()
 
 
 class Event:
@@ -397,17 +397,17 @@ class Device:
     """cupy.cuda.Device, the current one; a launch here has ended when it returns."""
 
     compute_capability = "none"
-    current = 0
+    _current = 0
 
     def __init__(self, device=None):
-        self.id = Device.current if device is None else device
+        self.id = Device._current if device is None else device
 
     def __enter__(self):
-        self.before, Device.current = Device.current, self.id
+        self.before, Device._current = Device._current, self.id
         return self
 
     def __exit__(self, *error):
-        Device.current = self.before
+        Device._current = self.before
 
     mem_info = property(lambda self: (MEMORY, MEMORY))
 
@@ -421,7 +421,7 @@ cuda = types.SimpleNamespace(
     Device=Device,
     Stream=Stream,
     Event=Event,
-    get_current_stream=lambda: Stream.current,
+    get_current_stream=lambda: Stream._current,
     device=types.SimpleNamespace(get_cublas_handle=lambda: 1),
     cublas=types.SimpleNamespace(
         CUBLASError=CUBLASError,
