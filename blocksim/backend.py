@@ -87,8 +87,8 @@ class Backend(ABC):
         """Add x @ weights to `out`: the first and the last term of (2).
 
         In ascending order of the input, so that every backend gives the same bits: rows of spikes (events, or rows of
-        an array that `blocksim.numerics.spike_rows` takes for spikes) are added to `out` one spike at a time; in other
-        rows each value is multiplied with its weights, and the product is rounded and added.
+        an array that ``blocksim.numerics.spike_rows`` takes for spikes) are added to `out` one spike at a time; in
+        other rows each value is multiplied with its weights, and the product is rounded and added.
 
         Parameters: x IN (B, T, K); weights IN (K, N); out INOUT (B, T, N).
         """
@@ -138,7 +138,7 @@ class Backend(ABC):
         """
 
     def events(self, x: Array) -> Input | None:
-        """The events of x (B, T, K) where every row is spikes by `blocksim.numerics.spike_rows`; else None.
+        """The events of x (B, T, K) where every row is spikes by ``blocksim.numerics.spike_rows``; else None.
 
         A backend may replace it by a faster one, and return spikes in whatever form its own `projection`,
         `projection_adjoint` and `asarray` take. x is a NumPy array, or integers or flags that the backend `owns`.

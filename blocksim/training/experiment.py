@@ -134,7 +134,15 @@ class Experiment:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A configuration file as a dictionary, for `experiment_of`; raises as `blocksim._settings.read_settings` does."""
+    """Read a configuration file, TOML or JSON, as a dictionary for `experiment_of`.
+
+    Raises
+    ------
+    FileError
+        It cannot be read, is not UTF-8, is neither, or is nested too deeply.
+    ArgumentError
+        It holds something other than a table of settings.
+    """
     return read_settings(path)
 
 
