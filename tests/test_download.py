@@ -22,7 +22,7 @@ import pytest
 from blocksim import ArgumentError, FileError, MissingLibraryError
 from blocksim._atomic_io import locked
 from blocksim.cli import main
-from blocksim.data import _public, download, open_dataset
+from blocksim.data import download, open_dataset, public
 
 LARGE = np.random.default_rng(0).bytes(3_000_000)
 
@@ -89,10 +89,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     # pieces much smaller than the file, no pauses, no proxy between us and ourselves
-    monkeypatch.setattr(_public, "CHUNK", 65_536)
-    monkeypatch.setattr(_public, "PAUSE_S", 0)
+    monkeypatch.setattr(public, "CHUNK", 65_536)
+    monkeypatch.setattr(public, "PAUSE_S", 0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv(_public.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(public.ENVIRONMENT, raising=False)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -106,9 +106,9 @@ def known(server, monkeypatch):
     """Says which content has the right checksum."""
 
     def set_known(content, name="nmnist-test"):
-        item = _public.PUBLIC[name]
-        changed = _public.PublicData(**{**vars(item), "md5": hashlib.md5(content).hexdigest()})
-        monkeypatch.setitem(_public.PUBLIC, name, changed)
+        item = public.PUBLIC[name]
+        changed = public.PublicData(**{**vars(item), "md5": hashlib.md5(content).hexdigest()})
+        monkeypatch.setitem(public.PUBLIC, name, changed)
 
     set_known(LARGE)
     return set_known
@@ -172,9 +172,9 @@ def test_an_interrupted_download_is_resumed_by_the_next_call(server, known, tmp_
 
 
 def test_any_number_of_breaks_as_long_as_something_comes(server, known, tmp_path):
-    server.breaks, server.break_after = 3 * _public.ATTEMPTS, 150_000
+    server.breaks, server.break_after = 3 * public.ATTEMPTS, 150_000
     assert fetch(server, tmp_path).read_bytes() == LARGE
-    assert len(server.requests) == 3 * _public.ATTEMPTS + 1
+    assert len(server.requests) == 3 * public.ATTEMPTS + 1
 
 
 def test_a_server_that_answers_with_another_range(server, known, tmp_path):
@@ -236,17 +236,17 @@ def test_a_server_that_is_not_there(server, known, tmp_path):
 
 def test_a_connection_that_always_breaks_says_what_is_kept(server, known, tmp_path):
     server.breaks, server.break_after = 10**6, 0
-    _public.part_of(tmp_path / "nmnist_test.zip").write_bytes(LARGE[:1000])
+    public.part_of(tmp_path / "nmnist_test.zip").write_bytes(LARGE[:1000])
     with pytest.raises(FileError, match="1000 bytes are kept, and the same command goes on from there"):
         fetch(server, tmp_path)
-    assert server.asked == ["bytes=1000-"] * _public.ATTEMPTS
+    assert server.asked == ["bytes=1000-"] * public.ATTEMPTS
     server.breaks = 0
     assert fetch(server, tmp_path).read_bytes() == LARGE
 
 
 def test_a_folder_that_cannot_be_written_to(server, known, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    _public.part_of(tmp_path / "nmnist_test.zip").mkdir()  # in the way
+    public.part_of(tmp_path / "nmnist_test.zip").mkdir()  # in the way
     for folder in (tmp_path / "file", tmp_path / "none" / "deeper", tmp_path):
         with pytest.raises(FileError, match=re.escape(str(folder))):
             fetch(server, folder)
@@ -269,7 +269,7 @@ def test_a_full_disk(server, known, tmp_path):
 
 def test_a_link_in_the_place_of_the_part_is_not_followed(server, known, tmp_path):
     (tmp_path / "other").write_bytes(b"mine")
-    _public.part_of(tmp_path / "nmnist_test.zip").symlink_to(tmp_path / "other")
+    public.part_of(tmp_path / "nmnist_test.zip").symlink_to(tmp_path / "other")
     with pytest.raises(FileError, match="symbolic link"):
         fetch(server, tmp_path)
     assert (tmp_path / "other").read_bytes() == b"mine"
@@ -277,7 +277,7 @@ def test_a_link_in_the_place_of_the_part_is_not_followed(server, known, tmp_path
 
 
 def test_the_least_that_comes_is_kept(server, known, tmp_path, monkeypatch):
-    monkeypatch.setattr(_public, "CHUNK", 2**20)
+    monkeypatch.setattr(public, "CHUNK", 2**20)
     server.content = LARGE[:20_000]
     known(server.content)
     server.breaks, server.break_after = 19, 1000
@@ -294,7 +294,7 @@ def test_a_server_that_compresses_though_it_is_asked_not_to(server, known, tmp_p
     assert fetch(server, tmp_path).read_bytes() == b"0123456789" * 5000
     # in the middle of it, its ranges are of no use
     (tmp_path / "nmnist_test.zip").unlink()
-    _public.part_of(tmp_path / "nmnist_test.zip").write_bytes(b"0123456789")
+    public.part_of(tmp_path / "nmnist_test.zip").write_bytes(b"0123456789")
     assert fetch(server, tmp_path).read_bytes() == b"0123456789" * 5000
 
 
@@ -302,7 +302,7 @@ def test_a_server_without_ranges_that_always_breaks_is_given_up(server, known, t
     server.ranges, server.breaks = False, 10**6
     with pytest.raises(FileError, match=r"ended early|Connection broken|IncompleteRead"):
         fetch(server, tmp_path)
-    assert len(server.requests) == _public.ATTEMPTS + 1
+    assert len(server.requests) == public.ATTEMPTS + 1
 
 
 def test_one_download_of_a_file_at_a_time(server, known, tmp_path):
@@ -359,9 +359,9 @@ def test_the_table_holds_the_published_sums():
         "nmnist-train": "20959b8e626244a1b502305a9e6e2031", "nmnist-test": "69ca8762b2fe404d9b9bad1103e97832",
         "shd-train": "f3252aeb598ac776c1b526422d90eecb", "shd-test": "1503a5064faa34311c398fb0a1ed0a6f",
     }  # fmt: skip
-    assert {name: item.md5 for name, item in _public.PUBLIC.items()} == sums
-    assert len({item.url for item in _public.PUBLIC.values()}) == 4
-    assert all(item.url.startswith("https://") for item in _public.PUBLIC.values())
+    assert {name: item.md5 for name, item in public.PUBLIC.items()} == sums
+    assert len({item.url for item in public.PUBLIC.values()}) == 4
+    assert all(item.url.startswith("https://") for item in public.PUBLIC.values())
 
 
 @pytest.fixture
@@ -390,7 +390,7 @@ def test_command_download(server, known, run, monkeypatch):
 
 
 def test_command_list(run):
-    assert all(name in run("list").output for name in _public.PUBLIC)
+    assert all(name in run("list").output for name in public.PUBLIC)
     assert json.loads(run("list", "--json").output)["shd-test"]["md5"] == "1503a5064faa34311c398fb0a1ed0a6f"
 
 

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from blocksim.cli.options import console
 from blocksim.data import open_dataset
-from blocksim.data._public import ENVIRONMENT, PUBLIC
-from blocksim.data._public import download as fetch_public
+from blocksim.data.public import ENVIRONMENT, PUBLIC
+from blocksim.data.public import download as fetch_public
 
 
 @click.group()

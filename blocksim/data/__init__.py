@@ -10,8 +10,8 @@ from blocksim.data._augmentation import Augmentation
 from blocksim.data._dataset import Batch, EventDataset, from_lists
 from blocksim.data._npz import write_events
 from blocksim.data._open import open_dataset
-from blocksim.data._public import download
 from blocksim.data._splits import folds, split
+from blocksim.data.public import download
 
 __all__ = [
     "Augmentation",
