@@ -110,6 +110,7 @@ VALID = {
                                  "bounds": {"tau_mem": (5.0, 50.0)}, "validation": 0.2, "spike_window": (2.0, 8.0)},
     "blocksim.ephys.Recording": {"current": np.zeros((1, 40)), "voltage": np.full((1, 40), -65.0), "sampling_rate": 1000.0,
                                  "name": "cell"},
+    "blocksim.ephys.VanRossum": {"tau": 40.0},
     "blocksim.ephys.detect_spikes": {"voltage": np.full((1, 40), -65.0), "dt": 0.1, "detection": None},
     "blocksim.ephys.missed": {"voltage": np.full((1, 40), -65.0), "dt": 0.1, "spikes": SpikeTrains.of([[]]), "dvdt": 20.0},
     "blocksim.ephys.resample": {"trace": np.zeros((1, 40)), "dt": 0.1, "new_dt": 0.2, "end": "zero"},
@@ -140,7 +141,7 @@ OTHERS = {
     "blocksim.training.BatchLoss": "result", "blocksim.training.Evaluation": "result",
     "blocksim.training.Trained": "result", "blocksim.training.Training": "long", "blocksim.training.fit": "long",
     "blocksim.ephys.Cell": "result", "blocksim.ephys.Fit": "result", "blocksim.ephys.FitData": "result",
-    "blocksim.ephys.Prediction": "result", "blocksim.ephys.fit": "long", "blocksim.ephys.fit_cells": "long",
+    "blocksim.ephys.Prediction": "result", "blocksim.ephys.SpikeLoss": "type", "blocksim.ephys.fit": "long", "blocksim.ephys.fit_cells": "long",
     "blocksim.ephys.open_parts": "file", "blocksim.ephys.open_recording": "file", "blocksim.testing.check_backend": "long",
 }  # fmt: skip
 

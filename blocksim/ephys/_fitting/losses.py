@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from blocksim._distances import train_distance
-from blocksim._validation import found
+from blocksim._validation import found, milliseconds
 from blocksim.arrays import Array
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
@@ -88,9 +88,17 @@ class VanRossum(SpikeLoss):
     ----------
     tau : float
         Time constant of the filter in ms, above 0.
+
+    Raises
+    ------
+    ArgumentError
+        tau is no time above 0.
     """
 
     tau: float = 40.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", milliseconds("tau", self.tau))
 
     def __call__(
         self,
