@@ -230,6 +230,31 @@ def test_a_loss_of_ones_own_is_fitted_by():
     assert result.loss["training"] != fit(data, replace(QUICK, backend="numpy")).loss["training"]
 
 
+class Broken(SpikeLoss):
+    def __init__(self, change):
+        self.change = change
+
+    def __call__(self, *arguments):
+        fit, validation, slopes = SquaredCounts()(*arguments)
+        return {
+            "nothing": None, "two": (fit, validation), "shape": (fit[:, :1], validation, slopes),
+            "numbers": (fit + np.nan, validation, slopes), "no slopes": (fit, validation, None),
+            "slopes": (fit, validation, None if slopes is None else slopes[:, :5]),
+        }[self.change]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["nothing", "two", "shape", "numbers", "no slopes", "slopes"])
+def test_a_loss_that_returns_something_else_is_named(change):
+    with pytest.raises(ArgumentError, match=r"^loss Broken: .*expected .*found") as error:
+        fit(synthetic(steps=1000), replace(QUICK, loss=Broken(change), backend="numpy"))
+    assert "\n" not in str(error.value)
+
+
+def test_settings_in_words_tell_losses_apart():
+    words = [FitConfig(loss=loss).to_dict()["loss"] for loss in ("van_rossum", Broken("a"), Broken("b"), VanRossum(3))]
+    assert words == ["van_rossum", "Broken(change='a')", "Broken(change='b')", "VanRossum(tau=3.0)"]
+
+
 @pytest.mark.parametrize("loss", ["van-rossum", 3, None, VanRossum])
 def test_a_loss_that_is_none_is_refused(loss):
     with pytest.raises(ArgumentError, match=r"loss: expected one of 'van_rossum', or a .*SpikeLoss object; found"):

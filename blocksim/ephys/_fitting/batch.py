@@ -120,7 +120,10 @@ def _with_spikes(path: str, training: Recording) -> None:
 def digest(task: Task) -> str:
     """What a fit depends on: its settings and the file's content."""
     content = hashlib.sha256(Path(task.path).read_bytes()).hexdigest()
-    settings = [task.config.to_dict(), dict(task.recording), task.test_from, task.test_sweeps, content]
+    config = task.config.to_dict()
+    if config["loss"] == "van_rossum":  # fits of 0.1.0, which had no other, are known again
+        del config["loss"]
+    settings = [config, dict(task.recording), task.test_from, task.test_sweeps, content]
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -162,8 +162,12 @@ class FitConfig:
         """Settings by name, for JSON."""
         objects = {"surrogate": self.surrogate, "loss": self.loss}
         settings = asdict(replace(self, surrogate="fast_sigmoid", loss="van_rossum"))
-        words = {
-            name: value if isinstance(value, str) else repr(value) if is_dataclass(value) else type(value).__name__
-            for name, value in objects.items()
-        }
-        return settings | words
+        return settings | {name: _in_words(value) for name, value in objects.items()}
+
+
+def _in_words(value: Any) -> str:
+    """A choice by its name, or an object with all that it is made of."""
+    if isinstance(value, str) or is_dataclass(value):
+        return value if isinstance(value, str) else repr(value)
+    made_of = ", ".join(f"{name}={each!r}" for name, each in sorted(vars(value).items()))
+    return f"{type(value).__qualname__}({made_of})" if made_of else type(value).__qualname__

@@ -18,7 +18,7 @@ import numpy as np
 
 from blocksim._run import Run
 from blocksim._simulation import simulate
-from blocksim._validation import number
+from blocksim._validation import finite, found, number
 from blocksim.backend import Backend
 from blocksim.ephys._fitting.data import FitData
 from blocksim.ephys._fitting.losses import SpikeLoss
@@ -138,12 +138,23 @@ class Objective:
         engine = self.backend
         if self._target is None:
             self._target = engine.asarray(self.target)
-        before, after, back = self.loss(
+        parts: Any = self.loss(
             engine, engine.asarray(spikes), self._target, engine.asarray(np.asarray(columns, np.int64)), self.dt,
             self.first, self.stops, gradient,
         )  # fmt: skip
-        host = engine.to_numpy
-        return host(before), host(after), None if back is None else host(back)
+        name = f"loss {type(self.loss).__name__}"
+        if not isinstance(parts, tuple) or len(parts) != 3:
+            raise ArgumentError(f"{name}: expected (fit, validation, slopes); found {found(parts)}")
+        shape = (len(spikes), len(columns))
+        wanted = {"fit": shape, "validation": shape} | ({"slopes": spikes.shape} if gradient else {})
+        host: dict[str, np.ndarray | None] = {"slopes": None}
+        for (part, size), value in zip(wanted.items(), parts, strict=False):
+            if getattr(value, "shape", None) != size:
+                raise ArgumentError(f"{name}: {part}: expected an array of shape {size}; found {found(value)}")
+            array = engine.to_numpy(value)
+            finite(f"{name}: {part}", array)
+            host[part] = array
+        return host["fit"], host["validation"], host["slopes"]  # type: ignore[return-value]
 
     def _losses(
         self, run: Run, columns: np.ndarray, gradient: bool
