@@ -151,7 +151,7 @@ def _checked(path: Path, array: Any, sweeps: bool) -> Any:
             f"{path}: expected a non-empty array of shape (time,), (time, K) or (batch, time, K); found {array.shape}"
         )
     if sweeps and len(array.shape) != 2:
-        raise FileError(f"{path}: expected an array of shape (sweeps, time), for --sweeps; found {array.shape}")
+        raise FileError(f"{path}: expected an array of shape (sweeps, time), for sweeps=True; found {array.shape}")
     return array
 
 
@@ -174,7 +174,7 @@ def _from_npz(path: Path, key: str | None, sweeps: bool) -> np.ndarray | Stored 
         if key is None and len(keys) == 1:
             key = keys[0]
         if key is None:
-            raise FileError(f"{path}: expected one array, or --key NAME to choose one; found {names}")
+            raise FileError(f"{path}: expected one array, or key=NAME to choose one; found {names}")
         if key not in keys:
             raise FileError(f"{path}: expected an array named {key!r}; found {names}")
         _checked(path, archive.header(key), sweeps)

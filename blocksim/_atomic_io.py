@@ -45,7 +45,7 @@ def check_output(
     if path.suffix.lower() not in suffixes:
         raise FileError(f"{path}: expected a name that ends in {' or '.join(suffixes)}; found {path.name!r}")
     if _check_place(path) and not overwrite:
-        raise FileError(f"{path}: expected a new file; found one that exists (to be replaced with --overwrite)")
+        raise FileError(f"{path}: expected a new file; found one that exists (overwrite=True replaces it)")
     for source in inputs:
         if source is not None and path.exists() and source.exists() and path.samefile(source):
             raise FileError(f"{path}: expected a file other than the inputs; found one of them (choose another name)")

@@ -210,7 +210,7 @@ def test_missing_key(tmp_path):
 def test_output_is_checked(tmp_path):
     (tmp_path / "there.npz").touch()
     (tmp_path / "folder.npz").mkdir()
-    for name, part in (("there.npz", "--overwrite"), ("folder.npz", "a folder"), ("x.txt", ".npz"),
+    for name, part in (("there.npz", "overwrite=True"), ("folder.npz", "a folder"), ("x.txt", ".npz"),
                        ("none/x.npz", "create it first"), ("there.npz/x.npz", "a file")):  # fmt: skip
         with pytest.raises(blocksim.FileError, match=part):
             check_output(tmp_path / name, (".npz",), overwrite=False)

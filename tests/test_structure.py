@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,18 @@ def test_recordings_know_nothing_of_fits(drawing):
     for name, path in known.items():
         if name.startswith("ephys._recordings"):
             assert not {each for each in drawing.imports(name, path, known) if "_fitting" in each}, name
+
+
+def test_texts_of_the_library_name_no_options_of_commands(drawing):
+    for name, path in drawing.modules().items():
+        if name.split(".")[0] == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and "warn" in ast.dump(node.func)):
+                for text in ast.walk(node):
+                    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                        option = re.search(r"(?<![\w-])--(?!upgrade)[a-z]", text.value)
+                        assert not option, f"{name}, line {text.lineno}: {text.value}"
 
 
 def test_the_picture_is_of_this_code(drawing):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,15 @@ from blocksim.errors import BlocksimError
 
 class _WrongInput(click.ClickException):
     exit_code = 2
+
+
+def _as_options(message: str) -> str:
+    """A library's message, with its keywords as the options of a command: overwrite=True is --overwrite."""
+
+    def option(found: re.Match[str]) -> str:
+        return f"--{found[1].replace('_', '-')}" + ("" if found[2] == "True" else f" {found[2]}")
+
+    return re.sub(r"(?<![\w.])([a-z_]+)=(True|NAME)\b", option, message)
 
 
 class _Notices(logging.Handler):
@@ -58,7 +68,7 @@ class _Commands(click.Group):
             click.echo(f"Error: stopped by {stopped.name}", err=True)
             raise
         except BlocksimError as error:
-            raise _WrongInput(str(error)) from error
+            raise _WrongInput(_as_options(str(error))) from error
         except MemoryError as error:
             raise click.ClickException(
                 f"not enough memory: {error} (pass a smaller --chunk, or record fewer traces)"

@@ -85,7 +85,7 @@ class Parts:
 def open_split(task: Task) -> Parts:
     """Open a file and split it; checked, so that a fit can begin."""
     if task.test_from is not None and task.test_sweeps is not None:
-        raise ArgumentError("--test-from, --test-sweeps: expected one of them; found both")
+        raise ArgumentError("test_from, test_sweeps: expected one of them; found both")
     recording: Recording | None = None
     if task.test_from is None and task.test_sweeps is None and "part" not in task.recording:
         parts = open_parts(task.path, **task.recording)
@@ -151,8 +151,8 @@ def finished(task: Task) -> dict[str, Any] | None:
     if task.overwrite:
         return None
     raise FileError(
-        f"{place}: expected a result with the present settings and file; found one with others (pass --overwrite to "
-        "fit it anew, or another folder)"
+        f"{place}: expected a result with the present settings and file; found one with others (pass overwrite=True to "
+        "fit it again, or another folder)"
     )
 
 
