@@ -5,8 +5,8 @@ gradients come from; and what a run allocates, for backends that fuse the loop t
 backend's. Equations are numbered as in
 docs/model.md and docs/adjoint.md; docs/block.md shows the algorithm.
 
-Within L <= refractory + 1 steps a neuron spikes at most once, and recurrent input comes from D >= L steps ago, hence
-from earlier blocks; so a block's currents are known when it starts. L = 1 is the standard step-by-step method.
+Within L <= refractory + 1 steps a neuron spikes at most once. Recurrent input comes from D steps ago; with L <= D that
+is in earlier blocks. So a block's currents are known when it starts. L = 1 is the standard step-by-step method.
 """
 
 from __future__ import annotations

@@ -35,13 +35,13 @@ class Layer:
     recurrent : (N, N) array or None
         Weights from spikes of this layer, row = from, column = to. None: no recurrence.
     latency_steps : int or None
-        Steps D from a spike to its recurrent current, at least the (shortest) refractory period + 1, which is what
-        None gives.
+        Steps D from a spike to its recurrent current, at least 1. None gives the (shortest) refractory period + 1, the
+        longest block; a shorter latency makes blocks as short as itself.
 
     Raises
     ------
     ArgumentError
-        Shapes do not fit together, values are not finite, or the latency is too short.
+        Shapes do not fit together, values are not finite, or the latency is no whole number of steps, 1 or more.
 
     Notes
     -----
@@ -55,6 +55,8 @@ class Layer:
     >>> layer = Layer(LIF(beta=0.9, refractory_steps=4), weights=np.ones((3, 2)), recurrent=np.zeros((2, 2)))
     >>> layer.inputs, layer.size, layer.latency_steps
     (3, 2, 5)
+    >>> Layer(LIF(beta=0.9, refractory_steps=4), recurrent=np.zeros((2, 2)), latency_steps=2).block_length
+    2
     """
 
     neuron: Neuron
@@ -88,15 +90,10 @@ class Layer:
                 "layer: expected one number of neurons throughout; found "
                 + ", ".join(f"{size} from {name}" for name, size in known.items())
             )
-        least = self.neuron.block_length
-        latency = least if self.latency_steps is None else whole("latency_steps", self.latency_steps, 1)
+        default = self.neuron.block_length
+        latency = default if self.latency_steps is None else whole("latency_steps", self.latency_steps, 1)
         if latency > MAX_REFRACTORY_STEPS + 1:
             raise ArgumentError(f"latency_steps: expected at most {MAX_REFRACTORY_STEPS + 1}; found {latency}")
-        if latency < least:
-            raise ArgumentError(
-                f"latency_steps: expected at least {least}, the refractory period of {least - 1} steps plus one "
-                f"(within it a block must not feed back on itself); found {latency}"
-            )
         set_field(self, "latency_steps", latency)
 
     @cached_property
@@ -108,6 +105,15 @@ class Layer:
         if self.neuron.size is not None:
             return self.neuron.size
         return np.size(self.bias) if self.bias is not None and np.ndim(self.bias) else None
+
+    @cached_property
+    def block_length(self) -> int:
+        """Longest exact block in steps: the shortest refractory period plus one, or the recurrent latency."""
+        longest = self.neuron.block_length
+        if self.recurrent is None:
+            return longest
+        assert self.latency_steps is not None
+        return min(longest, self.latency_steps)
 
     @property
     def inputs(self) -> int | None:

@@ -168,7 +168,7 @@ def _start(
     if batch * latency * neurons > MOST_HISTORY:
         raise ArgumentError(
             f"latency_steps: expected the spikes of {latency} steps to fit into {MOST_HISTORY} bytes; found "
-            f"{batch} samples of {neurons} neurons (the refractory period is the least latency of recurrent spikes)"
+            f"{batch} samples of {neurons} neurons (a shorter latency needs less)"
         )
     shapes = dict.fromkeys(kinds, (batch, neurons)) | {"spikes": (batch, latency, neurons)}
     if state is None:

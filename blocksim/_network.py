@@ -290,7 +290,7 @@ class Network:
             kind = type(neuron).__name__ + (", recurrent" if layer.recurrent is not None else "")
             rows.append([
                 str(number), f"{layer.inputs or '-'} -> {layer.size} {kind}", *times_of(neuron),
-                _range(np.asarray(neuron.refractory_steps) * step), str(neuron.block_length),
+                _range(np.asarray(neuron.refractory_steps) * step), str(layer.block_length),
                 str(sum(value.size for name, value in parameters.items() if name.startswith(f"layers.{number}."))),
             ])  # fmt: skip
         if isinstance(self.readout, LeakyReadout):

@@ -92,15 +92,18 @@ class Options:
 
     def block_length_of(self, layer: Layer) -> int:
         """The block length to run a layer with; raises `ArgumentError` where it is too long for the layer."""
-        longest = layer.neuron.block_length
+        longest = layer.block_length
         if self.block_length is None:
             return longest if self.method == "blocks" else 1
         length = whole("block_length", self.block_length, 1)
         if self.method == "standard" and length != 1:
             raise ArgumentError(f"block_length: expected 1 or None for method='standard'; found {length}")
         if length > longest:
-            raise ArgumentError(
-                f"block_length: expected at most {longest}, the shortest refractory period of {longest - 1} steps plus "
-                f"one (in a longer block a neuron could spike twice); found {length}"
-            )
+            why = "the recurrent latency (a longer block would feed back on itself)"
+            if longest == layer.neuron.block_length:
+                why = (
+                    f"the shortest refractory period of {longest - 1} steps plus one (in a longer block a neuron could "
+                    "spike twice)"
+                )
+            raise ArgumentError(f"block_length: expected at most {longest}, {why}; found {length}")
         return length

@@ -83,7 +83,8 @@ def simulate(
     method : {"blocks", "standard"}
         Blocks of time, or step by step; the results are the same.
     block_length : int or None
-        Steps in a block, at most the (shortest) refractory period + 1, which is what None gives.
+        Steps in a block, at most the (shortest) refractory period + 1 and the recurrent latency. None gives the
+        longest.
     state : State, NetworkState or None
         `state` of the run that this one continues; None starts at rest.
     record : tuple out of "voltage", "threshold", "readout"

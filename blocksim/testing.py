@@ -143,7 +143,7 @@ def _random_case(rng: np.random.Generator, number: int) -> _Case:
         counts = spikes * rng.integers(1, 5, spikes.shape)
         x = {"spikes": spikes, "counts": counts, "real": rng.normal(0.3, 0.5, spikes.shape).astype(dtype)}.get(kind)
         x = Events.from_dense(counts) if x is None else x
-    latency = int(np.min(refractory)) + 1 + int(rng.integers(0, 10))
+    latency = max(1, int(np.min(refractory)) + 1 + int(rng.integers(-4, 10)))
     connections = rng.normal(0.05, 0.5 / np.sqrt(size), (size, size)).astype(dtype) if recurrent else None
     layer = Layer(neuron, weights, each(0.0, 0.2), connections, latency if recurrent else None)
     return _Case(layer, x, kind, dtype)
@@ -160,7 +160,7 @@ def _check_runs(engine: Backend, case: _Case, rng: np.random.Generator, exact: b
     expected = run(backend="numpy")
     whole_run = run()
     _same_run("a run", whole_run, expected, exact)
-    length = int(rng.integers(1, layer.neuron.block_length + 1))
+    length = int(rng.integers(1, layer.block_length + 1))
     for name, options in (
         ("a second call", {}),
         (f"blocks of {length} steps", {"block_length": length}),

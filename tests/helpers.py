@@ -147,7 +147,7 @@ def make_case(
         x = rng.normal(0.25, 0.4, (batch, steps, 1 if shared else neurons)).astype(dtype)
     if recurrent:
         parameters["recurrent"] = rng.normal(0.05, 0.5 / np.sqrt(neurons), (neurons, neurons)).astype(dtype)
-        parameters["latency"] = least + extra_latency
+        parameters["latency"] = max(1, least + extra_latency)
     kinds = {name: parameters[name] for name in ("beta", "p", "b", "theta") if name in parameters}
     neuron = (blocksim.ALIF if adaptive else blocksim.LIF)(**kinds, refractory_steps=refractory)
     layer = blocksim.Layer(

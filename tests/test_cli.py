@@ -125,7 +125,7 @@ WRONG = {
     "unknown trace": ([*SIMULATE, "--record", "current"], "'threshold'"),
     "refractory period": ([*SIMULATE, "--refractory", "2.5"], "2.5 ms"),
     "block length": ([*SIMULATE, "--block-length", "5"], "block_length"),
-    "latency": ([*SIMULATE, "--latency", "2"], "at least 4"),
+    "latency": ([*SIMULATE, "--latency", "0"], "at least 1"),
     "latency no whole number of steps": ([*SIMULATE, "--latency", "4.5"], "whole number"),
     "time constant": ([*SIMULATE, "--tau-mem", "0"], "tau_mem"),
     "output folder": (["simulate", "x.npy", "-o", "none/out.npz"], "create it first"),

@@ -29,7 +29,7 @@ def cases(draw):
         inputs=draw(st.integers(1, 6)),
         density=draw(st.sampled_from([0.0, 0.1, 0.3, 1.0])),
         refractory=refractory,
-        extra_latency=draw(st.integers(0, 12)),
+        extra_latency=draw(st.integers(-8, 12)),
         recurrent=recurrent,
         weights=weights,
         adaptive=draw(st.booleans()),
@@ -50,7 +50,7 @@ def assert_is_oracle(run, expected):
 
 @given(case=cases(), data=st.data())
 def test_any_block_length_equals_the_oracle(backend, case, data):
-    length = data.draw(st.integers(1, case.layer.neuron.block_length), label="block_length")
+    length = data.draw(st.integers(1, case.layer.block_length), label="block_length")
     assert_is_oracle(case.simulate(backend, block_length=length), case.oracle())
 
 
@@ -61,7 +61,7 @@ def test_any_chunking_equals_one_run(backend, case, data):
     whole = case.simulate(backend)
     state, runs = None, []
     for start, stop in zip([0, *cuts], [*cuts, steps], strict=True):
-        length = data.draw(st.integers(1, case.layer.neuron.block_length), label="block_length")
+        length = data.draw(st.integers(1, case.layer.block_length), label="block_length")
         runs.append(case.simulate(backend, case.events[:, start:stop] if isinstance(case.events, np.ndarray)
                                   else case.events[start:stop], state=state, block_length=length))  # fmt: skip
         state = runs[-1].state

@@ -59,7 +59,15 @@ def differentiated(case, state, cut, slope, cotangents, length=None):
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: "+".join(cut) or "nothing")
 def test_every_path_against_automatic_differentiation(backend, gradient, cut):
     for seed, (recurrent, adaptive, refractory, extra) in enumerate(
-        [(True, True, 3, 2), (True, True, (2, 5), 0), (True, False, 0, 3), (False, True, 4, 0), (True, True, 40, 0)]
+        [
+            (True, True, 3, 2),
+            (True, True, (2, 5), 0),
+            (True, False, 0, 3),
+            (False, True, 4, 0),
+            (True, True, 40, 0),
+            (True, True, 5, -3),
+            (True, True, (4, 9), -9),
+        ]
     ):
         rng = np.random.default_rng(seed)
         case = make_case(seed, steps=23, recurrent=recurrent, adaptive=adaptive, refractory=refractory,
@@ -67,7 +75,7 @@ def test_every_path_against_automatic_differentiation(backend, gradient, cut):
         state = random_state(rng, case)
         shape = (*case.x.shape[:2], len(case.parameters["bias"]))
         grads = [rng.normal(size=size) for size in (shape, shape, shape[::2], shape[::2], state.spikes.shape)]
-        length = case.layer.neuron.block_length if gradient == "paper" else None
+        length = case.layer.block_length if gradient == "paper" else None
         slope = get_surrogate("fast_sigmoid")
         expected, spikes = differentiated(case, state, cut, slope, grads, length)
 
