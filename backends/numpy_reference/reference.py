@@ -12,7 +12,10 @@ import numpy as np
 from blocksim._events import Events
 from blocksim.arrays import AdjointCarry, AdjointRule, BlockOutputs, Carry, Input, LayerArrays, Parameters
 from blocksim.backend import HostBackend
-from blocksim.numerics import spike_rows, tiny
+from blocksim.numerics import spike_rows
+
+from . import linear
+from .flush import flush
 
 
 class NumpyBackend(HostBackend):
@@ -65,10 +68,10 @@ class NumpyBackend(HostBackend):
         threshold = np.empty_like(current)
         v, a = carry.voltage, carry.adaptation
         for t in range(length):
-            v = _flush(neuron.beta * v + current[:, t])
+            v = flush(neuron.beta * v + current[:, t])
             free_voltage[:, t] = v
             threshold[:, t] = neuron.theta + neuron.b * a
-            a = _flush(neuron.p * a)
+            a = flush(neuron.p * a)
 
         # (5) the first crossing is the spike; the neuron is refractory for the rest of the block
         crossing = live & (free_voltage > threshold)
@@ -80,7 +83,7 @@ class NumpyBackend(HostBackend):
         a = carry.adaptation
         for t in range(length):
             threshold[:, t] = neuron.theta + neuron.b * a
-            a = _flush(neuron.p * a + spikes[:, t])
+            a = flush(neuron.p * a + spikes[:, t])
 
         out.spikes[...] = spikes
         if out.voltage is not None:
@@ -98,6 +101,9 @@ class NumpyBackend(HostBackend):
                 spiked, layer.refractory - since_spike, np.maximum(carry.refractory - length, 0)
             ).astype(np.int32),
         )
+
+    linear_forward = staticmethod(linear.block_forward)
+    linear_adjoint = staticmethod(linear.block_adjoint)
 
     def block_adjoint(
         self,
@@ -138,7 +144,7 @@ def _standard_adjoint(
     a = np.empty_like(v)
     a[:, 0] = start.adaptation
     for t in range(1, length):
-        a[:, t] = _flush(neuron.p * a[:, t - 1] + s[:, t - 1])
+        a[:, t] = flush(neuron.p * a[:, t - 1] + s[:, t - 1])
     m = v - (neuron.theta + neuron.b * a)
     slope = np.where(live, rule.surrogate(m), 0)
 
@@ -151,7 +157,7 @@ def _standard_adjoint(
         if rule.through_reset:
             lambda_s = lambda_s - v[:, t] * into_v
         delta = slope[:, t] * lambda_s  # (8)
-        lambda_v = _flush(grad_v[:, t] + delta + np.where(s[:, t], 0, into_v))  # (9)
+        lambda_v = flush(grad_v[:, t] + delta + np.where(s[:, t], 0, into_v))  # (9)
         grad_current[:, t] = np.where(live[:, t], lambda_v, 0)  # (11)
         sums.bias[...] += grad_current[:, t]
         before = np.where(s[:, t - 1], 0, v[:, t - 1]) if t else start.voltage
@@ -159,8 +165,8 @@ def _standard_adjoint(
         sums.p[...] += into_a * a[:, t]
         sums.b[...] -= delta * a[:, t]
         sums.theta[...] -= delta
-        into_a = _flush(neuron.p * into_a - neuron.b * delta)  # (10)
-        into_v = _flush(neuron.beta * lambda_v)
+        into_a = flush(neuron.p * into_a - neuron.b * delta)  # (10)
+        into_v = flush(neuron.beta * lambda_v)
     return AdjointCarry(into_v, into_a)
 
 
@@ -186,8 +192,8 @@ def _paper_adjoint(
     free_a, a = np.empty_like(u), np.empty_like(u)
     free_a[:, 0] = a[:, 0] = start.adaptation
     for t in range(1, length):
-        free_a[:, t] = _flush(neuron.p * free_a[:, t - 1])
-        a[:, t] = _flush(neuron.p * a[:, t - 1] + s[:, t - 1])
+        free_a[:, t] = flush(neuron.p * free_a[:, t - 1])
+        a[:, t] = flush(neuron.p * a[:, t - 1] + s[:, t - 1])
     slope = rule.surrogate(u - (neuron.theta + neuron.b * free_a))
     after = np.cumsum(s, axis=1) - s > 0
     spiked = s.any(axis=1)
@@ -209,16 +215,16 @@ def _paper_adjoint(
         plain = plain + lambda_s
         ramp = ramp + plain  # (14)
         delta = slope[:, t] * ramp  # (15)
-        lambda_u = _flush(np.where(after[:, t], 0, grad_v[:, t]) + delta + into_u)  # (16)
+        lambda_u = flush(np.where(after[:, t], 0, grad_v[:, t]) + delta + into_u)  # (16)
         grad_current[:, t] = np.where(live[:, t], lambda_u, 0)
         sums.bias[...] += grad_current[:, t]
         sums.beta[...] += lambda_u * (u[:, t - 1] if t else start.voltage)
         sums.p[...] += into_free_a * free_a[:, t] + into_a * a[:, t]  # (17)
         sums.b[...] -= delta * free_a[:, t]
         sums.theta[...] -= delta
-        into_free_a = _flush(neuron.p * into_free_a - neuron.b * delta)
-        into_a = _flush(neuron.p * into_a)
-        into_u = _flush(neuron.beta * lambda_u)
+        into_free_a = flush(neuron.p * into_free_a - neuron.b * delta)
+        into_a = flush(neuron.p * into_a)
+        into_u = flush(neuron.beta * lambda_u)
     return AdjointCarry(into_u, into_a + into_free_a)
 
 
@@ -226,12 +232,6 @@ def _live(carry: Carry, length: int) -> np.ndarray:
     """Equation (1) as far as it is known at the start of a block: (B, L, N) bool."""
     live: np.ndarray = np.arange(length)[None, :, None] >= carry.refractory[:, None, :]
     return live
-
-
-def _flush(values: np.ndarray) -> np.ndarray:
-    """Values too small to matter set to zero, so that silence never costs denormal arithmetic."""
-    values[np.abs(values) < tiny(values.dtype)] = 0
-    return values
 
 
 def _add_rows(out: np.ndarray, step: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> None:

@@ -30,7 +30,7 @@ ROWS = {
               "_network_run", "_run"),
     "what is simulated": ("_network", "_layer", "_state"),
     "backends": BACKENDS,
-    "computing": ("_distances", "backend", "_blocks", "_neurons", "_parameters", "arrays", "numerics"),
+    "computing": ("_distances", "backend", "_linear", "_blocks", "_neurons", "_parameters", "arrays", "numerics"),
     "apart from neurons": ("_events", "trains", "metrics", "classification", "surrogates", "transforms", "optimisers",
                            "schedules"),
     "files, checks, errors": ("_atomic_io", "_npy", "_settings", "_libraries", "_validation", "_units", "errors"),

@@ -1,0 +1,229 @@
+"""The NumPy reference of the linear family: one block at a time, equations (27)-(38) as they stand.
+
+Owns the readable form. Forward, a block is walked through twice: as if it did not spike, to find the first crossing,
+and with the spike. A sum over components or receptors is taken in their order, so that every backend has its bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from blocksim._linear import (
+    Drive,
+    LinearAdjointCarry,
+    LinearCarry,
+    LinearLayer,
+    LinearParameters,
+    LinearTraces,
+)
+from blocksim.arrays import AdjointRule
+
+from .flush import flush
+
+
+def block_forward(drive: Drive, carry: LinearCarry, layer: LinearLayer, out: LinearTraces) -> LinearCarry:
+    """Equations (28)-(34) for one block."""
+    neuron, length = layer.neuron, drive.direct.shape[1]
+    current, s, z = _synapses(drive, carry, layer, out)
+    live = np.arange(length)[None, :, None] >= carry.refractory[:, None, :]
+
+    crossing = np.empty(live.shape, np.bool_)
+    for t, u, threshold, _ in _walk(neuron, layer.mode, current, carry, live, np.zeros_like(live)):
+        crossing[:, t] = live[:, t] & (u > threshold)
+    spikes = crossing & (np.cumsum(crossing, axis=1) == 1)  # (32)
+    after = np.cumsum(spikes, axis=1) - spikes > 0
+
+    v, c = carry.voltage, carry.components
+    for t, u, threshold, c_next in _walk(neuron, layer.mode, current, carry, live & ~after, spikes):
+        out.spikes[:, t] = spikes[:, t]
+        if out.voltage is not None:
+            out.voltage[:, t] = u
+        if out.threshold is not None:
+            out.threshold[:, t] = threshold
+        v, c = _reset(neuron, u, spikes[:, t]), c_next
+    spiked = spikes.any(axis=1)
+    left = np.where(
+        spiked, layer.refractory - (length - 1 - spikes.argmax(axis=1)), np.maximum(carry.refractory - length, 0)
+    )
+    return LinearCarry(v, c, s, z, left.astype(np.int32))
+
+
+def _synapses(
+    drive: Drive, carry: LinearCarry, layer: LinearLayer, out: LinearTraces
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(28), and (29) without components: J (B, L, N); and s and z of the last step."""
+    neuron = layer.neuron
+    current = drive.direct.copy()
+    last_s, last_z = carry.synapses.copy(), carry.rising.copy()
+    for r, alpha in enumerate(layer.alpha):
+        sigma, s, z = neuron.synapse_decay[r], carry.synapses[r], carry.rising[r]
+        for t in range(current.shape[1]):
+            i = drive.filtered[r, :, t]
+            if alpha:
+                s = flush(sigma * (s + rise(sigma) * z))
+                z = flush(sigma * z + i)
+            else:
+                s = flush(sigma * s + i)
+            current[:, t] += neuron.gain[r] * s
+            if alpha:
+                current[:, t] += neuron.gain_rising[r] * z
+            if out.synapses is not None and out.rising is not None:
+                out.synapses[r, :, t], out.rising[r, :, t] = s, z
+        last_s[r], last_z[r] = s, z
+    return current, last_s, last_z
+
+
+def rise(sigma: np.ndarray) -> np.ndarray:
+    """kappa of (28): an alpha synapse's answer to a unit peaks at 1."""
+    kappa: np.ndarray = -np.e * np.log(sigma)
+    return kappa.astype(sigma.dtype)
+
+
+def _walk(
+    neuron: LinearParameters, mode: str, current: np.ndarray, start: LinearCarry, live: np.ndarray, spikes: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Step by step, with these spikes: the step, U of (30), theta of (31), and c of the next step, (34)."""
+    v, c = start.voltage, start.components
+    for t in range(current.shape[1]):
+        j = current[:, t]
+        for g, each in zip(neuron.to_voltage, c, strict=True):
+            j = j + g * each  # (29)
+        u = _membrane(neuron, mode, v, j, live[:, t])
+        threshold = _threshold(neuron, c, u)
+        c = _components(neuron, c, u, spikes[:, t])
+        v = _reset(neuron, u, spikes[:, t])
+        yield t, u, threshold, c
+
+
+def _membrane(neuron: LinearParameters, mode: str, v: np.ndarray, j: np.ndarray, live: np.ndarray) -> np.ndarray:
+    """(30)."""
+    if mode == "integrate":
+        return flush(neuron.beta * v + j)
+    if mode == "hold":
+        return np.where(live, flush(neuron.beta * v + j), v)
+    return flush(neuron.beta * v + np.where(live, j, 0))
+
+
+def _threshold(neuron: LinearParameters, c: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """(31)."""
+    threshold = np.broadcast_to(neuron.theta, like.shape)
+    for h, each in zip(neuron.to_threshold, c, strict=True):
+        threshold = threshold + h * each
+    return threshold
+
+
+def _components(neuron: LinearParameters, c: np.ndarray, u: np.ndarray, spikes: np.ndarray) -> np.ndarray:
+    """(34)."""
+    jump = np.where(spikes, neuron.jump[:, None], 0)
+    return flush(neuron.decay[:, None] * c + jump + neuron.from_voltage[:, None] * u)
+
+
+def _reset(neuron: LinearParameters, u: np.ndarray, spikes: np.ndarray) -> np.ndarray:
+    """(33)."""
+    reset: np.ndarray = np.where(spikes, neuron.reset_factor * u + neuron.v_reset, u)
+    return reset
+
+
+def block_adjoint(
+    traces: LinearTraces,
+    start: LinearCarry,
+    layer: LinearLayer,
+    rule: AdjointRule,
+    grad_s: np.ndarray,
+    grad_v: np.ndarray,
+    into: LinearAdjointCarry,
+    grad: Drive,
+    sums: LinearParameters,
+) -> LinearAdjointCarry:
+    """Equations (35)-(38) for one block."""
+    neuron = layer.neuron
+    u, s = traces.voltage, traces.spikes
+    assert u is not None
+    length, dtype = u.shape[1], u.dtype
+    live = (np.arange(length)[None, :, None] >= start.refractory[:, None, :]) & ~(np.cumsum(s, axis=1) - s > 0)
+    # what J and V of the step before contribute to U, (30)
+    e = np.ones_like(live) if layer.mode == "integrate" else live
+    held = ~live if layer.mode == "hold" else np.zeros_like(live)
+
+    c = np.empty((len(neuron.decay), *u.shape), dtype)
+    slope = np.empty_like(u)
+    now = start.components
+    for t in range(length):
+        c[:, :, t] = now
+        slope[:, t] = np.where(live[:, t], rule.surrogate(u[:, t] - _threshold(neuron, now, u[:, t])), 0)
+        now = _components(neuron, now, u[:, t], s[:, t])
+
+    lambda_j = grad.direct
+    into_v, into_c = into.voltage, into.components  # lambda_V of the step that is done, lambda_c of the next
+    for t in reversed(range(length)):
+        lambda_s = grad_s[:, t]  # (35)
+        if rule.through_adaptation:
+            for d, each in zip(neuron.jump, into_c, strict=True):
+                lambda_s = lambda_s + d * each
+        if rule.through_reset:
+            lambda_s = lambda_s + ((neuron.reset_factor - 1) * u[:, t] + neuron.v_reset) * into_v
+        delta = slope[:, t] * lambda_s
+        lambda_u = grad_v[:, t] + delta + np.where(s[:, t], neuron.reset_factor * into_v, into_v)  # (36)
+        for k, each in zip(neuron.from_voltage, into_c, strict=True):
+            lambda_u = lambda_u + k * each
+        lambda_u = flush(lambda_u)
+        lambda_j[:, t] = np.where(e[:, t], lambda_u, 0)
+        before = _reset(neuron, u[:, t - 1], s[:, t - 1]) if t else start.voltage
+        sums.beta[...] += np.where(held[:, t], 0, lambda_u * before)
+        sums.theta[...] -= delta
+        sums.bias[...] += lambda_j[:, t]
+        sums.reset_factor[...] += np.where(s[:, t], into_v * u[:, t], 0)
+        sums.v_reset[...] += np.where(s[:, t], into_v, 0)
+        sums.decay[...] += into_c * c[:, :, t]
+        sums.jump[...] += np.where(s[:, t], into_c, 0)
+        sums.from_voltage[...] += into_c * u[:, t]
+        sums.to_voltage[...] += lambda_j[:, t] * c[:, :, t]
+        sums.to_threshold[...] -= delta * c[:, :, t]
+        # (37)
+        into_c = flush(
+            neuron.decay[:, None] * into_c - neuron.to_threshold[:, None] * delta
+            + neuron.to_voltage[:, None] * lambda_j[:, t]
+        )  # fmt: skip
+        into_v = np.where(held[:, t], lambda_u, flush(neuron.beta * lambda_u))
+    into_s, into_z = _synapses_adjoint(traces, start, layer, into, grad, sums)
+    return LinearAdjointCarry(into_v, into_c, into_s, into_z)
+
+
+def _synapses_adjoint(
+    traces: LinearTraces,
+    start: LinearCarry,
+    layer: LinearLayer,
+    into: LinearAdjointCarry,
+    grad: Drive,
+    sums: LinearParameters,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(38): from lambda_J to lambda of the currents, and of s and z before the block."""
+    neuron, synapses, rising = layer.neuron, traces.synapses, traces.rising
+    assert synapses is not None
+    assert rising is not None
+    before_s, before_z = into.synapses.copy(), into.rising.copy()
+    for r, alpha in enumerate(layer.alpha):
+        sigma = neuron.synapse_decay[r]
+        into_s, into_z = into.synapses[r], into.rising[r]  # dLoss/ds and dLoss/dz through the steps that follow
+        for t in reversed(range(synapses.shape[2])):
+            lambda_j = grad.direct[:, t]
+            s_before = synapses[r, :, t - 1] if t else start.synapses[r]
+            z_before = rising[r, :, t - 1] if t else start.rising[r]
+            lambda_s = flush(into_s + neuron.gain[r] * lambda_j)
+            sums.gain[r] += lambda_j * synapses[r, :, t]
+            if alpha:
+                lambda_z = flush(into_z + neuron.gain_rising[r] * lambda_j)
+                sums.gain_rising[r] += lambda_j * rising[r, :, t]
+                kappa = rise(sigma)
+                # d(sigma (s + kappa z))/d(sigma), with kappa's own slope -e / sigma
+                sums.synapse_decay[r] += lambda_s * (s_before + (kappa - np.e) * z_before) + lambda_z * z_before
+                grad.filtered[r, :, t] = lambda_z
+                into_z = flush(sigma * lambda_z + sigma * kappa * lambda_s)
+            else:
+                sums.synapse_decay[r] += lambda_s * s_before
+                grad.filtered[r, :, t] = lambda_s
+            into_s = flush(sigma * lambda_s)
+        before_s[r], before_z[r] = into_s, into_z
+    return before_s, before_z
