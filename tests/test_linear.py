@@ -5,7 +5,6 @@ Golden values are read from ../shared/data/golden and skipped where it is not th
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,16 +17,13 @@ from blocksim.surrogates import get_surrogate
 
 from .helpers import assert_same_bits
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "general.npz"
 ENGINE = NumpyBackend()
 TOLERANCE = 1e-10
 
 
 @pytest.fixture(scope="module")
-def golden():
-    if not GOLDEN.exists():
-        pytest.skip("golden values are not here: ../shared/data/golden/general.npz")
-    with np.load(GOLDEN) as archive:
+def golden(shared_data):
+    with np.load(shared_data / "golden" / "general.npz") as archive:
         return {name: archive[name] for name in archive.files}
 
 
