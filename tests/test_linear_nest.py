@@ -70,7 +70,11 @@ def layer_of(model, given, weights, dt):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(40))
+# step by step in Python a case takes seconds: one of each model, and the others with --slow
+EVERY = [number if number % 10 == 0 else pytest.param(number, marks=pytest.mark.slow) for number in range(40)]
+
+
+@pytest.mark.parametrize("number", EVERY)
 def test_every_spike_of_nest(nest, number):
     case = {name: nest[f"case{number}/{name}"] for name in ("excitatory", "inhibitory", "spikes", "json")}
     how = json.loads(str(case["json"]))
