@@ -133,10 +133,10 @@ def added(backend: Backend, gradient: SpikeGradient, batch: int, steps: int, lay
     return total
 
 
-def recurrent_gradient(backend: Backend, tape: Tape, grad_current: Array) -> Array:
-    """dLoss/dR (N, N), equation (11)."""
+def recurrent_gradient(backend: Backend, spikes: Array, history: Array, grad_current: Array) -> Array:
+    """dLoss/dR (N, N), equation (11); `history` as in `delayed`."""
     gradient = None
-    for piece, where in delayed(tape.spikes, tape.history, 0, tape.spikes.shape[1]):
+    for piece, where in delayed(spikes, history, 0, spikes.shape[1]):
         part = backend.projection_adjoint(piece, grad_current[:, where])
         gradient = part if gradient is None else gradient + part
     return gradient
@@ -215,7 +215,9 @@ def adjoint(
     return AdjointResult(
         current=grad_current,
         weights=None if layer.weights is None else backend.projection_adjoint(x, grad_current),
-        recurrent=None if layer.recurrent is None else recurrent_gradient(backend, tape, grad_current),
+        recurrent=(
+            None if layer.recurrent is None else recurrent_gradient(backend, tape.spikes, tape.history, grad_current)
+        ),
         sums=sums,
         carry=grad_carry,
         history=before,

@@ -7,15 +7,15 @@ components, D the longest recurrent delay, E the longest delay of an input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blocksim._blocks import spans, zeros
+from blocksim._blocks import delayed, recurrent_gradient, spans, zeros
 from blocksim._events import Events
-from blocksim.arrays import AdjointRule, Array, Input, Record
+from blocksim.arrays import AdjointRule, Array, Input, NeuronArrays, Record
 
 if TYPE_CHECKING:
     from blocksim.backend import Backend
@@ -73,13 +73,13 @@ class Drive(Record):
 
 @dataclass(frozen=True, eq=False)
 class LinearTraces(Record):
-    """OUT: results of a block or a run, time on the last axis but one; None where not asked for."""
+    """OUT: results of a block or a run, time on the last axis but one."""
 
     spikes: Array  # (B, T, N) bool
-    voltage: Array | None  # (B, T, N), U of (30)
-    threshold: Array | None  # (B, T, N), theta of (31)
-    synapses: Array | None  # (R, B, T, N), s of (28)
-    rising: Array | None  # (R, B, T, N), z of (28)
+    voltage: Array  # (B, T, N), U of (30)
+    threshold: Array  # (B, T, N), theta of (31)
+    synapses: Array  # (R, B, T, N), s of (28)
+    rising: Array  # (R, B, T, N), z of (28)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class LinearConnection:
 
 
 @dataclass(frozen=True, eq=False)
-class LinearLayer:
+class LinearLayer(NeuronArrays):
     """A layer as the backend's arrays."""
 
     neuron: LinearParameters
@@ -101,17 +101,6 @@ class LinearLayer:
     alpha: tuple[bool, ...]  # of each receptor with a time course
     inputs: tuple[LinearConnection, ...]
     recurrent: tuple[LinearConnection, ...]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The computing precision."""
-        dtype: np.dtype[Any] = self.neuron.beta.dtype
-        return dtype
-
-    @property
-    def size(self) -> int:
-        """Number of neurons N."""
-        return int(self.neuron.beta.shape[0])
 
     @property
     def latency(self) -> int:
@@ -162,19 +151,13 @@ def shifted(x: Input, lead: int, delay: int) -> Input:
     return x[begin:stop] if isinstance(x, Events) else x[:, begin:stop]
 
 
-def arriving(spikes: Array, history: Array, delay: int, start: int, stop: int) -> Iterator[tuple[Array, slice]]:
-    """The spikes `delay` steps before start .. stop, as pieces and the steps (from `start`) they act on."""
-    before = history.shape[1]
-    if start < delay:
-        last = min(stop, delay)
-        yield history[:, before + start - delay : before + last - delay], slice(0, last - start)
-    if stop > delay:
-        begin = max(start, delay)
-        yield spikes[:, begin - delay : stop - delay], slice(begin - start, stop - start)
+def history_of(history: Array, delay: int) -> Array:
+    """The spikes of the last `delay` steps before the run."""
+    return history[:, history.shape[1] - delay :]
 
 
 def drive_of(backend: Backend, layer: LinearLayer, x: Input) -> Drive:
-    """The bias and the input currents of (27). Without input connections x is the current of the first receptor."""
+    """The bias, and the input currents of (27)."""
     batch, steps = x.shape[0], x.shape[1] - layer.lead
     direct = backend.empty((batch, steps, layer.size), layer.dtype)
     direct[...] = layer.neuron.bias
@@ -202,7 +185,7 @@ def forward(
         block = drive.at(now)
         for each in layer.recurrent:
             into = receiving(block, each.receptor)
-            for piece, where in arriving(out.spikes, history, each.delay, start, stop):
+            for piece, where in delayed(out.spikes, history_of(history, each.delay), start, stop):
                 backend.projection(piece, each.weights, into[:, where])
         starts.put(number, carry)
         carry = backend.linear_forward(block, carry, layer, out.at(now))
@@ -253,20 +236,18 @@ def adjoint(
     if latency:
         add_recurrent(before, -latency, 0)
 
-    def of_recurrent(each: LinearConnection) -> Array:
-        parts = [
-            backend.projection_adjoint(piece, receiving(grad, each.receptor)[:, where])
-            for piece, where in arriving(traces.spikes, tape.history, each.delay, 0, steps)
-        ]
-        return sum(parts[1:], parts[0])
-
     return LinearAdjointResult(
         drive=grad,
         inputs=tuple(
             backend.projection_adjoint(shifted(x, layer.lead, each.delay), receiving(grad, each.receptor))
             for each in layer.inputs
         ),
-        recurrent=tuple(map(of_recurrent, layer.recurrent)),
+        recurrent=tuple(
+            recurrent_gradient(
+                backend, traces.spikes, history_of(tape.history, each.delay), receiving(grad, each.receptor)
+            )
+            for each in layer.recurrent
+        ),
         sums=sums,
         carry=into,
         history=before,

@@ -74,18 +74,10 @@ class Parameters(Record):
 ParameterSums = Parameters
 
 
-@dataclass(frozen=True, eq=False)
-class LayerArrays:
-    """A layer as the backend's arrays; the names are those of equations (1)-(6).
+class NeuronArrays:
+    """A layer's arrays, whatever its neurons: what follows from the record of their parameters."""
 
-    It does not change, so a backend may keep what it makes of it, for as long as it is there.
-    """
-
-    neuron: Parameters  # (N,) dtype
-    refractory: Array  # (N,) int32, steps
-    weights: Array | None  # (K, N) dtype; None: x is the current
-    recurrent: Array | None  # (N, N) dtype
-    latency: int  # D, steps
+    neuron: Any
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -97,6 +89,20 @@ class LayerArrays:
     def size(self) -> int:
         """Number of neurons N."""
         return int(self.neuron.beta.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class LayerArrays(NeuronArrays):
+    """A layer as the backend's arrays; the names are those of equations (1)-(6).
+
+    It does not change, so a backend may keep what it makes of it, for as long as it is there.
+    """
+
+    neuron: Parameters  # (N,) dtype
+    refractory: Array  # (N,) int32, steps
+    weights: Array | None  # (K, N) dtype; None: x is the current
+    recurrent: Array | None  # (N, N) dtype
+    latency: int  # D, steps
 
 
 @dataclass(frozen=True)

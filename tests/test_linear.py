@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import blocksim
 from backends.numpy_reference.reference import NumpyBackend
 from blocksim import _linear
 from blocksim._linear import DIRECT, Drive, LinearCarry, LinearConnection, LinearLayer, LinearParameters
@@ -203,8 +204,6 @@ def test_gradients_through_the_state_are_those_of_one_run(seed):
 
 
 def test_alif_is_an_instance_with_its_bits():
-    import blocksim
-
     rng = np.random.default_rng(3)
     size, dtype = 6, np.float32
     beta, p, b = (rng.uniform(low, high, size).astype(dtype) for low, high in ((0.6, 0.98), (0.6, 0.99), (0, 0.4)))

@@ -141,7 +141,7 @@ def adjoint(
         early = min(latency, steps)
         if recurrent is not None:  # (13)
             engine.add_product(grad_current[:, :early], recurrent, before[:, :early])
-        grad_recurrent = recurrent_gradient(engine, tape, grad_current)
+        grad_recurrent = recurrent_gradient(engine, tape.spikes, tape.history, grad_current)
     weights = None if layer.weights is None else engine.projection_adjoint(x, grad_current)
     return AdjointResult(grad_current, weights, grad_recurrent, Parameters(*sums), into, before)
 

@@ -20,34 +20,28 @@ from blocksim._linear import (
 )
 from blocksim.arrays import AdjointRule
 
-from .flush import flush
+from .common import after_spike, first_crossing, flush, live_at_start, steps_left
 
 
 def block_forward(drive: Drive, carry: LinearCarry, layer: LinearLayer, out: LinearTraces) -> LinearCarry:
     """Equations (28)-(34) for one block."""
-    neuron, length = layer.neuron, drive.direct.shape[1]
+    neuron = layer.neuron
     current, s, z = _synapses(drive, carry, layer, out)
-    live = np.arange(length)[None, :, None] >= carry.refractory[:, None, :]
+    live = live_at_start(carry.refractory, current.shape[1])
 
     crossing = np.empty(live.shape, np.bool_)
-    for t, u, threshold, _ in _walk(neuron, layer.mode, current, carry, live, np.zeros_like(live)):
+    for t, u, threshold, _, _ in _walk(neuron, layer.mode, current, carry, live, np.zeros_like(live)):
         crossing[:, t] = live[:, t] & (u > threshold)
-    spikes = crossing & (np.cumsum(crossing, axis=1) == 1)  # (32)
-    after = np.cumsum(spikes, axis=1) - spikes > 0
+    spikes = first_crossing(crossing)  # (32)
 
+    out.spikes[...] = spikes
     v, c = carry.voltage, carry.components
-    for t, u, threshold, c_next in _walk(neuron, layer.mode, current, carry, live & ~after, spikes):
-        out.spikes[:, t] = spikes[:, t]
-        if out.voltage is not None:
-            out.voltage[:, t] = u
-        if out.threshold is not None:
-            out.threshold[:, t] = threshold
-        v, c = _reset(neuron, u, spikes[:, t]), c_next
-    spiked = spikes.any(axis=1)
-    left = np.where(
-        spiked, layer.refractory - (length - 1 - spikes.argmax(axis=1)), np.maximum(carry.refractory - length, 0)
-    )
-    return LinearCarry(v, c, s, z, left.astype(np.int32))
+    for t, u, threshold, after_v, after_c in _walk(
+        neuron, layer.mode, current, carry, live & ~after_spike(spikes), spikes
+    ):
+        out.voltage[:, t], out.threshold[:, t] = u, threshold
+        v, c = after_v, after_c
+    return LinearCarry(v, c, s, z, steps_left(layer.refractory, carry.refractory, spikes))
 
 
 def _synapses(
@@ -59,18 +53,18 @@ def _synapses(
     last_s, last_z = carry.synapses.copy(), carry.rising.copy()
     for r, alpha in enumerate(layer.alpha):
         sigma, s, z = neuron.synapse_decay[r], carry.synapses[r], carry.rising[r]
+        kappa = rise(sigma) if alpha else None
         for t in range(current.shape[1]):
             i = drive.filtered[r, :, t]
-            if alpha:
-                s = flush(sigma * (s + rise(sigma) * z))
-                z = flush(sigma * z + i)
-            else:
+            if kappa is None:
                 s = flush(sigma * s + i)
-            current[:, t] += neuron.gain[r] * s
-            if alpha:
+                current[:, t] += neuron.gain[r] * s
+            else:
+                s = flush(sigma * (s + kappa * z))
+                z = flush(sigma * z + i)
+                current[:, t] += neuron.gain[r] * s
                 current[:, t] += neuron.gain_rising[r] * z
-            if out.synapses is not None and out.rising is not None:
-                out.synapses[r, :, t], out.rising[r, :, t] = s, z
+            out.synapses[r, :, t], out.rising[r, :, t] = s, z
         last_s[r], last_z[r] = s, z
     return current, last_s, last_z
 
@@ -83,8 +77,8 @@ def rise(sigma: np.ndarray) -> np.ndarray:
 
 def _walk(
     neuron: LinearParameters, mode: str, current: np.ndarray, start: LinearCarry, live: np.ndarray, spikes: np.ndarray
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Step by step, with these spikes: the step, U of (30), theta of (31), and c of the next step, (34)."""
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Step by step, with these spikes: the step, U of (30), theta of (31), V of (33), and c of the next step, (34)."""
     v, c = start.voltage, start.components
     for t in range(current.shape[1]):
         j = current[:, t]
@@ -94,7 +88,7 @@ def _walk(
         threshold = _threshold(neuron, c, u)
         c = _components(neuron, c, u, spikes[:, t])
         v = _reset(neuron, u, spikes[:, t])
-        yield t, u, threshold, c
+        yield t, u, threshold, v, c
 
 
 def _membrane(neuron: LinearParameters, mode: str, v: np.ndarray, j: np.ndarray, live: np.ndarray) -> np.ndarray:
@@ -140,9 +134,8 @@ def block_adjoint(
     """Equations (35)-(38) for one block."""
     neuron = layer.neuron
     u, s = traces.voltage, traces.spikes
-    assert u is not None
     length, dtype = u.shape[1], u.dtype
-    live = (np.arange(length)[None, :, None] >= start.refractory[:, None, :]) & ~(np.cumsum(s, axis=1) - s > 0)
+    live = live_at_start(start.refractory, length) & ~after_spike(s)
     # what J and V of the step before contribute to U, (30)
     e = np.ones_like(live) if layer.mode == "integrate" else live
     held = ~live if layer.mode == "hold" else np.zeros_like(live)
@@ -201,11 +194,10 @@ def _synapses_adjoint(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(38): from lambda_J to lambda of the currents, and of s and z before the block."""
     neuron, synapses, rising = layer.neuron, traces.synapses, traces.rising
-    assert synapses is not None
-    assert rising is not None
     before_s, before_z = into.synapses.copy(), into.rising.copy()
     for r, alpha in enumerate(layer.alpha):
         sigma = neuron.synapse_decay[r]
+        kappa = rise(sigma) if alpha else None
         into_s, into_z = into.synapses[r], into.rising[r]  # dLoss/ds and dLoss/dz through the steps that follow
         for t in reversed(range(synapses.shape[2])):
             lambda_j = grad.direct[:, t]
@@ -213,17 +205,16 @@ def _synapses_adjoint(
             z_before = rising[r, :, t - 1] if t else start.rising[r]
             lambda_s = flush(into_s + neuron.gain[r] * lambda_j)
             sums.gain[r] += lambda_j * synapses[r, :, t]
-            if alpha:
+            if kappa is None:
+                sums.synapse_decay[r] += lambda_s * s_before
+                grad.filtered[r, :, t] = lambda_s
+            else:
                 lambda_z = flush(into_z + neuron.gain_rising[r] * lambda_j)
                 sums.gain_rising[r] += lambda_j * rising[r, :, t]
-                kappa = rise(sigma)
                 # d(sigma (s + kappa z))/d(sigma), with kappa's own slope -e / sigma
                 sums.synapse_decay[r] += lambda_s * (s_before + (kappa - np.e) * z_before) + lambda_z * z_before
                 grad.filtered[r, :, t] = lambda_z
                 into_z = flush(sigma * lambda_z + sigma * kappa * lambda_s)
-            else:
-                sums.synapse_decay[r] += lambda_s * s_before
-                grad.filtered[r, :, t] = lambda_s
             into_s = flush(sigma * lambda_s)
         before_s[r], before_z[r] = into_s, into_z
     return before_s, before_z

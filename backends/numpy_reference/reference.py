@@ -15,7 +15,7 @@ from blocksim.backend import HostBackend
 from blocksim.numerics import spike_rows
 
 from . import linear
-from .flush import flush
+from .common import after_spike, first_crossing, flush, live_at_start, steps_left
 
 
 class NumpyBackend(HostBackend):
@@ -60,7 +60,7 @@ class NumpyBackend(HostBackend):
     def block_forward(self, current: np.ndarray, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
         """Equations (1), (3)-(6) for one block."""
         neuron, length = layer.neuron, current.shape[1]
-        live = _live(carry, length)
+        live = live_at_start(carry.refractory, length)
         current = np.where(live, current, 0)
 
         # (3) without reset, (4) and (6) without spike: linear recurrences
@@ -74,10 +74,7 @@ class NumpyBackend(HostBackend):
             a = flush(neuron.p * a)
 
         # (5) the first crossing is the spike; the neuron is refractory for the rest of the block
-        crossing = live & (free_voltage > threshold)
-        spikes = crossing & (np.cumsum(crossing, axis=1) == 1)
-        spiked = spikes.any(axis=1)
-        after = np.cumsum(spikes, axis=1) - spikes > 0
+        spikes = first_crossing(live & (free_voltage > threshold))
 
         # (6) with the spike, and the threshold it raises within the block
         a = carry.adaptation
@@ -87,23 +84,17 @@ class NumpyBackend(HostBackend):
 
         out.spikes[...] = spikes
         if out.voltage is not None:
-            out.voltage[...] = np.where(after, 0, free_voltage)
+            out.voltage[...] = np.where(after_spike(spikes), 0, free_voltage)
         if out.threshold is not None:
             out.threshold[...] = threshold
         if out.free_voltage is not None:
             out.free_voltage[...] = free_voltage
 
-        since_spike = length - 1 - spikes.argmax(axis=1)
         return Carry(
-            voltage=np.where(spiked, 0, free_voltage[:, -1]),
+            voltage=np.where(spikes.any(axis=1), 0, free_voltage[:, -1]),
             adaptation=a,
-            refractory=np.where(
-                spiked, layer.refractory - since_spike, np.maximum(carry.refractory - length, 0)
-            ).astype(np.int32),
+            refractory=steps_left(layer.refractory, carry.refractory, spikes),
         )
-
-    linear_forward = staticmethod(linear.block_forward)
-    linear_adjoint = staticmethod(linear.block_adjoint)
 
     def block_adjoint(
         self,
@@ -124,6 +115,10 @@ class NumpyBackend(HostBackend):
             grad_voltage = np.zeros_like(grad_spikes)
         return adjoint(voltage, spikes, start, layer, rule, grad_spikes, grad_voltage, grad_carry, grad_current, sums)
 
+    # a block of the linear family, for the loop of blocksim._linear
+    linear_forward = staticmethod(linear.block_forward)
+    linear_adjoint = staticmethod(linear.block_adjoint)
+
 
 def _standard_adjoint(
     v: np.ndarray,
@@ -140,7 +135,7 @@ def _standard_adjoint(
     """The surrogate gradient of the standard model, equations (7)-(12)."""
     neuron, length = layer.neuron, v.shape[1]
     # (1): known at the start of the block, and dead after the block's spike
-    live = _live(start, length) & ~(np.cumsum(s, axis=1) - s > 0)
+    live = live_at_start(start.refractory, length) & ~after_spike(s)
     a = np.empty_like(v)
     a[:, 0] = start.adaptation
     for t in range(1, length):
@@ -188,14 +183,14 @@ def _paper_adjoint(
     Two adaptations appear: `free_a`, without the block's spike, sets the thresholds; `a`, with it, is handed on.
     """
     neuron, length = layer.neuron, u.shape[1]
-    live = _live(start, length)
+    live = live_at_start(start.refractory, length)
     free_a, a = np.empty_like(u), np.empty_like(u)
     free_a[:, 0] = a[:, 0] = start.adaptation
     for t in range(1, length):
         free_a[:, t] = flush(neuron.p * free_a[:, t - 1])
         a[:, t] = flush(neuron.p * a[:, t - 1] + s[:, t - 1])
     slope = rule.surrogate(u - (neuron.theta + neuron.b * free_a))
-    after = np.cumsum(s, axis=1) - s > 0
+    after = after_spike(s)
     spiked = s.any(axis=1)
 
     # lambda_u, lambda of free_a, and lambda of a, of the step that follows; the ramp of (14) as two running sums
@@ -226,12 +221,6 @@ def _paper_adjoint(
         into_a = flush(neuron.p * into_a)
         into_u = flush(neuron.beta * lambda_u)
     return AdjointCarry(into_u, into_a + into_free_a)
-
-
-def _live(carry: Carry, length: int) -> np.ndarray:
-    """Equation (1) as far as it is known at the start of a block: (B, L, N) bool."""
-    live: np.ndarray = np.arange(length)[None, :, None] >= carry.refractory[:, None, :]
-    return live
 
 
 def _add_rows(out: np.ndarray, step: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> None:
