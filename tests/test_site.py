@@ -108,7 +108,7 @@ def test_equations_have_numbers_and_places(browser, site):
         page = tab.go("reference/simulation.html")
         page.locator("a", has_text="(7)").first.click()
         page.wait_for_url(f"**/{where['7']}.html#equation-7", timeout=20_000)
-    assert len(where) == 26
+    assert sorted(map(int, where)) == list(range(1, len(where) + 1))
     assert not tab.problems, "\n".join(tab.problems)
 
 
