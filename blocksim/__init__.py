@@ -10,15 +10,17 @@
 
 from pathlib import Path as _Path
 
+from blocksim._connections import Alpha, Connection, Exponential
 from blocksim._events import Events
 from blocksim._layer import Layer
+from blocksim._linear_neurons import Component, LinearIF
 from blocksim._network import CountReadout, LeakyReadout, Network
 from blocksim._network_run import NetworkGradients, NetworkRun, NetworkState, NetworkStateGradient
 from blocksim._neurons import ALIF, LIF
 from blocksim._readout import ReadoutGradients
 from blocksim._run import Gradients, Run
 from blocksim._simulation import simulate
-from blocksim._state import State, StateGradient
+from blocksim._state import LinearState, LinearStateGradient, State, StateGradient
 from blocksim.backend import Backend, BackendEntry, available_backends, get_backend
 from blocksim.errors import (
     ArgumentError,
@@ -42,20 +44,27 @@ if not (_here / "backends").is_dir() and (_here.parent / "backends").is_dir():
 __all__ = [
     "ALIF",
     "LIF",
+    "Alpha",
     "ArgumentError",
     "Backend",
     "BackendEntry",
     "BlocksimError",
     "BlocksimWarning",
+    "Component",
+    "Connection",
     "CountReadout",
     "DeviceError",
     "DivergenceError",
     "Events",
     "ExecutorError",
+    "Exponential",
     "FileError",
     "Gradients",
     "Layer",
     "LeakyReadout",
+    "LinearIF",
+    "LinearState",
+    "LinearStateGradient",
     "MissingLibraryError",
     "Network",
     "NetworkGradients",

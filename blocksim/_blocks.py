@@ -12,8 +12,7 @@ is in earlier blocks. So a block's currents are known when it starts. L = 1 is t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,14 +26,17 @@ from blocksim.arrays import (
     ForwardResult,
     Input,
     LayerArrays,
-    Parameters,
+    NeuronArrays,
     Plan,
+    Record,
     SpikeGradient,
     Tape,
 )
 
 if TYPE_CHECKING:
     from blocksim.backend import Backend
+
+R = TypeVar("R", bound=Record)
 
 
 def spans(steps: int, length: int) -> Iterator[tuple[int, int, int]]:
@@ -72,9 +74,9 @@ def zeros(backend: Backend, shape: tuple[int, ...], dtype: Any) -> Array:
     return array
 
 
-def zero_sums(backend: Backend, batch: int, size: int) -> Parameters:
-    """The sums of (11) and (12) before the first step."""
-    return Parameters(*(zeros(backend, (batch, size), np.float64) for _ in fields(Parameters)))
+def zero_sums(backend: Backend, layer: NeuronArrays, batch: int) -> Any:
+    """The sums of (11) and (12) before the first step: of each parameter, for each sample."""
+    return layer.neuron.map(lambda array: zeros(backend, (batch, *array.shape), np.float64))
 
 
 def new_outputs(backend: Backend, layer: LayerArrays, batch: int, steps: int, plan: Plan) -> BlockOutputs:
@@ -91,7 +93,7 @@ def new_outputs(backend: Backend, layer: LayerArrays, batch: int, steps: int, pl
     )
 
 
-def new_starts(backend: Backend, carry: Carry, steps: int, plan: Plan) -> Carry | None:
+def new_starts(backend: Backend, carry: R, steps: int, plan: Plan) -> R | None:
     """Arrays for what each block is handed; None without a tape."""
     blocks = -(-steps // plan.block_length)
     return carry.map(lambda array: backend.empty((blocks, *array.shape), array.dtype)) if plan.tape else None
@@ -118,7 +120,7 @@ def current_of(backend: Backend, layer: LayerArrays, x: Input) -> Array:
     return current
 
 
-def added(backend: Backend, gradient: SpikeGradient, batch: int, steps: int, layer: LayerArrays) -> Array | None:
+def added(backend: Backend, gradient: SpikeGradient, batch: int, steps: int, layer: NeuronArrays) -> Array | None:
     """dLoss/dS (B, T, N), its parts added up; None where there are none. It may be the caller's own array."""
     if gradient.above_current is not None:
         total = backend.input_adjoint(gradient.above_current, gradient.above_weights)
@@ -178,7 +180,7 @@ def adjoint(
     batch, steps, neurons = tape.spikes.shape
     latency = tape.history.shape[1]
     grad_current = backend.empty((batch, steps, neurons), layer.dtype)
-    sums = zero_sums(backend, batch, neurons)
+    sums = zero_sums(backend, layer, batch)
     of_spikes = added(backend, grad_spikes, batch, steps, layer)
 
     def add_recurrent(grad: Array, start: int, stop: int) -> None:

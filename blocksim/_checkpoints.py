@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._blocks import added, last_spikes, new_outputs, result_of, zero_sums
+from blocksim import _blocks, _linear
+from blocksim._blocks import added, last_spikes, zero_sums
 from blocksim._events import Events
 from blocksim.arrays import (
-    AdjointCarry,
     AdjointResult,
     AdjointRule,
     Array,
-    Carry,
     ForwardResult,
     Input,
     LayerArrays,
+    LinearLayer,
     Plan,
     SpikeGradient,
 )
@@ -42,71 +42,81 @@ class Checkpoints:
     plan: Plan
     groups: tuple[slice, ...]  # samples
     stretches: tuple[slice, ...]  # steps, whole blocks
-    starts: tuple[Carry, ...]  # of each stretch, for all samples
+    starts: tuple[Any, ...]  # Carry or LinearCarry, of each stretch, for all samples
     spikes: Array  # (B, T, N) bool
     history: Array  # (B, D, N) bool, spikes of the D steps before the first
 
 
 def forward(
-    backend: Backend, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan
+    backend: Backend, layer: LayerArrays | LinearLayer, x: Input, carry: Any, history: Array, plan: Plan
 ) -> tuple[ForwardResult, Checkpoints]:
     """Simulate a layer without a tape."""
-    batch, steps = x.shape[:2]
+    layer_forward, _ = backend.of(layer)
+    lead = layer.lead if isinstance(layer, LinearLayer) else 0
+    batch, steps = x.shape[0], x.shape[1] - lead
     number = min(max(batch // GROUP, 1), PARTS)
     groups = _split(batch, number, 1)
     stretches = _split(steps, -(-PARTS // number), plan.block_length)
     without_tape = replace(plan, tape=False)
     starts = [carry.copy()]
     if len(stretches) == 1:
-        result = backend.layer_forward(layer, x, carry, history, without_tape)
+        result = layer_forward(layer, x, carry, history, without_tape)
         return result, Checkpoints(plan, groups, stretches, tuple(starts), result.spikes, history)
-    outputs = new_outputs(backend, layer, batch, steps, without_tape)
+    outputs: Any  # what is computed part by part
+    if isinstance(layer, LinearLayer):
+        outputs = _linear.new_traces(backend, layer, batch, steps, without_tape)
+    else:
+        outputs = _blocks.new_outputs(backend, layer, batch, steps, without_tape)
     everyone = slice(0, batch)
     for now in stretches:
         before = last_spikes(backend, outputs.spikes, history, now.start)
-        result = backend.layer_forward(layer, _part(backend, x, everyone, now), starts[-1], before, without_tape)
+        part = _part(backend, x, everyone, now, lead)
+        result = layer_forward(layer, part, starts[-1], before, without_tape)
         starts.append(result.carry)
         outputs.put(np.s_[:, now], result)
     kept = Checkpoints(plan, groups, stretches, tuple(starts[:-1]), outputs.spikes, history)
-    return result_of(outputs, starts[-1], None, history, plan), kept
+    return ForwardResult(outputs.spikes, outputs.voltage, outputs.threshold, starts[-1], None), kept
 
 
 def adjoint(
     backend: Backend,
-    layer: LayerArrays,
+    layer: LayerArrays | LinearLayer,
     x: Input,
     kept: Checkpoints,
     rule: AdjointRule,
     grad_spikes: SpikeGradient,
     grad_voltage: Array | None,
-    grad_carry: AdjointCarry,
+    grad_carry: Any,
     grad_history: Array,
 ) -> AdjointResult:
     """Differentiate part by part, each computed again with a tape: the last stretch of a group first."""
+    layer_forward, layer_adjoint = backend.of(layer)
+    lead = layer.lead if isinstance(layer, LinearLayer) else 0
     plan = replace(kept.plan, tape=True, record_voltage=False, record_threshold=False)
     batch, steps, neurons = kept.spikes.shape
     current = backend.empty(kept.spikes.shape, layer.dtype)
+    filtered = None
+    if isinstance(layer, LinearLayer):
+        filtered = backend.empty((batch, len(layer.alpha), steps, neurons), layer.dtype)
     history = backend.empty(grad_history.shape, layer.dtype)
     into = grad_carry.map(lambda array: backend.empty(array.shape, array.dtype))
-    sums = zero_sums(backend, batch, neurons)
+    sums = zero_sums(backend, layer, batch)
     weights = recurrent = None
-    if (
-        type(backend).layer_adjoint is Backend.layer_adjoint
-    ):  # it adds the parts of dLoss/dS up: once for all parts of time
+    if backend.adds_up(layer):  # the parts of dLoss/dS: once for all parts of time
         grad_spikes = SpikeGradient(added(backend, grad_spikes, batch, steps, layer))
     for samples in kept.groups:
         carry = grad_carry.at(samples)
         after = grad_history[samples]
         for number, now in reversed(list(enumerate(kept.stretches))):
-            part = _part(backend, x, samples, now)
+            part = _part(backend, x, samples, now, lead)
 
             def part_of(grad: Array | None, where: Any = (samples, now)) -> Array | None:
                 return None if grad is None else backend.asarray(grad[where])
 
             before = last_spikes(backend, kept.spikes[samples], kept.history[samples], now.start)
-            tape = backend.layer_forward(layer, part, kept.starts[number].at(samples), before, plan).tape
+            tape = layer_forward(layer, part, kept.starts[number].at(samples), before, plan).tape
             assert tape is not None
-            result = backend.layer_adjoint(
+            result = layer_adjoint(
                 layer,
                 part,
                 tape,
@@ -123,11 +133,13 @@ def adjoint(
             )
             carry, after = result.carry, result.history
             current[samples, now] = result.current
+            if filtered is not None:
+                filtered[samples, :, now] = result.filtered
             weights, recurrent = _sum(weights, result.weights), _sum(recurrent, result.recurrent)
             sums.put(samples, sums.at(samples).map(lambda total, more: total + more, result.sums))
         into.put(samples, carry)
         history[samples] = after
-    return AdjointResult(current, weights, recurrent, sums, into, history)
+    return AdjointResult(current, weights, recurrent, sums, into, history, filtered)
 
 
 def _split(length: int, number: int, unit: int) -> tuple[slice, ...]:
@@ -137,11 +149,16 @@ def _split(length: int, number: int, unit: int) -> tuple[slice, ...]:
     return tuple(slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
-def _sum(one: Array | None, other: Array | None) -> Array | None:
+def _sum(one: Any, other: Any) -> Any:
+    """The sum of two gradients, or of tuples of them; None where there are none."""
+    if isinstance(other, tuple):
+        return other if one is None else tuple(map(_sum, one, other))
     return one if other is None else other if one is None else one + other
 
 
-def _part(backend: Backend, x: Input, samples: slice, steps: slice) -> Input:
+def _part(backend: Backend, x: Input, samples: slice, steps: slice, lead: int) -> Input:
+    """Input of some samples and steps, and of the `lead` steps before them: x begins as many steps before the run."""
+    steps = slice(steps.start, steps.stop + lead)
     if isinstance(x, Events):
         return x.samples(samples.start, samples.stop)[steps]
     return backend.asarray(x[samples, steps])

@@ -302,6 +302,21 @@ class Events:
         counts = np.diff(self.indptr).reshape(batch, time)[:, start:stop].ravel()
         return Events.trusted(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
 
+    def followed_by(self, later: Events) -> Events:
+        """The events of these steps and then of those, of the same samples and inputs."""
+        batch, time, inputs = self.shape
+        if later.shape[::2] != (batch, inputs):
+            raise ArgumentError(f"later: expected events of {batch} samples and {inputs} inputs; found {later!r}")
+        parts = [part for sample in range(batch) for events in (self, later) for part in [events._of_sample(sample)]]
+        counts = [np.diff(events.indptr).reshape(batch, -1) for events in (self, later)]
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts, axis=1))])
+        return Events.trusted(indptr, np.concatenate(parts), (batch, time + later.shape[1], inputs))
+
+    def _of_sample(self, sample: int) -> np.ndarray:
+        """The indices of one sample."""
+        time = self.shape[1]
+        return self.indices[self.indptr[sample * time] : self.indptr[(sample + 1) * time]]
+
     def delayed(self, delays: Sequence[int]) -> Events:
         """The same spikes by lines of several delays: each input enters once for each of them.
 

@@ -39,11 +39,11 @@ def read_input(x: Any, layer: Layer, batch_size: int | None, backend: Backend) -
         batched = x.ndim == 3
         x = x if batched else x[None]
     columns = x.shape[2]
-    if layer.weights is not None and columns != layer.inputs:
+    if layer.inputs is not None and columns != layer.inputs:
         raise ArgumentError(
             f"x: expected {layer.inputs} inputs in its last axis, one a row of the weights; found {columns}"
         )
-    if layer.weights is None and layer.size is not None and columns not in (1, layer.size):
+    if layer.inputs is None and layer.size is not None and columns not in (1, layer.size):
         raise ArgumentError(
             f"x: expected a current for each of {layer.size} neurons, or one for all, in its last axis (the layer has "
             f"no weights); found {columns}"
@@ -80,17 +80,17 @@ def prepare(x: Any, layer: Layer, backend: Backend, dtype: np.dtype[Any]) -> Any
     """
     if backend.owns(x):
         finite_numbers("x", x, backend)
-        spikes = backend.events(x) if layer.weights is not None and x.dtype.kind != "f" else None
+        spikes = backend.events(x) if layer.inputs is not None and x.dtype.kind != "f" else None
         return backend.asarray(x, dtype) if spikes is None else spikes
     if isinstance(x, np.ndarray) and ((x.dtype.itemsize == 2 and x.dtype.kind == "f") or not x.dtype.isnative):
         # kernels read neither float16 nor foreign byte orders
         x = x.astype(np.float32 if x.dtype.itemsize == 2 and x.dtype.kind == "f" else x.dtype.newbyteorder("="))
-    if isinstance(x, np.ndarray) and layer.weights is not None:
+    if isinstance(x, np.ndarray) and layer.inputs is not None:
         sparse = backend.events(x)
         if sparse is not None:
             return sparse
     if isinstance(x, Events):
-        return x if layer.weights is not None else backend.asarray(x.to_dense(dtype))
+        return x if layer.inputs is not None else backend.asarray(x.to_dense(dtype))
     finite("x", x)
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(x, dtype=dtype)

@@ -1,23 +1,26 @@
 """One layer's forward pass and its adjoint, in the arrays of a backend: what runs and networks are made of.
 
-Owns the step from a layer and a state to a backend's arrays, and the choice between a whole tape and checkpoints. What
-a caller gets of it is `blocksim._run`'s.
+Owns the step from a state to a backend's arrays, and the choice between a whole tape and checkpoints. The arrays of the
+layer itself are `blocksim._layer_arrays`'s, what a caller gets is `blocksim._run`'s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from blocksim import _checkpoints
+from blocksim import _checkpoints, _linear
 from blocksim._blocks import last_spikes, zeros
+from blocksim._events import Events
 from blocksim._inputs import finite_numbers, numbers
 from blocksim._layer import Layer
+from blocksim._layer_arrays import arrays_of
 from blocksim._options import Options
-from blocksim._state import State, StateGradient
+from blocksim._state import LinearState, LinearStateGradient, State, StateGradient
 from blocksim._validation import finite, found
 from blocksim.arrays import (
     AdjointCarry,
@@ -28,16 +31,40 @@ from blocksim.arrays import (
     ForwardResult,
     Input,
     LayerArrays,
-    Parameters,
+    LinearAdjointCarry,
+    LinearCarry,
+    LinearLayer,
     Plan,
     SpikeGradient,
-    Tape,
 )
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
 
-# bytes of a state's spikes: one a neuron and step of latency
+# bytes of a state's spikes: one a neuron and step of delay
 MOST_HISTORY = 1 << 34
+
+
+@dataclass(frozen=True)
+class Form:
+    """The classes of a layer's state: as the caller's, and what blocks hand on."""
+
+    state: Any
+    state_gradient: Any
+    carry: Any
+    adjoint_carry: Any
+
+    def real(self) -> list[str]:
+        """The names of what blocks hand on that a gradient belongs to."""
+        return [item.name for item in fields(self.adjoint_carry)]
+
+
+SIMPLE = Form(State, StateGradient, Carry, AdjointCarry)
+FAMILY = Form(LinearState, LinearStateGradient, LinearCarry, LinearAdjointCarry)
+
+
+def form_of(arrays: LayerArrays | LinearLayer) -> Form:
+    """That of (1)-(6), or of the linear family."""
+    return FAMILY if isinstance(arrays, LinearLayer) else SIMPLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,18 +73,24 @@ class Pass:
 
     backend: Backend
     layer: Layer
-    arrays: LayerArrays
-    x: Any  # as the backend's
+    arrays: LayerArrays | LinearLayer
+    x: Any  # as the backend's; it begins `lead` steps before the run
+    lead: int
     rule: AdjointRule
     plan: Plan
     history: Array  # (B, D, N) bool, spikes of the D steps before the first
     result: ForwardResult
-    tape: Tape | _checkpoints.Checkpoints | None
+    tape: Any  # Tape, LinearTape or Checkpoints; None without a tape
+
+    @property
+    def steps(self) -> int:
+        """Number of steps T that were simulated."""
+        return int(self.result.spikes.shape[1])
 
     @property
     def shared_current(self) -> bool:
-        """Whether one current goes to all neurons."""
-        return self.arrays.weights is None and bool(self.x.shape[2] < self.arrays.size)
+        """Whether x is one current that goes to all neurons."""
+        return self.layer.inputs is None and bool(self.x.shape[2] < self.arrays.size)
 
     @cached_property
     def spikes(self) -> Input:
@@ -69,143 +102,167 @@ class Pass:
         assert events is not None
         return events
 
-    def last_spikes(self) -> Array:
-        """The spikes that the next run is handed, (B, D, N)."""
-        return last_spikes(self.backend, self.result.spikes, self.history, self.result.spikes.shape[1])
+    def state(self) -> list[Array]:
+        """What the next run is handed: the arrays of a state, in their order."""
+        engine = self.backend
+        arrays = [
+            *self.result.carry.copy().arrays(),
+            last_spikes(engine, self.result.spikes, self.history, self.steps),
+        ]
+        if form_of(self.arrays) is FAMILY:
+            arrays.append(_last_rows(engine, self.x, self.lead, self.arrays.dtype))
+        return arrays
 
     def adjoint(
-        self, grad_spikes: SpikeGradient, grad_voltage: Array | None, grad_state: StateGradient | None
-    ) -> AdjointResult:
-        """Differentiate; the first two in the backend's arrays, the last as the caller's, checked here."""
-        backend, dtype, tape = self.backend, self.arrays.dtype, self.tape
-        assert tape is not None
-        shape = (self.result.spikes.shape[0], self.arrays.size)
-        shapes = dict.fromkeys(_names(AdjointCarry), shape) | {"spikes": self.history.shape}
-        given = {name: zeros(backend, shape, dtype) for name, shape in shapes.items()}
-        if grad_state is not None:
-            if not isinstance(grad_state, StateGradient):
-                raise ArgumentError(
-                    f"grad_state: expected a StateGradient, the `state` of other gradients; found {found(grad_state)}"
-                )
-            for name, shape in shapes.items():
-                array = numbers(f"grad_state.{name}", getattr(grad_state, name), backend)
-                if array.shape != shape:
-                    raise ArgumentError(
-                        f"grad_state.{name}: expected shape {shape}, that of this run's state; found {array.shape}"
-                    )
-                finite_numbers(f"grad_state.{name}", array, backend)
-                given[name] = array
-        given = {name: backend.asarray(array, dtype) for name, array in given.items()}
-        history = given.pop("spikes")
-        handed_in = (self.rule, grad_spikes, grad_voltage, AdjointCarry(**given), history)
-        if isinstance(tape, Tape):
-            return backend.layer_adjoint(self.arrays, self.x, tape, *handed_in)
-        return _checkpoints.adjoint(backend, self.arrays, self.x, tape, *handed_in)
+        self, grad_spikes: SpikeGradient, grad_voltage: Array | None, grad_state: Any
+    ) -> tuple[AdjointResult, Array | None]:
+        """Differentiate; the first two in the backend's arrays, the last as the caller's, checked here.
 
-    def input_gradient(self, grad_current: Array) -> Array:
-        """dLoss/dx of a layer with weights, equation (11): (B, T, K)."""
-        return self.backend.input_adjoint(grad_current, self.arrays.weights)
+        Returns the result, and what `grad_state` says of the last input, (B, E, K).
+        """
+        backend, tape, form = self.backend, self.tape, form_of(self.arrays)
+        assert tape is not None
+        batch = self.result.spikes.shape[0]
+        carried = self.arrays.carry_shapes(batch)
+        shapes = {name: carried[name] for name in form.real()} | {"spikes": self.history.shape}
+        if form is FAMILY:
+            shapes["inputs"] = (batch, self.lead, self.x.shape[2])
+        given = _checked_gradients(grad_state, form.state_gradient, shapes, backend, self.arrays.dtype)
+        history, last = given.pop("spikes"), given.pop("inputs", None)
+        handed_in = (self.rule, grad_spikes, grad_voltage, form.adjoint_carry(**given), history)
+        if isinstance(tape, _checkpoints.Checkpoints):
+            return _checkpoints.adjoint(backend, self.arrays, self.x, tape, *handed_in), last
+        _, layer_adjoint = backend.of(self.arrays)
+        return layer_adjoint(self.arrays, self.x, tape, *handed_in), last
+
+    def input_gradient(self, result: AdjointResult) -> Array:
+        """dLoss/dx (B, E + T, K), equation (11); of the current (B, T, N) where x is the current itself."""
+        if isinstance(self.arrays, LinearLayer):
+            return _linear.input_gradient(self.backend, self.arrays, result)
+        if self.arrays.weights is None:
+            return result.current
+        return self.backend.input_adjoint(result.current, self.arrays.weights)
 
 
 def forward_pass(layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], state: Any, options: Options) -> Pass:
     """Simulate one layer; x in the backend's form, (B, T, K)."""
     engine = options.backend
-    latency = layer.latency_steps if layer.recurrent is not None else 0
-    assert latency is not None
-    arrays = engine.once(layer, (neurons, dtype), lambda: _layer_arrays(layer, neurons, dtype, engine))
-    carry, history = _start(state, x.shape[0], neurons, latency, layer, dtype, engine)
+    arrays = engine.once(layer, (neurons, dtype), lambda: arrays_of(layer, neurons, dtype, engine))
+    lead = arrays.lead if isinstance(arrays, LinearLayer) else 0
     plan = options.plan(layer, *x.shape[:2])
-    tape: Tape | _checkpoints.Checkpoints | None
+    carry, history, earlier = _start(state, x, lead, layer, arrays, engine)
+    x = _after(engine, earlier, x) if lead else x
     if options.tape == "checkpoint":
         result, tape = _checkpoints.forward(engine, arrays, x, carry, history, plan)
-    else:
-        result = engine.layer_forward(arrays, x, carry, history, plan)
-        tape = result.tape
-    return Pass(engine, layer, arrays, x, options.rule, plan, history, result, tape)
-
-
-def _layer_arrays(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -> LayerArrays:
-    """The layer as the backend's arrays."""
-
-    def each(name: str, value: Any, kind: np.dtype[Any], decays: bool = False) -> Any:
-        with np.errstate(over="ignore"):
-            array = np.asarray(value, kind)
-        if decays:  # a decay just below 1 must not round to 1 in float32
-            array = np.minimum(array, np.nextafter(kind.type(1), kind.type(0)))
-        finite(f"{name} (as {kind})", array)
-        return engine.asarray(np.broadcast_to(array, (neurons,)), kind)
-
-    def matrix(name: str, array: np.ndarray | None) -> Any:
-        if array is None:
-            return None
-        with np.errstate(over="ignore"):
-            converted = array.astype(dtype, copy=False)
-        finite(f"{name} (as {dtype})", converted)
-        return engine.asarray(converted, dtype)
-
-    values = layer.neuron.linear_parameters() | {"bias": 0.0 if layer.bias is None else layer.bias}
-    assert layer.latency_steps is not None
-    return LayerArrays(
-        neuron=Parameters(
-            **{
-                item.name: each(item.name, values[item.name], dtype, "decays" in item.metadata)
-                for item in fields(Parameters)
-            }
-        ),
-        refractory=each("refractory_steps", layer.neuron.refractory_steps, np.dtype(np.int32)),
-        weights=matrix("weights", layer.weights),
-        recurrent=matrix("recurrent", layer.recurrent),
-        latency=layer.latency_steps,
-    )
+        return Pass(engine, layer, arrays, x, lead, options.rule, plan, history, result, tape)
+    layer_forward, _ = engine.of(arrays)
+    result = layer_forward(arrays, x, carry, history, plan)
+    return Pass(engine, layer, arrays, x, lead, options.rule, plan, history, result, result.tape)
 
 
 def _start(
-    state: Any, batch: int, neurons: int, latency: int, layer: Layer, dtype: np.dtype[Any], engine: Backend
-) -> tuple[Carry, Any]:
-    """The state a run starts from, as the backend's arrays; checked if the caller gave one."""
-    real = _names(AdjointCarry)
-    kinds: dict[str, Any] = {name: dtype if name in real else np.int32 for name in _names(Carry)} | {"spikes": np.bool_}
-    if batch * latency * neurons > MOST_HISTORY:
+    state: Any, x: Input, lead: int, layer: Layer, arrays: LayerArrays | LinearLayer, engine: Backend
+) -> tuple[Any, Array, Array | None]:
+    """What a run starts from, as the backend's arrays: the carry, earlier spikes, and earlier input."""
+    form, dtype, batch = form_of(arrays), arrays.dtype, x.shape[0]
+    delays = layer.recurrent_delays
+    latency = 0 if delays is None else delays[1]
+    if batch * latency * arrays.size > MOST_HISTORY:
         raise ArgumentError(
             f"latency_steps: expected the spikes of {latency} steps to fit into {MOST_HISTORY} bytes; found "
-            f"{batch} samples of {neurons} neurons (a shorter latency needs less)"
+            f"{batch} samples of {arrays.size} neurons (a shorter latency needs less)"
         )
-    shapes = dict.fromkeys(kinds, (batch, neurons)) | {"spikes": (batch, latency, neurons)}
+    shapes = arrays.carry_shapes(batch) | {"spikes": (batch, latency, arrays.size)}
+    kinds = dict.fromkeys(shapes, dtype) | {"refractory": np.dtype(np.int32), "spikes": np.dtype(np.bool_)}
+    if form is FAMILY:
+        shapes, kinds = shapes | {"inputs": (batch, lead, x.shape[2])}, kinds | {"inputs": dtype}
     if state is None:
         ready = {name: zeros(engine, shape, kinds[name]) for name, shape in shapes.items()}
     else:
-        if not isinstance(state, State):
-            raise ArgumentError(f"state: expected a blocksim.State, the `state` of a run; found {found(state)}")
-        # a state on the device is checked on the host, in one copy, and used where it is
-        given = {name: numbers(f"state.{name}", getattr(state, name), engine) for name in shapes}
-        held = {name: array for name, array in given.items() if engine.owns(array)}
-        arrays = given | dict(zip(held, engine.fetch(list(held.values())) if held else (), strict=True))
-        for name, shape in shapes.items():
-            array = arrays[name]
-            if array.shape != shape:
-                raise ArgumentError(
-                    f"state.{name}: expected shape {shape} for this layer and input; found {array.shape} "
-                    "(is it the state of another layer, or of another batch?)"
-                )
-            finite(f"state.{name}", array)
-        left, longest = arrays["refractory"], np.asarray(layer.neuron.refractory_steps)
-        if left.dtype.kind not in "iu" or ((left < 0) | (left > longest)).any():
-            raise ArgumentError(
-                f"state.refractory: expected steps from 0 to this layer's refractory period ({longest.max()}); found "
-                f"{found(left)} with values up to {left.max()} (is it the state of another layer?)"
-            )
-        if arrays["spikes"].dtype != np.bool_:
-            raise ArgumentError(f"state.spikes: expected a bool array; found {found(arrays['spikes'])}")
-        if any(arrays[name].dtype != dtype for name in real):
-            raise ArgumentError(
-                f"{', '.join(f'state.{name}' for name in real)}: expected the run's computing dtype, {dtype}; found "
-                f"{' and '.join(str(arrays[name].dtype) for name in real)}"
-            )
-        # kernels may not change a state that its owner uses again
-        ready = {name: engine.asarray(array.copy(), kinds[name]) for name, array in given.items()}
-    history = ready.pop("spikes")
-    return Carry(**ready), history
+        ready = _checked_state(state, form, shapes, kinds, layer, engine)
+    history, earlier = ready.pop("spikes"), ready.pop("inputs", None)
+    return form.carry(**ready), history, earlier
 
 
-def _names(record: type) -> list[str]:
-    return [item.name for item in fields(record)]
+def _checked_state(
+    state: Any, form: Form, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, Any], layer: Layer,
+    engine: Backend,
+) -> dict[str, Array]:  # fmt: skip
+    """The arrays of a state that a caller gave, copied."""
+    if not isinstance(state, form.state):
+        raise ArgumentError(
+            f"state: expected a blocksim.{form.state.__name__}, the `state` of a run of this layer; found "
+            f"{found(state)}"
+        )
+    # a state on the device is checked on the host, in one copy, and used where it is
+    given = {name: numbers(f"state.{name}", getattr(state, name), engine) for name in shapes}
+    held = {name: array for name, array in given.items() if engine.owns(array)}
+    arrays = given | dict(zip(held, engine.fetch(list(held.values())) if held else (), strict=True))
+    for name, shape in shapes.items():
+        array = arrays[name]
+        if array.shape != shape:
+            raise ArgumentError(
+                f"state.{name}: expected shape {shape} for this layer and input; found {array.shape} "
+                "(is it the state of another layer, or of another batch?)"
+            )
+        finite(f"state.{name}", array)
+    left, longest = arrays["refractory"], np.asarray(layer.neuron.refractory_steps)
+    if left.dtype.kind not in "iu" or ((left < 0) | (left > longest)).any():
+        raise ArgumentError(
+            f"state.refractory: expected steps from 0 to this layer's refractory period ({longest.max()}); found "
+            f"{found(left)} with values up to {left.max()} (is it the state of another layer?)"
+        )
+    if arrays["spikes"].dtype != np.bool_:
+        raise ArgumentError(f"state.spikes: expected a bool array; found {found(arrays['spikes'])}")
+    real = [name for name, kind in kinds.items() if kind.kind == "f"]
+    if any(arrays[name].dtype != kinds[name] for name in real):
+        raise ArgumentError(
+            f"{', '.join(f'state.{name}' for name in real)}: expected the run's computing dtype, {kinds[real[0]]}; "
+            f"found {' and '.join(str(arrays[name].dtype) for name in real)}"
+        )
+    # kernels may not change a state that its owner uses again
+    return {name: engine.asarray(array.copy(), kinds[name]) for name, array in given.items()}
+
+
+def _checked_gradients(
+    given: Any, kind: Any, shapes: Mapping[str, tuple[int, ...]], backend: Backend, dtype: np.dtype[Any]
+) -> dict[str, Array]:
+    """The arrays of a state's gradient that a caller gave; zeros where there is none."""
+    if given is None:
+        return {name: zeros(backend, shape, dtype) for name, shape in shapes.items()}
+    if not isinstance(given, kind):
+        raise ArgumentError(
+            f"grad_state: expected a {kind.__name__}, the `state` of other gradients; found {found(given)}"
+        )
+    arrays = {}
+    for name, shape in shapes.items():
+        array = numbers(f"grad_state.{name}", getattr(given, name), backend)
+        if array.shape != shape:
+            raise ArgumentError(
+                f"grad_state.{name}: expected shape {shape}, that of this run's state; found {array.shape}"
+            )
+        finite_numbers(f"grad_state.{name}", array, backend)
+        arrays[name] = backend.asarray(array, dtype)
+    return arrays
+
+
+def _after(engine: Backend, earlier: Array, x: Input) -> Input:
+    """x with the rows of `earlier` (B, E, K) before it, as events where both are."""
+    if isinstance(x, Events):
+        spikes = engine.events(earlier)
+        if isinstance(spikes, Events):
+            return spikes.followed_by(x)
+        x = engine.asarray(x.to_dense(earlier.dtype))
+    joined = engine.empty((x.shape[0], earlier.shape[1] + x.shape[1], x.shape[2]), earlier.dtype)
+    joined[:, : earlier.shape[1]] = earlier
+    joined[:, earlier.shape[1] :] = x
+    return joined
+
+
+def _last_rows(engine: Backend, x: Input, number: int, dtype: np.dtype[Any]) -> Array:
+    """The last rows of x, (B, number, K), in an array of their own."""
+    if not number:
+        return engine.empty((x.shape[0], 0, x.shape[2]), dtype)
+    steps = x.shape[1]
+    rows = x[steps - number : steps].to_dense(dtype) if isinstance(x, Events) else x[:, steps - number :].copy()
+    return engine.asarray(rows, dtype)

@@ -7,21 +7,26 @@ adjoint goes back from the last layer to the first. A layer itself is computed b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from blocksim._inputs import prepare
 from blocksim._layer import Layer
-from blocksim._layer_pass import Pass, forward_pass
+from blocksim._layer_pass import FAMILY, Pass, form_of, forward_pass
 from blocksim._options import Options
-from blocksim._state import State, StateGradient
-from blocksim.arrays import AdjointResult, Array, SpikeGradient
+from blocksim._state import LinearState, LinearStateGradient, State, StateGradient
+from blocksim.arrays import AdjointResult, Array, LinearLayer, SpikeGradient
 
 
 def passes(
-    layers: Sequence[Layer], x: Any, dtype: np.dtype[Any], states: Sequence[State | None], options: Options
+    layers: Sequence[Layer],
+    x: Any,
+    dtype: np.dtype[Any],
+    states: Sequence[State | LinearState | None],
+    options: Options,
 ) -> list[Pass]:
     """Simulate the layers; x as `blocksim._inputs.read_input` returns it."""
     done: list[Pass] = []
@@ -35,14 +40,53 @@ def adjoints(
     done: Sequence[Pass],
     grad_spikes: Sequence[SpikeGradient],
     grad_voltages: Sequence[Array | None],
-    grad_states: Sequence[StateGradient | None],
-) -> list[AdjointResult]:
+    grad_states: Sequence[StateGradient | LinearStateGradient | None],
+) -> list[Differentiated]:
     """Differentiate the layers, the last first; gradients with respect to spikes are those of the loss itself."""
-    results: list[AdjointResult] = []
+    results: list[Differentiated] = []
     for number in reversed(range(len(done))):
         of_spikes = grad_spikes[number]
         if results:
-            above = done[number + 1].arrays.weights
-            of_spikes = replace(of_spikes, above_current=results[-1].current, above_weights=above)
-        results.append(done[number].adjoint(of_spikes, grad_voltages[number], grad_states[number]))
+            above = done[number + 1].arrays
+            if isinstance(above, LinearLayer):
+                through = results[-1].input_gradient
+                own = of_spikes.spikes
+                of_spikes = replace(of_spikes, spikes=through if own is None else through + own)
+            else:
+                current = results[-1].result.current
+                of_spikes = replace(of_spikes, above_current=current, above_weights=above.weights)
+        result, of_last = done[number].adjoint(of_spikes, grad_voltages[number], grad_states[number])
+        results.append(Differentiated(done[number], result, of_last))
     return results[::-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Differentiated:
+    """A layer's adjoint."""
+
+    layer_pass: Pass
+    result: AdjointResult
+    of_last: Array | None  # (B, E, K), dLoss/d(the last input) through the state after the run
+
+    @cached_property
+    def _inputs(self) -> Array:
+        """dLoss/d(input), of the steps before the run too: (B, E + T, K); with what the state after the run adds."""
+        total = self.layer_pass.input_gradient(self.result)
+        if self.layer_pass.lead and self.of_last is not None:
+            total[:, total.shape[1] - self.layer_pass.lead :] += self.of_last
+        return total
+
+    @property
+    def input_gradient(self) -> Array:
+        """dLoss/dx (B, T, K); (B, T, N) where x is the current itself."""
+        return self._inputs[:, self.layer_pass.lead :]
+
+    def state(self) -> list[Array]:
+        """dLoss/d(state before the run): the arrays of a state's gradient, in their order."""
+        arrays = [*self.result.carry.arrays(), self.result.history]
+        if form_of(self.layer_pass.arrays) is FAMILY:
+            lead, dtype = self.layer_pass.lead, self.layer_pass.arrays.dtype
+            x = self.layer_pass.x
+            none = self.layer_pass.backend.empty((x.shape[0], 0, x.shape[2]), dtype)
+            arrays.append(self._inputs[:, :lead] if lead else none)
+        return arrays

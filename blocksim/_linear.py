@@ -1,138 +1,36 @@
-"""The linear family: records of its arrays, and the loop over blocks, equations (27)-(38).
+"""The linear family: the loop over blocks and its adjoint, over any `Backend`, equations (27)-(38).
 
 Owns what is sequential in a layer whose neurons are linear between spikes, with any number of components, synapses and
-connections. What happens inside one block is the backend's. R is the number of receptors with a time course, C of
-components, D the longest recurrent delay, E the longest delay of an input.
+connections: `blocksim._blocks` is the same for LIF and ALIF. What happens inside one block is the backend's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blocksim._blocks import delayed, recurrent_gradient, spans, zeros
+from blocksim._blocks import added, delayed, new_starts, recurrent_gradient, spans, zero_sums, zeros
 from blocksim._events import Events
-from blocksim.arrays import AdjointRule, Array, Input, NeuronArrays, Record
+from blocksim.arrays import (
+    DIRECT,
+    AdjointResult,
+    AdjointRule,
+    Array,
+    Drive,
+    ForwardResult,
+    Input,
+    LinearAdjointCarry,
+    LinearCarry,
+    LinearLayer,
+    LinearTape,
+    LinearTraces,
+    Plan,
+    SpikeGradient,
+)
 
 if TYPE_CHECKING:
     from blocksim.backend import Backend
-
-DIRECT = -1  # the receptor of currents without a time course
-
-
-@dataclass(frozen=True, eq=False)
-class LinearParameters(Record):
-    """The parameters of (28)-(34): values, or sums of gradients with an axis of samples before that of neurons."""
-
-    beta: Array  # (N,)
-    theta: Array  # (N,), theta_0
-    bias: Array  # (N,)
-    reset_factor: Array  # (N,), f
-    v_reset: Array  # (N,)
-    decay: Array  # (C, N), q
-    jump: Array  # (C, N), d
-    from_voltage: Array  # (C, N), k
-    to_voltage: Array  # (C, N), g
-    to_threshold: Array  # (C, N), h
-    synapse_decay: Array  # (R, N), sigma
-    gain: Array  # (R, N)
-    gain_rising: Array  # (R, N); of no meaning but for alpha synapses
-
-
-@dataclass(frozen=True, eq=False)
-class LinearCarry(Record):
-    """What one block hands the next; with a leading axis of blocks, what every block was handed."""
-
-    voltage: Array  # (B, N), V of (33)
-    components: Array  # (C, B, N), c of the next step
-    synapses: Array  # (R, B, N), s of (28)
-    rising: Array  # (R, B, N), z of (28); zero but for alpha synapses
-    refractory: Array  # (B, N) int32, steps still refractory
-
-
-@dataclass(frozen=True, eq=False)
-class LinearAdjointCarry(Record):
-    """Gradient with respect to each real-valued array of `LinearCarry`."""
-
-    voltage: Array
-    components: Array
-    synapses: Array
-    rising: Array
-
-
-@dataclass(frozen=True, eq=False)
-class Drive(Record):
-    """Currents of (27): (B, T, N), and (R, B, T, N); or the gradients with respect to them."""
-
-    direct: Array  # with the bias
-    filtered: Array
-
-
-@dataclass(frozen=True, eq=False)
-class LinearTraces(Record):
-    """OUT: results of a block or a run, time on the last axis but one."""
-
-    spikes: Array  # (B, T, N) bool
-    voltage: Array  # (B, T, N), U of (30)
-    threshold: Array  # (B, T, N), theta of (31)
-    synapses: Array  # (R, B, T, N), s of (28)
-    rising: Array  # (R, B, T, N), z of (28)
-
-
-@dataclass(frozen=True, eq=False)
-class LinearConnection:
-    """Weights of one connection, its delay in steps, and the receptor: its row, or DIRECT."""
-
-    weights: Array  # (K, N)
-    delay: int
-    receptor: int
-
-
-@dataclass(frozen=True, eq=False)
-class LinearLayer(NeuronArrays):
-    """A layer as the backend's arrays."""
-
-    neuron: LinearParameters
-    refractory: Array  # (N,) int32, steps
-    mode: str  # while refractory: "ignore", "hold" or "integrate"
-    alpha: tuple[bool, ...]  # of each receptor with a time course
-    inputs: tuple[LinearConnection, ...]
-    recurrent: tuple[LinearConnection, ...]
-
-    @property
-    def latency(self) -> int:
-        """The longest recurrent delay D."""
-        return max((each.delay for each in self.recurrent), default=0)
-
-    @property
-    def lead(self) -> int:
-        """The longest delay E of an input: x begins so many steps before the run."""
-        return max((each.delay for each in self.inputs), default=0)
-
-
-@dataclass(frozen=True, eq=False)
-class LinearTape:
-    """What the adjoint needs of the forward pass."""
-
-    block_length: int
-    traces: LinearTraces
-    starts: LinearCarry
-    history: Array  # (B, D, N) bool, spikes of the D steps before the first
-
-
-@dataclass(frozen=True, eq=False)
-class LinearAdjointResult:
-    """What the adjoint returns."""
-
-    drive: Drive
-    inputs: tuple[Array, ...]  # (K, N) each
-    recurrent: tuple[Array, ...]  # (N, N) each
-    sums: LinearParameters  # (..., B, N) float64
-    carry: LinearAdjointCarry
-    history: Array  # (B, D, N)
 
 
 def steps_of(start: int, stop: int) -> Any:
@@ -142,7 +40,7 @@ def steps_of(start: int, stop: int) -> Any:
 
 def receiving(drive: Drive, receptor: int) -> Array:
     """The currents of a receptor."""
-    return drive.direct if receptor == DIRECT else drive.filtered[receptor]
+    return drive.direct if receptor == DIRECT else drive.filtered[:, receptor]
 
 
 def shifted(x: Input, lead: int, delay: int) -> Input:
@@ -161,57 +59,85 @@ def drive_of(backend: Backend, layer: LinearLayer, x: Input) -> Drive:
     batch, steps = x.shape[0], x.shape[1] - layer.lead
     direct = backend.empty((batch, steps, layer.size), layer.dtype)
     direct[...] = layer.neuron.bias
-    drive = Drive(direct, zeros(backend, (len(layer.alpha), batch, steps, layer.size), layer.dtype))
+    drive = Drive(direct, zeros(backend, (batch, len(layer.alpha), steps, layer.size), layer.dtype))
+    if layer.given is not None:
+        into = receiving(drive, layer.given)
+        into += x
     for each in layer.inputs:
         backend.projection(shifted(x, layer.lead, each.delay), each.weights, receiving(drive, each.receptor))
     return drive
 
 
-def forward(
-    backend: Any, layer: LinearLayer, drive: Drive, carry: LinearCarry, history: Array, length: int
-) -> tuple[LinearTraces, LinearCarry, LinearTape]:
-    """Simulate a layer block by block; adds the recurrent currents to `drive`."""
-    batch, steps, size = drive.direct.shape
+def new_traces(backend: Backend, layer: LinearLayer, batch: int, steps: int, plan: Plan) -> LinearTraces:
+    """Arrays for everything that a run is to record or keep."""
+
+    def trace(wanted: bool, *receptors: int, dtype: Any = layer.dtype) -> Array | None:
+        return backend.empty((batch, *receptors, steps, layer.size), dtype) if wanted else None
+
     receptors = len(layer.alpha)
+    return LinearTraces(
+        spikes=trace(True, dtype=np.bool_),
+        voltage=trace(plan.record_voltage or plan.tape),
+        threshold=trace(plan.record_threshold),
+        synapses=trace(plan.tape, receptors),
+        rising=trace(plan.tape, receptors),
+    )
 
-    def trace(lead: Sequence[int] = (), dtype: Any = layer.dtype) -> Array:
-        return backend.empty((*lead, batch, steps, size), dtype)
 
-    out = LinearTraces(trace(dtype=np.bool_), trace(), trace(), trace([receptors]), trace([receptors]))
-    blocks = -(-steps // length)
-    starts = carry.map(lambda array: backend.empty((blocks, *array.shape), array.dtype))
-    for number, start, stop in spans(steps, length):
+def result_of(
+    traces: LinearTraces, carry: LinearCarry, starts: LinearCarry | None, history: Array, plan: Plan
+) -> ForwardResult:
+    """A finished run."""
+    tape = None if starts is None else LinearTape(plan.block_length, traces, starts, history)
+    voltage = traces.voltage if plan.record_voltage else None
+    return ForwardResult(traces.spikes, voltage, traces.threshold, carry, tape)
+
+
+def forward(
+    backend: Backend, layer: LinearLayer, x: Input, carry: LinearCarry, history: Array, plan: Plan
+) -> ForwardResult:
+    """Simulate a layer block by block, equations (27)-(34). x begins `layer.lead` steps before the run."""
+    drive = drive_of(backend, layer, x)
+    batch, steps, _ = drive.direct.shape
+    traces = new_traces(backend, layer, batch, steps, plan)
+    starts = new_starts(backend, carry, steps, plan)
+    for number, start, stop in spans(steps, plan.block_length):
         now = steps_of(start, stop)
         block = drive.at(now)
         for each in layer.recurrent:
             into = receiving(block, each.receptor)
-            for piece, where in delayed(out.spikes, history_of(history, each.delay), start, stop):
+            for piece, where in delayed(traces.spikes, history_of(history, each.delay), start, stop):
                 backend.projection(piece, each.weights, into[:, where])
-        starts.put(number, carry)
-        carry = backend.linear_forward(block, carry, layer, out.at(now))
-    return out, carry, LinearTape(length, out, starts, history)
+        if starts is not None:
+            starts.put(number, carry)
+        carry = backend.linear_block_forward(block, carry, layer, traces.at(now))
+    return result_of(traces, carry, starts, history, plan)
 
 
 def adjoint(
-    backend: Any,
+    backend: Backend,
     layer: LinearLayer,
     x: Input,
     tape: LinearTape,
     rule: AdjointRule,
-    grad_spikes: Array,
-    grad_voltage: Array,
-    into: LinearAdjointCarry,
+    grad_spikes: SpikeGradient,
+    grad_voltage: Array | None,
+    grad_carry: LinearAdjointCarry,
     grad_history: Array,
-) -> LinearAdjointResult:
-    """Differentiate a layer block by block, last block first, equations (35)-(38)."""
+) -> AdjointResult:
+    """Differentiate a layer block by block, last block first, equations (35)-(38).
+
+    `grad_carry` and `grad_history` are the gradients with respect to the state after the last step.
+    """
     traces = tape.traces
     batch, steps, size = traces.spikes.shape
-    receptors, latency = len(layer.alpha), layer.latency
+    latency = layer.latency
     grad = Drive(
         backend.empty((batch, steps, size), layer.dtype),
-        backend.empty((receptors, batch, steps, size), layer.dtype),
+        backend.empty((batch, len(layer.alpha), steps, size), layer.dtype),
     )
-    sums = layer.neuron.map(lambda array: zeros(backend, (*array.shape[:-1], batch, size), np.float64))
+    sums = zero_sums(backend, layer, batch)
+    of_spikes = added(backend, grad_spikes, batch, steps, layer)
 
     def add_recurrent(lambda_s: Array, start: int, stop: int) -> None:
         """Add the recurrent term of (35) for steps start .. stop, which may lie before the run (negative)."""
@@ -227,36 +153,50 @@ def adjoint(
 
     for number, start, stop in reversed(list(spans(steps, tape.block_length))):
         now = steps_of(start, stop)
-        lambda_s = grad_spikes[now].copy()
+        lambda_s = backend.empty((batch, stop - start, size), layer.dtype)
+        lambda_s[...] = 0 if of_spikes is None else of_spikes[now]
         add_recurrent(lambda_s, start, stop)
-        into = backend.linear_adjoint(
-            traces.at(now), tape.starts.at(number), layer, rule, lambda_s, grad_voltage[now], into, grad.at(now), sums
+        grad_carry = backend.linear_block_adjoint(
+            traces.at(now),
+            tape.starts.at(number),
+            layer,
+            rule,
+            lambda_s,
+            None if grad_voltage is None else grad_voltage[now],
+            grad_carry,
+            grad.at(now),
+            sums,
         )
     before = zeros(backend, (batch, latency, size), layer.dtype)
     if latency:
         add_recurrent(before, -latency, 0)
+    weights, recurrent = weight_gradients(backend, layer, x, tape, grad)
+    return AdjointResult(grad.direct, weights, recurrent, sums, grad_carry, before, grad.filtered)
 
-    return LinearAdjointResult(
-        drive=grad,
-        inputs=tuple(
-            backend.projection_adjoint(shifted(x, layer.lead, each.delay), receiving(grad, each.receptor))
-            for each in layer.inputs
-        ),
-        recurrent=tuple(
-            recurrent_gradient(
-                backend, traces.spikes, history_of(tape.history, each.delay), receiving(grad, each.receptor)
-            )
-            for each in layer.recurrent
-        ),
-        sums=sums,
-        carry=into,
-        history=before,
+
+def weight_gradients(
+    backend: Backend, layer: LinearLayer, x: Input, tape: LinearTape, grad: Drive
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """The gradients of the weights of each connection: of inputs, and recurrent."""
+    inputs = tuple(
+        backend.projection_adjoint(shifted(x, layer.lead, each.delay), receiving(grad, each.receptor))
+        for each in layer.inputs
     )
+    recurrent = tuple(
+        recurrent_gradient(
+            backend, tape.traces.spikes, history_of(tape.history, each.delay), receiving(grad, each.receptor)
+        )
+        for each in layer.recurrent
+    )
+    return inputs, recurrent
 
 
-def input_gradient(backend: Backend, layer: LinearLayer, grad: Drive) -> Array:
-    """dLoss/dx (B, E + T, K) of a layer with input connections."""
-    batch, steps, _ = grad.direct.shape
+def input_gradient(backend: Backend, layer: LinearLayer, result: AdjointResult) -> Array:
+    """dLoss/dx (B, E + T, K); of the currents (B, T, N) where x is the current itself."""
+    grad = Drive(result.current, result.filtered)
+    if layer.given is not None:
+        return receiving(grad, layer.given)
+    batch, steps, _ = result.current.shape
     total = zeros(backend, (batch, layer.lead + steps, layer.inputs[0].weights.shape[0]), layer.dtype)
     for each in layer.inputs:
         begin = layer.lead - each.delay

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from blocksim._layer import Layer, matrix
-from blocksim._neurons import ALIF, decay, decay_factor
-from blocksim._parameters import declared, parameter, replacements, trained, values
+from blocksim._connections import matrix
+from blocksim._layer import Layer
+from blocksim._parameters import decay, decay_factor, held, parameter, replacements, trained, values
 from blocksim._validation import choice, found, milliseconds
 from blocksim._validation import parameter as checked
 from blocksim.errors import ArgumentError
@@ -203,7 +203,7 @@ class Network:
 
     def transforms(self) -> dict[str, Transform | None]:
         """What keeps each parameter within its range while it is trained, by the names of `parameters`."""
-        of_layers = [trained(Layer) | trained(type(layer.neuron)) for layer in self.layers]
+        of_layers = [{name: each.known for name, each in held(layer).items()} for layer in self.layers]
         known = self.named(of_layers, trained(type(self.readout)))
         return {name: known[name].transform for name in self.parameters()}
 
@@ -270,16 +270,20 @@ class Network:
                 values = -step / np.log(np.asarray(decay, np.float64))
             return _range(np.where(np.asarray(decay) > 0, values, 0.0))
 
-        kinds: list[type] = [ALIF, *(type(layer.neuron) for layer in self.layers)]
-        times = list(
-            dict.fromkeys(
-                known.time_constant for kind in kinds for known in declared(kind).values() if known.time_constant
-            )
-        )
+        def times_of(owner: Any) -> dict[str, str]:
+            """Each time constant; where there are several, as of components, one after the other."""
+            found: dict[str, list[str]] = {}
+            for known, value in held(owner).values():
+                if known.time_constant:
+                    found.setdefault(known.time_constant, []).append(tau(value))
+            return {name: ", ".join(values) for name, values in found.items()}
 
-        def times_of(owner: Any) -> list[str]:
-            decays = {known.time_constant: name for name, known in declared(type(owner)).items()}
-            return [tau(getattr(owner, decays[time])) if time in decays else "-" for time in times]
+        each = [times_of(layer) for layer in self.layers]
+        of_readout = times_of(self.readout) if isinstance(self.readout, LeakyReadout) else {}
+        times = list(dict.fromkeys(["tau_mem", "tau_adapt", *(name for found in each for name in found)]))
+
+        def cells(found: Mapping[str, str]) -> list[str]:
+            return [found.get(name, "-") for name in times]
 
         header = ["layer", "neurons", *(f"{time} ({unit})" for time in times), f"refractory ({unit})",
                   "block (steps)", "parameters"]  # fmt: skip
@@ -289,14 +293,14 @@ class Network:
             neuron = layer.neuron
             kind = type(neuron).__name__ + (", recurrent" if layer.recurrent is not None else "")
             rows.append([
-                str(number), f"{layer.inputs or '-'} -> {layer.size} {kind}", *times_of(neuron),
+                str(number), f"{layer.inputs or '-'} -> {layer.size} {kind}", *cells(each[number]),
                 _range(np.asarray(neuron.refractory_steps) * step), str(layer.block_length),
                 str(sum(value.size for name, value in parameters.items() if name.startswith(f"layers.{number}."))),
             ])  # fmt: skip
         if isinstance(self.readout, LeakyReadout):
             size = sum(value.size for name, value in parameters.items() if name.startswith("readout."))
             rows.append(["leaky", f"{self.readout.inputs} -> {self.readout.classes} classes, {self.readout.decode}",
-                         *times_of(self.readout), "-", "-", str(size)])  # fmt: skip
+                         *cells(of_readout), "-", "-", str(size)])  # fmt: skip
         else:
             rows.append(["counts", f"{self.classes} classes", *["-"] * (len(times) + 2), "0"])
         widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]

@@ -20,7 +20,7 @@ from blocksim._network import LeakyReadout, Network
 from blocksim._options import Options
 from blocksim._readout import ReadoutGradients, ReadoutPass, readout_pass, spike_counts
 from blocksim._run import Gradients, Run, View, cotangent, gradients_of, run_of, state_of
-from blocksim._state import State, StateGradient
+from blocksim._state import LinearState, LinearStateGradient, State, StateGradient
 from blocksim._validation import found
 from blocksim.arrays import SpikeGradient
 from blocksim.backend import Backend
@@ -33,12 +33,12 @@ class NetworkState:
 
     Attributes
     ----------
-    layers : tuple of State
+    layers : tuple of State or LinearState
     readout : (batch, C) float array or None
         The readout's potential; None for a `CountReadout`.
     """
 
-    layers: tuple[State, ...]
+    layers: tuple[State | LinearState, ...]
     readout: np.ndarray | None
 
 
@@ -48,11 +48,11 @@ class NetworkStateGradient:
 
     Attributes
     ----------
-    layers : tuple of StateGradient
+    layers : tuple of StateGradient or LinearStateGradient
     readout : (batch, C) float array or None
     """
 
-    layers: tuple[StateGradient, ...]
+    layers: tuple[StateGradient | LinearStateGradient, ...]
     readout: np.ndarray | None
 
 
@@ -118,7 +118,7 @@ class NetworkRun:
     @property
     def steps(self) -> int:
         """Number of steps T that were simulated."""
-        return int(self._passes[0].x.shape[1])
+        return self._passes[0].steps
 
     @cached_property
     def layers(self) -> tuple[Run, ...]:
@@ -211,7 +211,7 @@ def network_run_of(network: Network, done: Sequence[Pass], state: Any, view: Vie
 
 def layer_states(
     state: Any, network: Network, batch: int, dtype: np.dtype[Any], engine: Backend
-) -> Sequence[State | None]:
+) -> Sequence[State | LinearState | None]:
     """The state of each layer, of a state that fits the network."""
     if state is None:
         return [None] * len(network.layers)
@@ -284,7 +284,7 @@ def _backward(
             grads[-1] = replace(own, counts=output if own.counts is None else output + own.counts)
     states = [None] * len(passes) if grad_state is None else grad_state.layers
     results = adjoints(passes, grads, [None] * len(passes), states)
-    gradients = tuple(gradients_of(each, result, view) for each, result in zip(passes, results, strict=True))
+    gradients = tuple(gradients_of(each, view) for each in results)
     before = NetworkStateGradient(tuple(each.state for each in gradients), before_readout)
     return NetworkGradients(gradients, of_readout, before, network)
 

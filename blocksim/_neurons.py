@@ -1,56 +1,44 @@
-"""Neuron models: the parameters of equations (1)-(6), declared and checked, with constructors in milliseconds.
+"""Neuron models: their parameters, declared and checked, and what these make of the equations' own.
 
-Owns what a neuron is; how it is connected is `blocksim._layer`, how it is computed is `blocksim._blocks`.
+Owns what a neuron is, with LIF and ALIF; models of several components are `blocksim._linear_neurons`. How neurons are
+connected is `blocksim._layer`, how they are computed is `blocksim._blocks`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from blocksim import _parameters
-from blocksim._parameters import declared, parameter
-from blocksim._validation import choice, decimal, found, frozen, milliseconds, real_array
-from blocksim._validation import parameter as checked
-from blocksim.arrays import Parameters
+from blocksim._milliseconds import decay_of_ms, steps_of_ms
+from blocksim._parameters import check_fields, decay, held, one_length, parameter, trained
+from blocksim._validation import milliseconds
 from blocksim.errors import ArgumentError
-from blocksim.trains import exact_times
 from blocksim.transforms import Decay, Positive
 
 Number = float | np.ndarray
-ROUNDINGS = ("nearest", "down", "up")
-MAX_REFRACTORY_STEPS = 2**30
-# the parameters that backends compute with, and the values of those that a neuron may lack
-LINEAR = {item.name: item.metadata.get("absent") for item in fields(Parameters) if item.name != "bias"}
+# the parameters of equations (1)-(6); a neuron may leave out those that have a value here
+SIMPLE: dict[str, float | None] = {"beta": None, "p": 0.0, "b": 0.0, "theta": None}
+# those of the linear family, (30)-(34), and of each of its components
+FAMILY: dict[str, float | None] = {"beta": None, "theta": None, "v_reset": 0.0, "reset_factor": 0.0}
+COMPONENT: dict[str, float | None] = {
+    "decay": None, "jump": 1.0, "from_voltage": 0.0, "to_voltage": 0.0, "to_threshold": 0.0
+}  # fmt: skip
 DERIVATIVE_STEP = 1e-30
-
-
-def decay_factor(value: np.ndarray) -> np.ndarray:
-    """Where a value can be the factor by which something decays in one step."""
-    return (value >= 0) & (value < 1)
-
-
-def decay(meaning: str, time_constant: str, transform: Decay, **known: Any) -> Any:
-    """A field that declares the factor by which something decays in one step."""
-    return parameter(
-        meaning, expected="a decay factor in [0, 1)", valid=decay_factor, transform=transform,
-        time_constant=time_constant, **known,
-    )  # fmt: skip
 
 
 class Neuron:
     """A model of neurons: a frozen dataclass whose fields declare its parameters.
 
-    A model of its own parameters is a subclass that says, in `linear`, which parameters of equations (1)-(6) they make.
+    A model of its own parameters is a subclass that says, in `linear`, which parameters of the equations they make.
     """
 
     _kinds: ClassVar[dict[str, type[Neuron]]] = {}
     refractory_steps: int | np.ndarray
+    refractory: str = "ignore"  # what the potential does meanwhile, (30)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -59,7 +47,8 @@ class Neuron:
     @classmethod
     def kind(cls) -> str:
         """The name by which files know the class: that of its module before it, unless it is one of blocksim's."""
-        return cls.__qualname__ if cls.__module__ == __name__ else f"{cls.__module__}.{cls.__qualname__}"
+        ours = cls.__module__.split(".")[0] == __name__.split(".")[0]
+        return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
 
     @classmethod
     def of_kind(cls, name: Any) -> type[Neuron] | None:
@@ -74,57 +63,61 @@ class Neuron:
     @classmethod
     def all_parameters(cls) -> set[str]:
         """The names of the trained parameters of every class there is."""
-        return {name for kind in cls._kinds.values() for name in _parameters.trained(kind)}
+        return {name for kind in cls._kinds.values() for name in trained(kind)}
 
     @classmethod
     def linear(cls, **own: Any) -> dict[str, Any]:
-        """The parameters of equations (1)-(6), beta, p, b and theta, from those that the class declares.
+        """The parameters of the equations from those that the class declares.
 
-        A subclass with parameters of other names replaces it. It is called with numbers or (N,) arrays, which may be
-        complex: gradients are taken through it by steps along the imaginary axis, exact to rounding, so it is written
-        with arithmetic and NumPy's analytic functions, element by element. p and b may be left out, for no adaptation.
+        A subclass with parameters of other names replaces it, and returns those of (1)-(6), beta, theta, p and b (the
+        last two may be left out, for no adaptation); or those of the linear family, (30)-(34): beta, theta, v_reset,
+        reset_factor, and components, a sequence of dicts with decay, jump, from_voltage, to_voltage and to_threshold,
+        of which all but decay may be left out. It is called with numbers or (N,) arrays, which may be complex:
+        gradients are taken through it by steps along the imaginary axis, exact to rounding, so it is written with
+        arithmetic and NumPy's analytic functions, element by element.
         """
         return own
 
     def __post_init__(self) -> None:
-        known = declared(type(self))
-        missing = [item.name for item in fields(self) if item.name not in known]  # type: ignore[arg-type]
-        if missing:
-            raise ArgumentError(
-                f"{type(self).__name__}: expected every field to declare a parameter; found {', '.join(missing)} "
-                "(see docs/contributing.md)"
-            )
-        for name, value in self.parameters().items():
-            one = known[name]
-            checked_value = (
-                _refractory_steps(value)
-                if name == "refractory_steps"
-                else checked(name, value, one.expected, one.valid)
-            )
-            object.__setattr__(self, name, checked_value)
-        lengths = {name: np.size(value) for name, value in self.parameters().items() if np.ndim(value)}
-        if len(set(lengths.values())) > 1 or 0 in lengths.values():
-            raise ArgumentError(
-                "neuron parameters: expected arrays of one length, one value a neuron; found "
-                + ", ".join(f"{name} of length {length}" for name, length in lengths.items())
-            )
-        unknown = set(self.linear_parameters()) ^ set(LINEAR)
-        if unknown:
-            raise ArgumentError(
-                f"{type(self).__name__}.linear: expected the parameters {', '.join(LINEAR)}; found a difference in "
-                f"{', '.join(sorted(unknown))}"
-            )
+        check_fields(self)
+        one_length(
+            "neuron parameters",
+            {name: np.size(value) for name, value in self.parameters().items() if np.ndim(value)},
+        )
+        self.linear_parameters()
 
     def parameters(self) -> dict[str, Any]:
         """Every parameter by name, each a number or an (N,) array; time constants as factors, periods in steps."""
-        return {name: getattr(self, name) for name in declared(type(self))}
+        return {name: each.value for name, each in held(self).items()}
 
     def linear_parameters(self) -> dict[str, Any]:
-        """The parameters of equations (1)-(6) by name, each a number or an (N,) array."""
-        return {name: value for name, value in LINEAR.items() if value is not None} | self.linear(**self._own())
+        """The parameters of the equations by name, each a number or an (N,) array.
+
+        Those of (1)-(6); or of the family, component i's as "components.i.decay" and so on.
+        """
+        found = flat(self.linear(**self._own()))
+        known = dict(SIMPLE)
+        if set(found) - set(SIMPLE):
+            components = {name.split(".")[1] for name in found if name.startswith("components.")}
+            known = FAMILY | {
+                f"components.{place}.{name}": COMPONENT[name] for place in components for name in COMPONENT
+            }
+        complete = {name: value for name, value in known.items() if value is not None} | found
+        unknown = set(complete) ^ set(known)
+        if unknown:
+            raise ArgumentError(
+                f"{type(self).__name__}.linear: expected the parameters {', '.join(SIMPLE)}, or those of the linear "
+                f"family; found a difference in {', '.join(sorted(unknown))}"
+            )
+        return complete
+
+    @cached_property
+    def is_simple(self) -> bool:
+        """Whether (1)-(6) describe it: LIF or ALIF."""
+        return self.refractory == "ignore" and set(self.linear_parameters()) == set(SIMPLE)
 
     def pullback(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Gradients of the class's own parameters, (N,), from those of the parameters of equations (1)-(6)."""
+        """Gradients of the class's own parameters, (N,), from those of the parameters of the equations."""
         own = self._own()
         if type(self).linear.__func__ is Neuron.linear.__func__:  # type: ignore[attr-defined]
             return {name: gradients[name] for name in own}
@@ -133,7 +126,7 @@ class Neuron:
             moved = {**own, name: np.asarray(value, np.float64) + 1j * DERIVATIVE_STEP}
             slopes = {
                 each: np.imag(result) / DERIVATIVE_STEP
-                for each, result in self.linear(**moved).items()
+                for each, result in flat(self.linear(**moved)).items()
                 if np.iscomplexobj(result)
             }
             found_gradients[name] = sum(
@@ -142,7 +135,7 @@ class Neuron:
         return found_gradients
 
     def _own(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _parameters.trained(type(self))}
+        return {name: each.value for name, each in held(self).items() if each.known.trained}
 
     @cached_property
     def size(self) -> int | None:
@@ -153,6 +146,14 @@ class Neuron:
     def block_length(self) -> int:
         """Longest exact block in steps: the shortest refractory period plus one."""
         return int(np.min(self.refractory_steps)) + 1
+
+
+def flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of the equations with those of components by flat names."""
+    found = {name: value for name, value in given.items() if name != "components"}
+    for place, component in enumerate(given.get("components", ())):
+        found |= {f"components.{place}.{name}": value for name, value in component.items()}
+    return found
 
 
 def membrane() -> Any:
@@ -227,7 +228,11 @@ class LIF(Neuron):
         20
         """
         dt = milliseconds("dt", dt)
-        return cls(beta=_decay("tau_mem", tau_mem, dt), theta=theta, refractory_steps=_steps(refractory, dt, rounding))
+        return cls(
+            beta=decay_of_ms("tau_mem", tau_mem, dt),
+            theta=theta,
+            refractory_steps=steps_of_ms("refractory", refractory, dt, rounding),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,67 +303,9 @@ class ALIF(Neuron):
         """
         dt = milliseconds("dt", dt)
         return cls(
-            beta=_decay("tau_mem", tau_mem, dt),
-            p=_decay("tau_adapt", tau_adapt, dt),
+            beta=decay_of_ms("tau_mem", tau_mem, dt),
+            p=decay_of_ms("tau_adapt", tau_adapt, dt),
             b=adaptation,
             theta=theta,
-            refractory_steps=_steps(refractory, dt, rounding),
+            refractory_steps=steps_of_ms("refractory", refractory, dt, rounding),
         )
-
-
-def _decay(name: str, tau: Any, dt: float) -> Any:
-    """exp(-dt / tau), tau and dt in ms; the dtype of a floating array is kept."""
-    array = real_array(name, tau, "ms")
-    bad = ~((array > 0) & np.isfinite(array))
-    if bad.any():
-        raise ArgumentError(
-            f"{name}: expected a time constant in ms, a finite number above 0; found {array[bad].flat[0]}"
-        )
-    dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-    factor = np.exp(-dt / np.asarray(decimal(array), np.float64))
-    # beta must stay below 1: a time constant beyond what the dtype resolves would silently not decay at all
-    if (factor.astype(dtype) >= 1).any():
-        raise ArgumentError(
-            f"{name}: expected a time constant that decays within one step of {dt} ms in {dtype}; "
-            f"found {array.max()} ms (use a longer step, a shorter time constant, or float64)"
-        )
-    return float(factor) if array.ndim == 0 else factor.astype(dtype)
-
-
-def _steps(refractory: Any, dt: float, rounding: str | None) -> Any:
-    """Whole steps in a refractory period given in ms."""
-    if rounding is not None:
-        choice("rounding", rounding, ROUNDINGS)
-    period = exact_times(real_array("refractory", refractory, "ms"))
-    bad = ~((period >= 0) & (period / dt <= MAX_REFRACTORY_STEPS))
-    if bad.any():
-        raise ArgumentError(
-            f"refractory: expected a period in ms from 0 to {MAX_REFRACTORY_STEPS} steps; found {period[bad].flat[0]}"
-        )
-    steps = period / dt
-    nearest = np.rint(steps)
-    off = np.abs(steps - nearest) > 1e-6
-    if rounding is None and off.any():
-        worst = float(period[off].flat[0])
-        low = math.floor(worst / dt)
-        raise ArgumentError(
-            f"refractory: expected a whole number of steps of dt = {dt} ms; found {worst} ms = {worst / dt:.6g} steps. "
-            f"The nearest that are: {low * dt:.10g} ms ({low} steps) and {(low + 1) * dt:.10g} ms ({low + 1} steps); "
-            "or pass rounding='nearest', 'down' or 'up'"
-        )
-    rounded = {"down": np.floor(steps), "up": np.ceil(steps)}.get(rounding or "nearest", nearest)
-    whole = np.where(off, rounded, nearest).astype(np.int64)
-    return int(whole) if whole.ndim == 0 else whole
-
-
-def _refractory_steps(value: Any) -> int | np.ndarray:
-    """Check refractory steps: an int, or an (N,) integer array, as int32."""
-    array = real_array("refractory_steps", value)
-    whole = array.dtype.kind in "iu"
-    if not whole or array.ndim > 1 or (array < 0).any() or (array > MAX_REFRACTORY_STEPS).any():
-        shown = array[(array < 0)].flat[0] if whole and (array < 0).any() else found(value)
-        raise ArgumentError(
-            "refractory_steps: expected whole numbers of steps, 0 or more, one number or one a neuron; "
-            f"found {shown} (periods in ms: use from_ms)"
-        )
-    return int(array) if array.ndim == 0 else frozen(array.astype(np.int32))

@@ -78,6 +78,22 @@ class Options:
             engine.check_surrogate(rule.surrogate)
         return cls(engine, method, block_length, record, tape if isinstance(tape, str) else bool(tape), rule)
 
+    def check_layer(self, layer: Layer) -> None:
+        """Raise `ArgumentError` where the backend, or the gradient asked for, is not for this layer."""
+        if layer.is_simple:
+            return
+        what = f"{type(layer.neuron).__name__} neurons" if not layer.neuron.is_simple else "synapses or connections"
+        if not self.backend.computes_family:
+            raise ArgumentError(
+                f"backend: expected one that computes the linear family, for a layer of {what} (numpy does); found "
+                f"{self.backend.name!r}"
+            )
+        if self.rule.paper:
+            raise ArgumentError(
+                f"gradient: expected 'standard' for a layer of {what}; found 'paper', which is that of LIF and ALIF "
+                "with plain weights"
+            )
+
     def plan(self, layer: Layer, batch: int, steps: int) -> Plan:
         """How one layer runs."""
         return Plan(

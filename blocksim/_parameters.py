@@ -1,19 +1,25 @@
-"""What a parameter is, declared once: where a neuron, a layer or a readout names it as a field.
+"""What a parameter is, declared once: where a neuron, a layer, a synapse or a readout names it as a field.
 
 Owns the declaration, and what follows from it wherever parameters are listed: checks, names, gradients, model files,
-reparametrisations and tables all ask `declared`. A field that is not declared is an error when its class is used.
+reparametrisations and tables all ask `declared` (of a class) or `held` (of an object, with those of its parts). A field
+that is not declared is an error when its class is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from blocksim._milliseconds import MAX_STEPS
+from blocksim._validation import choice, found, frozen, real_array
+from blocksim._validation import parameter as checked
 from blocksim.errors import ArgumentError
-from blocksim.transforms import Transform
+from blocksim.transforms import Decay, Transform
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,47 @@ class Parameter:
     time_constant: str | None = None
 
 
-def parameter(meaning: str, *, default: Any = MISSING, **known: Any) -> Any:
-    """A dataclass field that declares a parameter; `known` are the attributes of `Parameter`."""
-    return field(default=default, metadata={"parameter": Parameter(meaning, **known)})
+class Held(NamedTuple):
+    """A parameter of an object: its declaration and its value."""
+
+    known: Parameter
+    value: Any
+
+
+def parameter(meaning: str, *, default: Any = MISSING, parts: str | None = None, **known: Any) -> Any:
+    """A dataclass field that declares a parameter; `known` are the attributes of `Parameter`.
+
+    With `parts` it may hold objects with parameters instead, as in `parts`.
+    """
+    return field(default=default, metadata={"parameter": Parameter(meaning, **known), "parts": parts})
+
+
+def parts(name: str, **more: Any) -> Any:
+    """A field that holds an object with parameters of its own, or a tuple of such objects and of None.
+
+    Object i of a tuple has its parameters under `name`.i; a single object has them under their own names.
+    """
+    return field(metadata={"parts": name}, **more)
+
+
+def setting(default: str, choices: tuple[str, ...]) -> Any:
+    """A field that is one of several words, and no parameter."""
+    return field(default=default, metadata={"choices": choices})
+
+
+def decay_factor(value: np.ndarray) -> np.ndarray:
+    """Where a value can be the factor by which something decays in one step."""
+    return (value >= 0) & (value < 1)
+
+
+def decay(meaning: str, time_constant: str, transform: Decay, **known: Any) -> Any:
+    """A field that declares the factor by which something decays in one step."""
+    known = {"expected": "a decay factor in [0, 1)", "valid": decay_factor, **known}
+    return parameter(meaning, transform=transform, time_constant=time_constant, **known)
 
 
 def declared(kind: type) -> dict[str, Parameter]:
-    """The parameters of a dataclass by name, in the order of its fields."""
+    """The parameters of a dataclass by name, in the order of its fields; not those of its parts."""
     return {item.name: item.metadata["parameter"] for item in fields(kind) if "parameter" in item.metadata}
 
 
@@ -65,13 +105,31 @@ def trained(kind: type) -> dict[str, Parameter]:
     return {name: known for name, known in declared(kind).items() if known.trained}
 
 
+def held(owner: Any) -> dict[str, Held]:
+    """The parameters of an object and of its parts, by name; those that are None are left out."""
+    own: dict[str, Held] = {}
+    of_parts: dict[str, Held] = {}
+    for item in fields(owner):
+        value = getattr(owner, item.name)
+        if _has_parts(item, value):
+            for prefix, part in _named_parts(item, value):
+                of_parts |= {prefix + name: each for name, each in held(part).items()}
+        elif "parameter" in item.metadata and value is not None:
+            own[item.name] = Held(item.metadata["parameter"], value)
+    return own | of_parts
+
+
+def settings(owner: Any) -> dict[str, str]:
+    """The settings of an object, by name."""
+    return {item.name: getattr(owner, item.name) for item in fields(owner) if "choices" in item.metadata}
+
+
 def values(owner: Any) -> dict[str, np.ndarray]:
-    """The trained parameters of an object as arrays, by name; those that are None are left out."""
-    of_owner = {name: getattr(owner, name) for name in trained(type(owner))}
-    return {name: np.asarray(value) for name, value in of_owner.items() if value is not None}
+    """The trained parameters of an object and of its parts as arrays, by name."""
+    return {name: np.asarray(each.value) for name, each in held(owner).items() if each.known.trained}
 
 
-def replacements(prefix: str, own: dict[str, np.ndarray], given: dict[str, Any]) -> dict[str, Any]:
+def replacements(prefix: str, own: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, Any]:
     """Given values of an object's own parameters, as its constructor takes them.
 
     Raises
@@ -85,3 +143,102 @@ def replacements(prefix: str, own: dict[str, np.ndarray], given: dict[str, Any])
         if np.shape(value) != own[name].shape:
             raise ArgumentError(f"{prefix}{name}: expected shape {own[name].shape}; found {np.shape(value)}")
     return {name: value if np.ndim(value) else float(value) for name, value in given.items()}
+
+
+def with_values(owner: T, given: Mapping[str, Any]) -> T:
+    """The object, checked anew, with these values in place of its own; names as `held` has them.
+
+    It is made from its fields, whatever its class's constructor takes.
+    """
+    own = {}
+    for item in fields(owner):  # type: ignore[arg-type]
+        value = getattr(owner, item.name)
+        if _has_parts(item, value):
+            changed = [_changed(prefix, part, given) for prefix, part in _named_parts(item, value)]
+            if isinstance(value, tuple):
+                rest = iter(changed)
+                value = tuple(None if part is None else next(rest) for part in value)
+            else:
+                (value,) = changed
+        own[item.name] = given.get(item.name, value)
+    return made(type(owner), own)
+
+
+def made(kind: type[T], given: Mapping[str, Any]) -> T:
+    """An object of a frozen dataclass from its fields, checked, whatever its constructor takes."""
+    new: T = object.__new__(kind)
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.name not in given and item.default is MISSING:
+            raise ArgumentError(f"{item.name}: expected a value; found none")
+        object.__setattr__(new, item.name, given.get(item.name, item.default))
+    new.__post_init__()  # type: ignore[attr-defined]
+    return new
+
+
+def check_fields(owner: Any) -> None:
+    """Check an object's own parameters and settings, and put arrays of its own in their place; parts check themselves.
+
+    Raises `ArgumentError` for a field that declares nothing, or a value out of its range.
+    """
+    for item in fields(owner):
+        value = getattr(owner, item.name)
+        if "choices" in item.metadata:
+            choice(item.name, value, item.metadata["choices"])
+        elif "parameter" in item.metadata:
+            known = item.metadata["parameter"]
+            of_whole = not known.trained
+            good = (
+                whole_numbers(item.name, value) if of_whole else checked(item.name, value, known.expected, known.valid)
+            )
+            object.__setattr__(owner, item.name, good)
+        elif "parts" not in item.metadata:
+            raise ArgumentError(
+                f"{type(owner).__name__}: expected every field to declare a parameter; found {item.name} "
+                "(see docs/contributing.md)"
+            )
+
+
+def whole_numbers(name: str, value: Any, most: int = MAX_STEPS) -> int | np.ndarray:
+    """Check steps: an int, or an integer array, as int32 of its own."""
+    array = real_array(name, value)
+    whole = array.dtype.kind in "iu"
+    if not whole or array.ndim > 1 or (array < 0).any() or (array > most).any():
+        shown = array[(array < 0)].flat[0] if whole and (array < 0).any() else found(value)
+        raise ArgumentError(
+            f"{name}: expected whole numbers of steps, 0 or more, one number or one a neuron; "
+            f"found {shown} (periods in ms: use from_ms)"
+        )
+    return int(array) if array.ndim == 0 else frozen(array.astype(np.int32))
+
+
+def one_length(what: str, lengths: Mapping[str, int]) -> None:
+    """Raise unless arrays have one length, not zero: one value a neuron."""
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        raise ArgumentError(
+            f"{what}: expected arrays of one length, one value a neuron; found "
+            + ", ".join(f"{name} of length {length}" for name, length in lengths.items())
+        )
+
+
+def _changed(prefix: str, part: Any, given: Mapping[str, Any]) -> Any:
+    """A part with those of the given values that are its own; itself where there are none."""
+    own = {name: given[prefix + name] for name in held(part) if prefix + name in given}
+    try:
+        return with_values(part, own) if own else part
+    except ArgumentError as error:
+        raise ArgumentError(f"{prefix}{error}") from error
+
+
+def _has_parts(item: Any, value: Any) -> bool:
+    if item.metadata.get("parts") is None:
+        return False
+    return isinstance(value, tuple) or "parameter" not in item.metadata
+
+
+def _named_parts(item: Any, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, tuple):
+        for number, part in enumerate(value):
+            if part is not None:
+                yield f"{item.metadata['parts']}.{number}.", part
+    elif value is not None:
+        yield "", value

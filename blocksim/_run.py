@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from blocksim._inputs import finite_numbers, numbers
-from blocksim._layer_pass import Pass
-from blocksim._layers import adjoints
+from blocksim._layer_arrays import parameter_gradients
+from blocksim._layer_pass import Pass, form_of
+from blocksim._layers import Differentiated, adjoints
 from blocksim._neurons import Neuron
-from blocksim._state import State, StateGradient
+from blocksim._state import LinearState, LinearStateGradient, State, StateGradient
 from blocksim._validation import frozen
-from blocksim.arrays import AdjointResult, Array, SpikeGradient
+from blocksim.arrays import Array, SpikeGradient
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
 
@@ -54,17 +55,16 @@ class Gradients:
     weights: np.ndarray | None
     bias: float | np.ndarray
     recurrent: np.ndarray | None
-    state: StateGradient
-    _neuron: dict[str, Any] = field(repr=False)  # by parameter
-    _current: Array = field(repr=False)
-    _pass: Pass = field(repr=False)
+    state: StateGradient | LinearStateGradient
+    _others: dict[str, Any] = field(repr=False)  # by parameter
+    _done: Differentiated = field(repr=False)
     _view: View = field(repr=False)
 
     def __getattr__(self, name: str) -> Any:
         """The gradient of one of the neuron's parameters; None for a parameter that only other neurons have."""
-        of_neuron = self.__dict__.get("_neuron", {})
-        if name in of_neuron:
-            return of_neuron[name]
+        others = self.__dict__.get("_others", {})
+        if name in others:
+            return others[name]
         if name in Neuron.all_parameters():
             return None
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -73,7 +73,7 @@ class Gradients:
         """Every gradient there is by name; those of the state by "state." and its part's name."""
         own = {"x": self.x, "current": self.current, "weights": self.weights, "bias": self.bias}
         of_state = {f"state.{name}": value for name, value in vars(self.state).items()}
-        every = own | {"recurrent": self.recurrent} | self._neuron | of_state
+        every = own | {"recurrent": self.recurrent} | self._others | of_state
         return {
             name: np.asarray(value) if isinstance(value, float) else value
             for name, value in every.items()
@@ -82,13 +82,14 @@ class Gradients:
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The gradients by the names, and of the shapes, of `Layer.parameters`."""
-        gradients = self.__dict__ | self._neuron
-        return {name: np.asarray(gradients[name], value.dtype) for name, value in self._pass.layer.parameters().items()}
+        gradients = self.__dict__ | self._others
+        layer = self._done.layer_pass.layer
+        return {name: np.asarray(gradients[name], value.dtype) for name, value in layer.parameters().items()}
 
     @cached_property
     def current(self) -> Any:
         """dLoss/dI, of the run's shape, equation (11); copied from a device when first asked for."""
-        return self._view.of(self._pass.backend, self._current)
+        return self._view.of(self._done.layer_pass.backend, self._done.result.current)
 
     @cached_property
     def x(self) -> Any:
@@ -96,9 +97,12 @@ class Gradients:
 
         Computed when first asked for: training the first layer does not need it, and it is a dense product.
         """
-        if self._pass.arrays.weights is not None:
-            return self._view.of(self._pass.backend, self._pass.input_gradient(self._current))
-        return self.current.sum(axis=-1, keepdims=True) if self._pass.shared_current else self.current
+        layer_pass = self._done.layer_pass
+        if layer_pass.layer.is_simple and layer_pass.layer.inputs is None:
+            of_x = self.current
+        else:
+            of_x = self._view.of(layer_pass.backend, self._done.input_gradient)
+        return of_x.sum(axis=-1, keepdims=True) if layer_pass.shared_current else of_x
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +133,7 @@ class Run:
     spikes: np.ndarray
     voltage: np.ndarray | None
     threshold: np.ndarray | None
-    state: State
+    state: State | LinearState
     backend: str
     method: str
     block_length: int
@@ -140,7 +144,7 @@ class Run:
         self,
         grad_spikes: np.ndarray | None = None,
         grad_voltage: np.ndarray | None = None,
-        grad_state: StateGradient | None = None,
+        grad_state: StateGradient | LinearStateGradient | None = None,
     ) -> Gradients:
         """Gradients of a loss, from its gradients with respect to this run's spikes, voltage and final state.
 
@@ -176,8 +180,8 @@ class Run:
         shape = self.spikes.shape
         of_spikes = SpikeGradient(cotangent("grad_spikes", grad_spikes, shape, layer_pass, self._view))
         of_voltage = cotangent("grad_voltage", grad_voltage, shape, layer_pass, self._view)
-        (result,) = adjoints([layer_pass], [of_spikes], [of_voltage], [grad_state])
-        return gradients_of(layer_pass, result, self._view)
+        (done,) = adjoints([layer_pass], [of_spikes], [of_voltage], [grad_state])
+        return gradients_of(done, self._view)
 
 
 @dataclass(frozen=True)
@@ -220,33 +224,35 @@ def run_of(layer_pass: Pass, view: View, method: str) -> Run:
     )
 
 
-def state_of(layer_pass: Pass, view: View) -> State:
+def state_of(layer_pass: Pass, view: View) -> Any:
     """The state after the last step, in arrays of its own."""
-    arrays = [*layer_pass.result.carry.copy().arrays(), layer_pass.last_spikes()]
-    return State(*(arrays if view.on_device else layer_pass.backend.fetch(arrays)))
+    arrays = layer_pass.state()
+    return form_of(layer_pass.arrays).state(*(arrays if view.on_device else layer_pass.backend.fetch(arrays)))
 
 
-def gradients_of(layer_pass: Pass, result: AdjointResult, view: View) -> Gradients:
+def gradients_of(done: Differentiated, view: View) -> Gradients:
     """An adjoint's result as the caller's, each gradient of its parameter's shape."""
+    layer_pass, result = done.layer_pass, done.result
     backend, layer, dtype = layer_pass.backend, layer_pass.layer, layer_pass.arrays.dtype
     totals = result.sums.map(lambda total: total.sum(axis=0))
-    into = [*result.carry.arrays(), result.history]
+    into = done.state()
     fetched = backend.fetch(totals.arrays() if view.on_device else totals.arrays() + into)
     sums = dict(zip((name for name, _ in totals.items()), fetched, strict=False))
+    values = layer.parameters()
 
-    def shaped(total: np.ndarray, value: Any) -> Any:
-        return float(total.sum()) if value is not None and np.ndim(value) == 0 else total.astype(dtype)
+    def shaped(name: str, gradient: Any) -> Any:
+        if name.rpartition(".")[2] in ("weights", "recurrent"):
+            return view.whole.of(backend, gradient)
+        return float(gradient.sum()) if name in values and not values[name].ndim else gradient.astype(dtype)
 
+    every = {name: shaped(name, value) for name, value in parameter_gradients(layer, result, sums).items()}
     return Gradients(
-        weights=view.whole.of(backend, result.weights),
-        bias=shaped(sums["bias"], layer.bias),
-        recurrent=view.whole.of(backend, result.recurrent),
-        state=StateGradient(*(into if view.on_device else fetched[len(sums) :])),
-        _neuron={
-            name: shaped(total, getattr(layer.neuron, name)) for name, total in layer.neuron.pullback(sums).items()
-        },
-        _current=result.current,
-        _pass=layer_pass,
+        weights=every.pop("weights", None),
+        bias=every.pop("bias"),
+        recurrent=every.pop("recurrent", None),
+        state=form_of(layer_pass.arrays).state_gradient(*(into if view.on_device else fetched[len(sums) :])),
+        _others=every,
+        _done=done,
         _view=view,
     )
 

@@ -14,7 +14,7 @@ from blocksim._network import Network
 from blocksim._network_run import NetworkRun, NetworkState, layer_states, network_run_of
 from blocksim._options import Options
 from blocksim._run import Run, View, run_of
-from blocksim._state import State
+from blocksim._state import LinearState, State
 from blocksim._validation import found
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
@@ -31,7 +31,7 @@ def simulate(
     backend: str | Backend = ...,
     method: str = ...,
     block_length: int | None = ...,
-    state: State | None = ...,
+    state: State | LinearState | None = ...,
     record: tuple[str, ...] | str = ...,
     tape: bool | str = ...,
     surrogate: str | Surrogate = ...,
@@ -60,7 +60,7 @@ def simulate(
     backend: str | Backend = "numba",
     method: str = "blocks",
     block_length: int | None = None,
-    state: State | NetworkState | None = None,
+    state: State | LinearState | NetworkState | None = None,
     record: tuple[str, ...] | str = (),
     tape: bool | str = False,
     surrogate: str | Surrogate = "fast_sigmoid",
@@ -68,7 +68,7 @@ def simulate(
     detach: tuple[str, ...] | str = ("reset",),
     batch_size: int | None = None,
 ) -> Run | NetworkRun:
-    """Simulate a layer of LIF or ALIF neurons, or a network, exactly, in blocks of time: equations (1)-(6).
+    """Simulate a layer of neurons, or a network, exactly, in blocks of time: equations (1)-(6) and (27)-(34).
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def simulate(
     block_length : int or None
         Steps in a block, at most the (shortest) refractory period + 1 and the recurrent latency. None gives the
         longest.
-    state : State, NetworkState or None
+    state : State, LinearState, NetworkState or None
         `state` of the run that this one continues; None starts at rest.
     record : tuple out of "voltage", "threshold", "readout"
         What to return besides spikes; "readout" is a network's.
@@ -145,6 +145,7 @@ def simulate(
     recordable = RECORD if network is None else NETWORK_RECORD
     options = Options.checked(backend, method, block_length, record, recordable, tape, surrogate, gradient, detach)
     for each in layers:
+        options.check_layer(each)
         options.block_length_of(each)
     engine = options.backend
     on_device = engine.owns(x)

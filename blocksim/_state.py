@@ -54,3 +54,56 @@ class StateGradient:
     voltage: np.ndarray
     adaptation: np.ndarray
     spikes: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class LinearState:
+    """The state of a layer of the linear family, (27)-(34), after the last step that was simulated.
+
+    C is the number of components, R that of receptors with a time course, in their order.
+
+    Attributes
+    ----------
+    voltage : (batch, N) float array
+        V of the last step, after its reset.
+    components : (batch, C, N) float array
+        Components c of the next step.
+    synapses, rising : (batch, R, N) float arrays
+        States s and z of the last step; z is zero but for alpha synapses.
+    refractory : (batch, N) int32 array
+        Steps for which each neuron is still refractory.
+    spikes : (batch, D, N) bool array
+        Spikes of the last D steps, oldest first, D the longest recurrent delay.
+    inputs : (batch, E, K) float array
+        Input of the last E steps, oldest first, E the longest delay of an input connection.
+    """
+
+    voltage: np.ndarray
+    components: np.ndarray
+    synapses: np.ndarray
+    rising: np.ndarray
+    refractory: np.ndarray
+    spikes: np.ndarray
+    inputs: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class LinearStateGradient:
+    """dLoss/d(state) of a layer of the linear family: the gradient into, or out of, a carried `LinearState`.
+
+    Attributes
+    ----------
+    voltage : (batch, N) float array
+    components : (batch, C, N) float array
+    synapses, rising : (batch, R, N) float arrays
+    spikes : (batch, D, N) float array
+    inputs : (batch, E, K) float array
+        With respect to the arrays of these names in `LinearState`.
+    """
+
+    voltage: np.ndarray
+    components: np.ndarray
+    synapses: np.ndarray
+    rising: np.ndarray
+    spikes: np.ndarray
+    inputs: np.ndarray

@@ -1,7 +1,9 @@
 """The records of arrays that the core and the backends exchange; nothing is checked or computed here.
 
 Arrays belong to the backend that runs (NumPy arrays, CuPy arrays, ...). `dtype` is the computing precision, float32 or
-float64. B is the batch, T the steps, N the neurons, K the inputs, L the block length, D the recurrent latency.
+float64. B is the batch, T the steps, N the neurons, K the inputs, L the block length, D the longest recurrent delay.
+Records of LIF and ALIF layers come first, with the names of equations (1)-(17); those of the linear family, (27)-(38),
+have C components, R receptors with a time course, and E steps of the longest delay of an input.
 """
 
 from __future__ import annotations
@@ -104,6 +106,10 @@ class LayerArrays(NeuronArrays):
     recurrent: Array | None  # (N, N) dtype
     latency: int  # D, steps
 
+    def carry_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each array of `Carry`."""
+        return dict.fromkeys((item.name for item in fields(Carry)), (batch, self.size))
+
 
 @dataclass(frozen=True)
 class Carry(Record):
@@ -154,8 +160,8 @@ class ForwardResult:
     spikes: Array  # (B, T, N) bool
     voltage: Array | None  # (B, T, N) dtype
     threshold: Array | None  # (B, T, N) dtype
-    carry: Carry
-    tape: Tape | None
+    carry: Any  # Carry or LinearCarry
+    tape: Any  # Tape, LinearTape, or None
 
 
 @dataclass(frozen=True)
@@ -189,11 +195,122 @@ class SpikeGradient:
 
 @dataclass(frozen=True)
 class AdjointResult:
-    """What an adjoint pass returns, equations (11)-(13)."""
+    """What an adjoint pass returns, equations (11)-(13), or (35)-(38)."""
 
-    current: Array  # (B, T, N) dtype, dLoss/dI
-    weights: Array | None  # (K, N) dtype
-    recurrent: Array | None  # (N, N) dtype
-    sums: Parameters  # (B, N) float64
-    carry: AdjointCarry  # with respect to the state before the first step
+    current: Array  # (B, T, N) dtype, dLoss/dI, or dLoss/dJ of (37)
+    weights: Any  # (K, N) dtype, or None; in the linear family a tuple, one of each input connection
+    recurrent: Any  # (N, N) dtype, or None; or a tuple as above
+    sums: Any  # Parameters or LinearParameters, with the batch as first axis, float64
+    carry: Any  # with respect to the state before the first step
     history: Array  # (B, D, N) dtype, with respect to the spikes before the first step
+    filtered: Array | None = None  # (B, R, T, N) dtype, dLoss/di of (38)
+
+
+DIRECT = -1  # the receptor of currents without a time course
+
+
+@dataclass(frozen=True, eq=False)
+class LinearParameters(Record):
+    """The parameters of (28)-(34): values, or sums of gradients with the batch as first axis."""
+
+    beta: Array  # (N,)
+    theta: Array  # (N,), theta_0
+    bias: Array  # (N,)
+    reset_factor: Array  # (N,), f
+    v_reset: Array  # (N,)
+    decay: Array  # (C, N), q
+    jump: Array  # (C, N), d
+    from_voltage: Array  # (C, N), k
+    to_voltage: Array  # (C, N), g
+    to_threshold: Array  # (C, N), h
+    synapse_decay: Array  # (R, N), sigma
+    gain: Array  # (R, N)
+    gain_rising: Array  # (R, N); of no meaning but for alpha synapses
+
+
+@dataclass(frozen=True, eq=False)
+class LinearCarry(Record):
+    """What one block hands the next; with a leading axis of blocks, what every block was handed."""
+
+    voltage: Array  # (B, N), V of (33)
+    components: Array  # (B, C, N), c of the next step
+    synapses: Array  # (B, R, N), s of (28)
+    rising: Array  # (B, R, N), z of (28); zero but for alpha synapses
+    refractory: Array  # (B, N) int32, steps still refractory
+
+
+@dataclass(frozen=True, eq=False)
+class LinearAdjointCarry(Record):
+    """Gradient with respect to each real-valued array of `LinearCarry`."""
+
+    voltage: Array
+    components: Array
+    synapses: Array
+    rising: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Drive(Record):
+    """Currents of (27), or the gradients with respect to them."""
+
+    direct: Array  # (B, T, N), with the bias
+    filtered: Array  # (B, R, T, N)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearTraces(Record):
+    """OUT: results of a block or a run; None where not asked for."""
+
+    spikes: Array  # (B, T, N) bool
+    voltage: Array | None  # (B, T, N), U of (30)
+    threshold: Array | None  # (B, T, N), theta of (31)
+    synapses: Array | None  # (B, R, T, N), s of (28)
+    rising: Array | None  # (B, R, T, N), z of (28)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearConnection:
+    """Weights of one connection, its delay in steps, and the receptor: its row, or DIRECT."""
+
+    weights: Array  # (K, N)
+    delay: int
+    receptor: int
+
+
+@dataclass(frozen=True, eq=False)
+class LinearLayer(NeuronArrays):
+    """A layer of the linear family as the backend's arrays. It does not change."""
+
+    neuron: LinearParameters
+    refractory: Array  # (N,) int32, steps
+    mode: str  # while refractory: "ignore", "hold" or "integrate"
+    alpha: tuple[bool, ...]  # of each receptor with a time course
+    inputs: tuple[LinearConnection, ...]
+    recurrent: tuple[LinearConnection, ...]
+    given: int | None = None  # the receptor of x where it is the current itself
+
+    @property
+    def latency(self) -> int:
+        """The longest recurrent delay D."""
+        return max((each.delay for each in self.recurrent), default=0)
+
+    @property
+    def lead(self) -> int:
+        """The longest delay E of an input: x begins so many steps before the run."""
+        return max((each.delay for each in self.inputs), default=0)
+
+    def carry_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each array of `LinearCarry`."""
+        components, receptors = (batch, *self.neuron.decay.shape), (batch, *self.neuron.gain.shape)
+        one = (batch, self.size)
+        return {"voltage": one, "components": components, "synapses": receptors, "rising": receptors, "refractory": one}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearTape:
+    """What the adjoint needs of the forward pass."""
+
+    block_length: int
+    traces: LinearTraces  # voltage, spikes, synapses and rising
+    starts: LinearCarry  # with a leading axis of ceil(T / L) blocks
+    history: Array  # (B, D, N) bool, spikes of the D steps before the first

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from blocksim import _blocks
+from blocksim import _blocks, _linear
 from blocksim._events import Events
 from blocksim._validation import found
 from blocksim.arrays import (
@@ -29,9 +29,17 @@ from blocksim.arrays import (
     Array,
     BlockOutputs,
     Carry,
+    Drive,
     ForwardResult,
     Input,
     LayerArrays,
+    LinearAdjointCarry,
+    LinearCarry,
+    LinearLayer,
+    LinearParameters,
+    LinearTape,
+    LinearTraces,
+    NeuronArrays,
     Parameters,
     Plan,
     SpikeGradient,
@@ -137,6 +145,35 @@ class Backend(ABC):
         is handed.
         """
 
+    def linear_block_forward(
+        self, drive: Drive, carry: LinearCarry, layer: LinearLayer, out: LinearTraces
+    ) -> LinearCarry:
+        """Compute one block of the linear family, equations (28)-(34); a backend may lack it.
+
+        Parameters: drive IN, with recurrent currents; carry IN; out OUT. Returns what the next block is handed.
+        """
+        raise NotImplementedError(f"backend {self.name!r} computes LIF and ALIF only")
+
+    def linear_block_adjoint(
+        self,
+        traces: LinearTraces,
+        start: LinearCarry,
+        layer: LinearLayer,
+        rule: AdjointRule,
+        grad_spikes: Array,
+        grad_voltage: Array | None,
+        grad_carry: LinearAdjointCarry,
+        grad: Drive,
+        sums: LinearParameters,
+    ) -> LinearAdjointCarry:
+        """Differentiate one block of the linear family, equations (35)-(38); a backend may lack it.
+
+        Parameters: traces IN, from the tape; start IN, what the block was handed; grad_spikes IN (B, L, N), with the
+        recurrent term of (35) already in it; grad_voltage IN (B, L, N) or None; grad_carry IN, from the later block;
+        grad OUT; sums INOUT. Returns what the earlier block is handed.
+        """
+        raise NotImplementedError(f"backend {self.name!r} computes LIF and ALIF only")
+
     def events(self, x: Array) -> Input | None:
         """The events of x (B, T, K) where every row is spikes by ``blocksim.numerics.spike_rows``; else None.
 
@@ -190,6 +227,27 @@ class Backend(ABC):
         """Raise `ArgumentError` if this backend cannot compute this surrogate; called before a run with a tape."""
         del surrogate  # any, unless a backend says otherwise
 
+    @property
+    def computes_family(self) -> bool:
+        """Whether it computes layers of the linear family, and not LIF and ALIF alone."""
+        kind = type(self)
+        return (
+            kind.linear_block_forward is not Backend.linear_block_forward
+            or kind.linear_layer_forward is not Backend.linear_layer_forward
+        )
+
+    def of(self, layer: NeuronArrays) -> tuple[Callable[..., ForwardResult], Callable[..., AdjointResult]]:
+        """What simulates a whole layer, and what differentiates it."""
+        if isinstance(layer, LinearLayer):
+            return self.linear_layer_forward, self.linear_layer_adjoint
+        return self.layer_forward, self.layer_adjoint
+
+    def adds_up(self, layer: NeuronArrays) -> bool:
+        """Whether the adjoint of a layer adds up the parts of a `SpikeGradient` before anything else."""
+        if isinstance(layer, LinearLayer):
+            return type(self).linear_layer_adjoint is Backend.linear_layer_adjoint
+        return type(self).layer_adjoint is Backend.layer_adjoint
+
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
         """Simulate a whole layer; composed of the methods above unless a backend replaces it."""
         return _blocks.forward(self, layer, x, carry, history, plan)
@@ -207,6 +265,29 @@ class Backend(ABC):
     ) -> AdjointResult:
         """Differentiate a whole layer; composed of the methods above unless a backend replaces it."""
         return _blocks.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+
+    def linear_layer_forward(
+        self, layer: LinearLayer, x: Input, carry: LinearCarry, history: Array, plan: Plan
+    ) -> ForwardResult:
+        """Simulate a whole layer of the linear family; composed of the methods above unless a backend replaces it.
+
+        x begins with the ``layer.lead`` steps before the run.
+        """
+        return _linear.forward(self, layer, x, carry, history, plan)
+
+    def linear_layer_adjoint(
+        self,
+        layer: LinearLayer,
+        x: Input,
+        tape: LinearTape,
+        rule: AdjointRule,
+        grad_spikes: SpikeGradient,
+        grad_voltage: Array | None,
+        grad_carry: LinearAdjointCarry,
+        grad_history: Array,
+    ) -> AdjointResult:
+        """Differentiate a whole layer of the linear family; composed as above."""
+        return _linear.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
 
 class FusedBackend(Backend):

@@ -5,24 +5,29 @@ Owns how a network is laid out in arrays and JSON; the file itself is `blocksim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from blocksim._connections import MOST_SYNAPSES, Alpha, Connection, Exponential, Synapse
 from blocksim._containers import Container, open_container, write_container
 from blocksim._layer import Layer
+from blocksim._linear_neurons import Component
+from blocksim._milliseconds import MAX_STEPS
 from blocksim._network import CountReadout, LeakyReadout, Network
-from blocksim._neurons import MAX_REFRACTORY_STEPS, Neuron
-from blocksim._parameters import Parameter, declared
+from blocksim._neurons import Neuron
+from blocksim._parameters import Parameter, declared, held, made, settings
 from blocksim._validation import finite, found
 from blocksim.errors import ArgumentError, FileError
 
 KIND = "blocksim network"
 VERSION = 1
-MOST_LATENCY = MAX_REFRACTORY_STEPS + 1
+MOST_LATENCY = MAX_STEPS + 1
+MOST_COMPONENTS = 1000
+SYNAPSES: dict[str, type[Synapse]] = {kind.__name__: kind for kind in (Exponential, Alpha)}
 # arrays that a file holds besides those of the network: a training's state, say
 EXTRA = "extra/"
 
@@ -84,13 +89,13 @@ def save_model(
     """
     if not isinstance(network, Network):
         raise ArgumentError(f"network: expected a blocksim.Network; found {type(network).__name__}")
-    layers = [{"neuron": layer.neuron.kind(), "latency_steps": layer.latency_steps} for layer in network.layers]
+    layers = [_described(layer) for layer in network.layers]
     readout: dict[str, Any] = {"kind": "count"}
     if isinstance(network.readout, LeakyReadout):
         readout = {"kind": "leaky", "decode": network.readout.decode}
     arrays = network.parameters()
     for number, layer in enumerate(network.layers):  # those without a gradient too
-        arrays |= {f"layers.{number}.{name}": np.asarray(value) for name, value in layer.neuron.parameters().items()}
+        arrays |= {f"layers.{number}.{name}": np.asarray(each.value) for name, each in held(layer).items()}
     arrays |= {EXTRA + name: array for name, array in (extra or {}).items()}
     write_container(
         path, KIND, VERSION, {"layers": layers, "readout": readout, "dt": network.dt, "info": dict(info or {})}, arrays
@@ -133,19 +138,22 @@ def _layers(container: Container) -> int:
     left = {name for name in headers if not name.startswith(EXTRA)}
     inputs: int | None = None
     for number, described in enumerate(layers):
-        latency = described.get("latency_steps")
         kind = Neuron.of_kind(described.get("neuron"))
-        if kind is None or type(latency) is not int or not 0 < latency <= MOST_LATENCY:
+        if kind is None or not _is_layer(described):
             raise FileError(
                 f"{path}: layers.{number}: expected a neuron, {', '.join(Neuron.kinds())}, and latency_steps; found "
                 f"{found(described)} (a class of your own must be imported before its models are loaded)"
             )
         prefix = f"layers.{number}."
-        wanted = declared(Layer) | declared(kind)
-        present = [headers[prefix + name].shape for name in wanted if prefix + name in headers]
+        groups = {prefix: (declared(Layer) | declared(kind), declared(kind))}
+        groups |= {prefix + part: (declared(one), declared(one)) for part, one in _parts(described)}
+        wanted = [group + name for group, (known, _) in groups.items() for name in known]
+        present = [headers[name].shape for name in wanted if name in headers]
         size = next((shape[-1] for shape in present if shape), None)
-        _check(container, prefix, wanted, {"input": inputs, "neuron": size}, declared(kind))
-        left -= {prefix + name for name in wanted}
+        for group, (known, required) in groups.items():
+            recurrent = group.startswith(f"{prefix}recurrent.")
+            _check(container, group, known, {"input": size if recurrent else inputs, "neuron": size}, required)
+        left -= set(wanted)
         inputs = size
     if readout["kind"] == "leaky":
         weights = headers.get("readout.weights")
@@ -176,7 +184,8 @@ def _check(
         if header is None:
             continue
         full = tuple(lengths[axis] for axis in parameter.axes)
-        allowed = (full,) if len(full) != 1 else ((), full)
+        # one number for all, of what each neuron may have, and of delays
+        allowed = ((), full) if len(full) == 1 or not parameter.trained else (full,)
         kinds, what = ("f", "real") if parameter.trained else ("iu", "whole")
         if header.dtype.kind not in kinds or header.dtype.itemsize > 8:
             raise FileError(
@@ -211,12 +220,82 @@ def _values(prefix: str, names: Iterable[str], arrays: Mapping[str, np.ndarray])
     return {name: array if array.ndim else array.item() for name, array in present.items()}
 
 
+def _described(layer: Layer) -> dict[str, Any]:
+    """What there is to say of a layer beside its arrays; of LIF and ALIF with plain weights, as ever, two things."""
+    neuron = layer.neuron
+    more = {
+        "settings": settings(neuron),
+        "components": len(getattr(neuron, "components", ())),
+        "synapses": [None if each is None else type(each).__name__ for each in layer.synapses],
+        "inputs": [each.synapse for each in layer.input_connections],
+        "recurrent": [each.synapse for each in layer.recurrent_connections],
+    }
+    return {"neuron": neuron.kind(), "latency_steps": layer.latency_steps} | {
+        name: value for name, value in more.items() if value
+    }
+
+
+def _is_layer(described: Mapping[str, Any]) -> bool:
+    """Whether a description is as `_described` writes it."""
+
+    def numbers(name: str) -> bool:
+        given = described.get(name, [])
+        return isinstance(given, list) and all(type(each) is int and 0 <= each <= MOST_SYNAPSES for each in given)
+
+    components, synapses = described.get("components", 0), described.get("synapses", [])
+    latency, connected = described.get("latency_steps"), numbers("inputs") and numbers("recurrent")
+    return (
+        connected
+        and (type(latency) is int and 0 < latency <= MOST_LATENCY) != bool(described.get("recurrent"))
+        and type(components) is int
+        and 0 <= components <= MOST_COMPONENTS
+        and isinstance(synapses, list)
+        and all(each is None or each in SYNAPSES for each in synapses)
+        and isinstance(described.get("settings", {}), dict)
+    )
+
+
+def _parts(described: Mapping[str, Any]) -> Iterator[tuple[str, type]]:
+    """The beginning of the names of each part's arrays, and its class."""
+    for number in range(described.get("components", 0)):
+        yield f"components.{number}.", Component
+    for number, name in enumerate(described.get("synapses", [])):
+        if name is not None:
+            yield f"synapses.{number}.", SYNAPSES[name]
+    for group in ("inputs", "recurrent"):
+        for number in range(len(described.get(group, []))):
+            yield f"{group}.{number}.", Connection
+
+
 def _layer(described: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.ndarray]) -> Layer:
     try:
         kind = Neuron.of_kind(described["neuron"])
         assert kind is not None
-        neuron = kind(**_values(prefix, declared(kind), arrays))
-        return Layer(neuron, **_values(prefix, declared(Layer), arrays), latency_steps=described["latency_steps"])
+        each = {part: _values(prefix + part, declared(one), arrays) for part, one in _parts(described)}
+
+        def connections(group: str) -> tuple[Connection, ...]:
+            receptors = described.get(group, [])
+            return tuple(
+                Connection(**each[f"{group}.{number}."], synapse=synapse) for number, synapse in enumerate(receptors)
+            )
+
+        of_neuron = _values(prefix, declared(kind), arrays) | described.get("settings", {})
+        if "components" in described:
+            numbers = range(described["components"])
+            of_neuron["components"] = tuple(Component(**each[f"components.{number}."]) for number in numbers)
+        of_layer = _values(prefix, declared(Layer), arrays)
+        if described.get("recurrent"):
+            of_layer["recurrent"] = connections("recurrent")
+        return Layer(
+            made(kind, of_neuron),
+            **of_layer,
+            latency_steps=described["latency_steps"],
+            inputs=connections("inputs"),
+            synapses=[
+                None if name is None else SYNAPSES[name](**each[f"synapses.{number}."])
+                for number, name in enumerate(described.get("synapses", []))
+            ],
+        )
     except ArgumentError as error:
         raise ArgumentError(f"{prefix}{error}") from error
 

@@ -1,25 +1,30 @@
-"""The linear family, equations (27)-(38): the reference against golden values of an independent autograd.
+"""The linear family, equations (27)-(38): golden values of an independent autograd, bits, states, delays, files.
 
 Golden values are read from ../shared/data/golden and skipped where it is not there.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 import blocksim
-from backends.numpy_reference.reference import NumpyBackend
-from blocksim import _linear
-from blocksim._linear import DIRECT, Drive, LinearCarry, LinearConnection, LinearLayer, LinearParameters
-from blocksim.arrays import AdjointRule
-from blocksim.surrogates import get_surrogate
+from blocksim import ALIF, LIF, Alpha, Component, Connection, Exponential, Layer, LinearIF, Network, simulate
+from blocksim._neurons import Number
+from blocksim._parameters import parameter
+from blocksim.models import load_network, save_model
+from blocksim.transforms import Positive
 
-from .helpers import assert_same_bits
+from .helpers import assert_close, assert_refused, assert_same_bits, assert_same_run, assert_same_state, relative
 
-ENGINE = NumpyBackend()
 TOLERANCE = 1e-10
+BACKENDS = [name for name in ("numpy", "numba") if blocksim.get_backend(name).computes_family]
+
+
+@pytest.fixture(params=BACKENDS)
+def engine(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -36,191 +41,363 @@ def case_of(golden, number):
 
 def layer_of(arrays, how):
     """The layer; the gain of a receptor without a time course is part of its weights."""
-    kinds = how["kinds"]
-    filtered = [number for number, kind in enumerate(kinds) if kind != "delta"]
+    names = {"decay": "q", "jump": "d", "from_voltage": "k", "to_voltage": "g", "to_threshold": "h"}
+    components = [
+        Component(**{name: arrays[own][place] for name, own in names.items()}) for place in range(len(arrays["q"]))
+    ]
+
+    def synapse(number, kind):
+        if kind == "delta":
+            return None
+        if kind == "exponential":
+            return Exponential(arrays["sigma"][number], arrays["gain"][number])
+        return Alpha(arrays["sigma"][number], arrays["gain"][number], arrays["gain2"][number])
 
     def connection(weights, delay, number):
-        if number in filtered:
-            return LinearConnection(weights, delay, filtered.index(number))
-        return LinearConnection(weights * arrays["gain"][number], delay, DIRECT)
+        return Connection(weights * (arrays["gain"][number] if how["kinds"][number] == "delta" else 1), delay, number)
 
-    return LinearLayer(
-        neuron=LinearParameters(
-            *(arrays[name] for name in ("beta", "theta", "bias", "f", "v_reset", "q", "d", "k", "g", "h")),
-            *(arrays[name][filtered] for name in ("sigma", "gain", "gain2")),
+    return Layer(
+        LinearIF(
+            arrays["beta"], arrays["theta"], arrays["arp"], components, arrays["v_reset"], arrays["f"],
+            how["refractory"],
         ),
-        refractory=arrays["arp"].astype(np.int32),
-        mode=how["refractory"],
-        alpha=tuple(kinds[number] == "alpha" for number in filtered),
-        inputs=tuple(connection(weights, 0, number) for number, weights in enumerate(arrays["W"])),
-        recurrent=tuple(
+        bias=arrays["bias"],
+        recurrent=[
             connection(arrays[f"R{number}"], delay, receptor)
             for number, (delay, receptor) in enumerate(how["recurrent"])
-        ),
-    )
-
-
-def at_rest(layer, batch):
-    neuron, size = layer.neuron, layer.size
-    receptors = np.zeros((len(neuron.gain), batch, size))
-    return LinearCarry(
-        np.zeros((batch, size)), np.zeros((len(neuron.decay), batch, size)), receptors, receptors.copy(),
-        np.zeros((batch, size), np.int32),
+        ],
+        inputs=[connection(weights, 0, number) for number, weights in enumerate(arrays["W"])],
+        synapses=[synapse(number, kind) for number, kind in enumerate(how["kinds"])],
     )  # fmt: skip
 
 
-def longest_block(layer):
-    return int(min([layer.refractory.min() + 1, *(each.delay for each in layer.recurrent)]))
-
-
-def run(layer, x, length, carry=None, history=None):
-    carry = at_rest(layer, len(x)) if carry is None else carry
-    history = np.zeros((len(x), layer.latency, layer.size), bool) if history is None else history
-    return _linear.forward(ENGINE, layer, _linear.drive_of(ENGINE, layer, x), carry, history, length)
-
-
-@pytest.mark.parametrize("standard", [False, True], ids=["blocks", "standard"])
+@pytest.mark.parametrize("method", ["blocks", "standard"])
 @pytest.mark.parametrize("number", range(90))
-def test_golden_values(golden, number, standard):
+def test_golden_values(golden, engine, number, method):
     arrays, how = case_of(golden, number)
-    layer, x = layer_of(arrays, how), arrays["x"].astype(np.float64)
-    cut, batch = how["detach"], len(x)
-    rule = AdjointRule(
-        get_surrogate(how["surrogate"]), False, "reset" not in cut, "recurrent" not in cut, "adaptation" not in cut
-    )
-    out, after, tape = run(layer, x, 1 if standard else longest_block(layer))
-    np.testing.assert_array_equal(out.spikes, arrays["spikes"])
-    nothing = _linear.LinearAdjointCarry(
-        *(np.zeros_like(array) for name, array in after.items() if name != "refractory")
-    )
-    result = _linear.adjoint(
-        ENGINE, layer, x, tape, rule, arrays["grad_spikes"], arrays["grad_voltage"], nothing,
-        np.zeros((batch, layer.latency, layer.size)),
+    layer = layer_of(arrays, how)
+    run = simulate(
+        layer, arrays["x"], engine, method, record=("voltage", "threshold"), tape=True, surrogate=how["surrogate"],
+        detach=tuple(how["detach"]),
     )  # fmt: skip
-    sums = result.sums.map(lambda total: total.sum(axis=-2))
-    filtered = [number for number, kind in enumerate(how["kinds"]) if kind != "delta"]
-    names = {
-        "beta": "beta", "theta": "theta", "bias": "bias", "f": "reset_factor", "v_reset": "v_reset", "q": "decay",
-        "d": "jump", "k": "from_voltage", "g": "to_voltage", "h": "to_threshold",
-    }  # fmt: skip
-    pairs = {name: (getattr(sums, own), arrays[f"grad_{name}"]) for name, own in names.items()}
-    pairs |= {name: (getattr(out, name), arrays[name]) for name in ("voltage", "threshold")}
-    pairs |= {
-        name: (getattr(sums, own), arrays[f"grad_{name}"][filtered])
-        for name, own in {"sigma": "synapse_decay", "gain": "gain", "gain2": "gain_rising"}.items()
-    }
-    pairs["x"] = (_linear.input_gradient(ENGINE, layer, result.drive), arrays["grad_x"])
-    gain = [1.0 if receptor in filtered else arrays["gain"][receptor] for receptor in range(len(how["kinds"]))]
-    for receptor, weights in enumerate(result.inputs):
-        pairs[f"W{receptor}"] = (weights * gain[receptor], arrays["grad_W"][receptor])
+    np.testing.assert_array_equal(run.spikes, arrays["spikes"])
+    gradients = run.backward(arrays["grad_spikes"], arrays["grad_voltage"])
+    pairs = {name: (getattr(run, name), arrays[name]) for name in ("voltage", "threshold")}
+    pairs["x"] = (gradients.x, arrays["grad_x"])
+    wanted = {"beta": "beta", "theta": "theta", "bias": "bias", "reset_factor": "f", "v_reset": "v_reset"}
+    expected = {name: arrays[f"grad_{own}"] for name, own in wanted.items()}
+    names = {"decay": "q", "jump": "d", "from_voltage": "k", "to_voltage": "g", "to_threshold": "h"}
+    for place in range(len(arrays["q"])):
+        expected |= {f"components.{place}.{name}": arrays[f"grad_{own}"][place] for name, own in names.items()}
+    for place, kind in enumerate(how["kinds"]):
+        if kind != "delta":
+            expected |= {f"synapses.{place}.{name}": arrays[f"grad_{own}"][place]
+                         for name, own in {"decay": "sigma", "gain": "gain"}.items()}  # fmt: skip
+        if kind == "alpha":
+            expected[f"synapses.{place}.gain_rising"] = arrays["grad_gain2"][place]
+
+    def of_weights(name, gradient, receptor):
+        delta = how["kinds"][receptor] == "delta"
+        return gradients.parameters()[name] * (arrays["gain"][receptor] if delta else 1), gradient
+
+    for place in range(len(arrays["W"])):
+        pairs[f"W{place}"] = of_weights(f"inputs.{place}.weights", arrays["grad_W"][place], place)
     for place, (_, receptor) in enumerate(how["recurrent"]):
-        pairs[f"R{place}"] = (result.recurrent[place] * gain[receptor], arrays[f"grad_R{place}"])
-    for name, (got, expected) in pairs.items():
-        np.testing.assert_allclose(got, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+        pairs[f"R{place}"] = of_weights(f"recurrent.{place}.weights", arrays[f"grad_R{place}"], receptor)
+    assert set(expected) == {name for name in gradients.parameters() if not name.endswith("weights")}
+    pairs |= {name: (gradients.parameters()[name], value) for name, value in expected.items()}
+    for name, (got, value) in pairs.items():
+        np.testing.assert_allclose(got, value, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
-def random_layer(rng, dtype):
-    size, inputs, components, alpha = 5, 4, int(rng.integers(0, 4)), (True, False)[: int(rng.integers(0, 3))]
+def random_layer(rng, dtype, size=5, inputs=4):
+    alpha = (True, False)[: int(rng.integers(0, 3))]
 
-    def each(low, high, *lead):
-        return rng.uniform(low, high, (*lead, size)).astype(dtype)
+    def each(low, high):
+        return rng.uniform(low, high, size).astype(dtype)
 
     def connections(rows, scale, delays):
-        receptors = rng.integers(DIRECT, len(alpha), len(delays))
-        return tuple(
-            LinearConnection(rng.normal(0.1, scale, (rows, size)).astype(dtype), int(delay), int(receptor))
+        receptors = rng.integers(0, len(alpha) + 1, len(delays))
+        return [
+            Connection(rng.normal(0.1, scale, (rows, size)).astype(dtype), delay, int(receptor))
             for delay, receptor in zip(delays, receptors, strict=True)
-        )
+        ]
 
-    lead = (components,)
-    return LinearLayer(
-        neuron=LinearParameters(
-            each(0.6, 0.98), each(0.4, 1.0), each(0.0, 0.2), each(-0.3, 0.6), each(-0.4, 0.2), each(0.5, 0.99, *lead),
-            each(-0.5, 1.0, *lead), each(-0.1, 0.1, *lead), each(-0.2, 0.1, *lead), each(-0.1, 0.4, *lead),
-            each(0.5, 0.95, len(alpha)), each(0.3, 1.0, len(alpha)), each(-0.3, 0.3, len(alpha)),
+    delays = [int(delay) for delay in rng.integers(0, 4, 2)]
+    recurrent = [int(delay) for delay in rng.integers(1, 9, int(rng.integers(0, 2)))]
+    if rng.random() < 0.3:
+        recurrent.append(rng.integers(1, 9, (size, size)))
+    return Layer(
+        LinearIF(
+            each(0.6, 0.98), each(0.4, 1.0), rng.integers(0, 7, size) + int(rng.integers(0, 4)),
+            [
+                Component(each(0.5, 0.99), each(-0.5, 1.0), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4))
+                for _ in range(int(rng.integers(0, 4)))
+            ],
+            each(-0.4, 0.2), each(-0.3, 0.6), str(rng.choice(["ignore", "hold", "integrate"])),
         ),
-        refractory=rng.integers(0, 7, size).astype(np.int32) + int(rng.integers(0, 4)),
-        mode=str(rng.choice(["ignore", "hold", "integrate"])),
-        alpha=alpha,
-        inputs=connections(inputs, 0.6, rng.integers(0, 4, 2)),
-        recurrent=connections(size, 0.4, rng.integers(1, 9, int(rng.integers(0, 3)))),
+        bias=each(0.0, 0.2),
+        recurrent=connections(size, 0.4, recurrent),
+        inputs=connections(inputs, 0.6, delays),
+        synapses=[
+            (Alpha if rising else Exponential)(each(0.5, 0.95), each(0.3, 1.0), *([each(-0.3, 0.3)] if rising else []))
+            for rising in alpha
+        ],
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_block_lengths_and_chunks_give_the_same_bits(seed):
+def random_input(rng, steps, dtype):
+    """Spikes, real values, or events."""
+    spikes = rng.random((2, steps, 4)) < 0.4
+    kind = int(rng.integers(0, 3))
+    return [spikes, (spikes * rng.uniform(0, 1.5, spikes.shape)).astype(dtype), blocksim.Events.from_dense(spikes)][
+        kind
+    ]
+
+
+def steps_of(x, start, stop):
+    return x[start:stop] if isinstance(x, blocksim.Events) else x[:, start:stop]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_block_lengths_and_chunks_give_the_same_bits(engine, seed):
     rng = np.random.default_rng(seed)
-    layer = random_layer(rng, (np.float32, np.float64)[seed % 2])
+    dtype = (np.float32, np.float64)[seed % 2]
+    layer = random_layer(rng, dtype, size=(5, 33)[seed % 4 == 0])
     steps, cut = 31, int(rng.integers(1, 31))
-    x = rng.random((2, layer.lead + steps, 4)) < 0.4
-    whole, last, _ = run(layer, x, 1)
+    x, record = random_input(rng, steps, dtype), ("voltage", "threshold")
+    whole = simulate(layer, x, "numpy", "standard", record=record)
     assert whole.spikes.any()
-    blocks, after, _ = run(layer, x, longest_block(layer))
-    one, middle, _ = run(layer, x[:, : layer.lead + cut], longest_block(layer))
-    together = np.concatenate([np.zeros((2, layer.latency, layer.size), bool), one.spikes], axis=1)
-    history = together[:, together.shape[1] - layer.latency :]
-    two, end, _ = run(layer, x[:, cut:], longest_block(layer), middle, history)
-    for name, expected in whole.items():
-        assert_same_bits(name, getattr(blocks, name), expected)
-        chunks = np.concatenate([getattr(one, name), getattr(two, name)], axis=-2)
-        assert_same_bits(f"{name} of chunks", chunks, expected)
-    for name, expected in last.items():
-        assert_same_bits(f"carry.{name}", getattr(after, name), expected)
-        assert_same_bits(f"carry.{name} of chunks", getattr(end, name), expected)
+    blocks = simulate(layer, x, engine, record=record)
+    assert blocks.block_length == min(layer.block_length, steps)
+    assert_same_run(blocks, whole)
+    assert_same_run(simulate(layer, x, engine, record=record, block_length=max(layer.block_length - 1, 1)), whole)
+    one = simulate(layer, steps_of(x, 0, cut), engine, record=record)
+    two = simulate(layer, steps_of(x, cut, steps), engine, record=record, state=one.state)
+    for name in ("spikes", *record):
+        joined = np.concatenate([getattr(one, name), getattr(two, name)], axis=1)
+        assert_same_bits(f"{name} of chunks", joined, getattr(whole, name))
+    assert_same_state(two.state, whole.state)
+    alone = x.samples(1, 2) if isinstance(x, blocksim.Events) else x[1:]
+    assert_same_bits("a sample alone", simulate(layer, alone, engine, record=record).voltage, whole.voltage[1:])
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_gradients_through_the_state_are_those_of_one_run(seed):
+@pytest.mark.parametrize("seed", range(16))
+def test_gradients_of_chunks_and_checkpoints_are_those_of_one_run(engine, seed):
     rng = np.random.default_rng(seed)
     layer = random_layer(rng, np.float64)
-    steps, cut, length = 24, 11, longest_block(layer)
-    x = rng.random((2, layer.lead + steps, 4)) < 0.4
-    rule = AdjointRule(get_surrogate("fast_sigmoid"), False, True, True, True)
-    shape = (2, steps, layer.size)
-    grad_s, grad_v = rng.normal(size=shape), rng.normal(size=shape)
-
-    def back(x, tape, now, into, history):
-        return _linear.adjoint(ENGINE, layer, x, tape, rule, grad_s[:, now], grad_v[:, now], into, history)
-
-    rest = at_rest(layer, 2)
-    zero = _linear.LinearAdjointCarry(*(array for name, array in rest.items() if name != "refractory"))
-    no_history = np.zeros((2, layer.latency, layer.size))
-    expected = back(x, run(layer, x, length)[2], slice(None), zero, no_history)
-
-    first, second = x[:, : layer.lead + cut], x[:, cut:]
-    one, middle, tape = run(layer, first, length)
-    together = np.concatenate([np.zeros((2, layer.latency, layer.size), bool), one.spikes], axis=1)
-    _, _, later_tape = run(layer, second, length, middle, together[:, together.shape[1] - layer.latency :])
-    later = back(second, later_tape, slice(cut, None), zero, no_history)
-    sooner = back(first, tape, slice(0, cut), later.carry, later.history)
-    for name, total in expected.sums.items():
-        parts = getattr(sooner.sums, name) + getattr(later.sums, name)
-        np.testing.assert_allclose(parts, total, rtol=1e-9, atol=1e-9, err_msg=name)
-    drive = Drive(
-        *(np.concatenate(parts, axis=-2) for parts in zip(sooner.drive.arrays(), later.drive.arrays(), strict=True))
-    )
-    for name, total in expected.drive.items():
-        np.testing.assert_allclose(getattr(drive, name), total, rtol=1e-9, atol=1e-9, err_msg=name)
+    steps, cut = 24, 11
+    x = random_input(rng, steps, np.float64)
+    cotangents = rng.normal(size=(2, 2, steps, layer.size))
+    options = {"tape": True, "detach": ()}
+    whole = simulate(layer, x, "numpy", **options)
+    first = simulate(layer, steps_of(x, 0, cut), engine, **options)
+    second = simulate(layer, steps_of(x, cut, steps), engine, state=first.state, **options)
+    end = whole.backward(*cotangents).state
+    end = replace(end, **{name: rng.normal(size=array.shape) for name, array in vars(end).items()})
+    expected = whole.backward(*cotangents, grad_state=end).arrays()
+    assert_close(simulate(layer, x, engine, **options).backward(*cotangents, grad_state=end), expected, TOLERANCE)
+    checkpoints = simulate(layer, x, engine, tape="checkpoint", detach=())
+    assert_close(checkpoints.backward(*cotangents, grad_state=end), expected, TOLERANCE)
+    later = second.backward(*cotangents[:, :, cut:], grad_state=end).arrays()
+    sooner = first.backward(*cotangents[:, :, :cut], grad_state=second.backward(
+        *cotangents[:, :, cut:], grad_state=end).state).arrays()  # fmt: skip
+    for name, value in expected.items():
+        if name in ("x", "current"):
+            joined = np.concatenate([sooner[name], later[name]], axis=1)
+        else:
+            joined = sooner[name] if name.startswith("state.") else sooner[name] + later[name]
+        assert relative(joined, value) < 1e-9, name
 
 
-def test_alif_is_an_instance_with_its_bits():
-    rng = np.random.default_rng(3)
-    size, dtype = 6, np.float32
+def alif_layers(rng, dtype):
+    """An ALIF layer, and the same with connections of its own, which make it one of the family."""
+    size = 6
     beta, p, b = (rng.uniform(low, high, size).astype(dtype) for low, high in ((0.6, 0.98), (0.6, 0.99), (0, 0.4)))
     weights, recurrent = rng.normal(0.4, 0.5, (4, size)).astype(dtype), rng.normal(0, 0.3, (size, size)).astype(dtype)
     bias = rng.uniform(0, 0.2, size).astype(dtype)
+    neuron = ALIF(beta, p, b, np.ones(size, dtype), 3)
+    return (
+        Layer(neuron, weights, bias, recurrent, 4),
+        Layer(neuron, bias=bias, recurrent=[Connection(recurrent, 4)], inputs=[Connection(weights)]),
+    )
+
+
+def test_alif_is_an_instance_with_its_bits_and_gradients(engine):
+    rng = np.random.default_rng(3)
     x = rng.random((2, 50, 4)) < 0.4
-    alif = blocksim.Layer(blocksim.ALIF(beta, p, b, 1.0, 3), weights, bias, recurrent, 4)
-    expected = blocksim.simulate(alif, x, "numpy", record=("voltage", "threshold"))
-    none, one = np.zeros((0, size), dtype), np.ones(size, dtype)
-    layer = LinearLayer(
-        LinearParameters(beta, one, bias, 0 * one, 0 * one, p[None], one[None], 0 * one[None], 0 * one[None], b[None],
-                         none, none, none),
-        np.full(size, 3, np.int32), "ignore", (), (LinearConnection(weights, 0, DIRECT),),
-        (LinearConnection(recurrent, 4, DIRECT),),
-    )  # fmt: skip
-    rest = at_rest(layer, 2)
-    rest = replace(rest, voltage=rest.voltage.astype(dtype), components=rest.components.astype(dtype))
-    got, _, _ = run(layer, x, 4, rest)
-    for name in ("spikes", "voltage", "threshold"):
-        assert_same_bits(name, getattr(got, name), getattr(expected, name))
+    for dtype in (np.float32, np.float64):
+        plain, family = alif_layers(rng, dtype)
+        assert plain.is_simple
+        assert not family.is_simple
+        expected = simulate(plain, x, "numpy", record=("voltage", "threshold"), tape=True)
+        got = simulate(family, x, engine, record=("voltage", "threshold"), tape=True)
+        for name in ("spikes", "voltage", "threshold"):
+            assert_same_bits(name, getattr(got, name), getattr(expected, name))
+    of_plain, of_family = (run.backward(np.ones((2, 50, 6))).parameters() for run in (expected, got))
+    names = {"inputs.0.weights": "weights", "recurrent.0.weights": "recurrent"}
+    assert {names.get(name, name) for name in of_family} == set(of_plain)
+    for name, gradient in of_family.items():
+        assert relative(gradient, of_plain[names.get(name, name)]) < TOLERANCE, name
+
+
+def test_delays_of_single_synapses_are_connections_of_one_delay_each(engine):
+    rng = np.random.default_rng(5)
+    weights, delays = rng.normal(0.4, 0.4, (4, 3)), rng.integers(0, 3, (4, 3))
+    recurrent, own = rng.normal(0, 0.4, (3, 3)), rng.integers(2, 4, (3, 3))
+    neuron, x = LinearIF(0.9, refractory_steps=2), rng.random((2, 40, 4)) < 0.3
+    one = Layer(neuron, inputs=[Connection(weights, delays)], recurrent=[Connection(recurrent, own)])
+    several = Layer(
+        neuron,
+        inputs=[Connection(weights * (delays == delay), delay) for delay in range(3)],
+        recurrent=[Connection(recurrent * (own == delay), delay) for delay in (2, 3)],
+    )
+    runs = [simulate(layer, x, engine, tape=True, record="voltage") for layer in (one, several)]
+    assert runs[0].spikes.any()
+    assert_same_bits("voltage", runs[0].voltage, runs[1].voltage)
+    got, parts = (run.backward(np.ones(run.spikes.shape)).parameters() for run in runs)
+    expected = sum(parts[f"inputs.{delay}.weights"] * (delays == delay) for delay in range(3))
+    np.testing.assert_allclose(got["inputs.0.weights"], expected, rtol=1e-12)
+    expected = sum(parts[f"recurrent.{place}.weights"] * (own == delay) for place, delay in enumerate((2, 3)))
+    np.testing.assert_allclose(got["recurrent.0.weights"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("synapses", [(), (Exponential(0.8),)])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_current_is_the_input_of_a_layer_without_connections(engine, synapses, columns):
+    rng = np.random.default_rng(6)
+    neuron = LinearIF(np.full(3, 0.9), components=[Component(0.9, to_threshold=0.3)], refractory_steps=1)
+    current = rng.uniform(0, 0.3, (30, columns))
+    given = simulate(Layer(neuron, synapses=synapses), current, engine, tape=True, record="voltage")
+    weights = np.eye(3) if columns == 3 else np.ones((1, 3))
+    connected = simulate(Layer(neuron, weights, synapses=synapses), current, engine, tape=True, record="voltage")
+    assert given.spikes.any()
+    np.testing.assert_allclose(given.voltage, connected.voltage, rtol=1e-12)
+    cotangent = rng.normal(size=given.spikes.shape)
+    np.testing.assert_allclose(given.backward(cotangent).x, connected.backward(cotangent).x, rtol=1e-10, atol=1e-12)
+
+
+def mixed_network(rng):
+    """The family below LIF below the family, the last with a delay."""
+    last = LinearIF(0.9, components=[Component(0.95, from_voltage=0.02, to_voltage=-0.1)], refractory_steps=2)
+    return Network([
+        random_layer(rng, np.float64),
+        Layer(LIF(0.9, refractory_steps=2), rng.normal(0.4, 0.4, (5, 3))),
+        Layer(last, inputs=[Connection(rng.normal(0.5, 0.5, (3, 4)), 3)], synapses=[Exponential(0.7)]),
+    ], blocksim.LeakyReadout(rng.normal(0, 0.5, (4, 2))))  # fmt: skip
+
+
+def test_layers_of_several_kinds_make_a_network(engine, tmp_path):
+    rng = np.random.default_rng(11)
+    network = mixed_network(rng)
+    x = rng.random((3, 40, 4)) < 0.4
+    run = simulate(network, x, engine, tape=True)
+    assert all(counts.any() for counts in run.counts)
+    gradients = run.backward(grad_output=np.ones((3, 2)))
+    assert set(gradients.parameters()) == set(network.parameters()) == set(network.transforms())
+    expected = simulate(network, x, "numpy", tape=True).backward(grad_output=np.ones((3, 2)))
+    assert_close(gradients.parameters(), expected.parameters(), TOLERANCE)
+    save_model(tmp_path / "network.npz", network)
+    back = load_network(tmp_path / "network.npz")
+    assert_same_bits("output", simulate(back, x, engine).output, run.output)
+    assert back.parameters().keys() == network.parameters().keys()
+    first = simulate(network, x[:, :17], engine, tape=True)
+    second = simulate(network, x[:, 17:], engine, tape=True, state=first.state)
+    assert_same_bits("readout", second.state.readout, run.state.readout)
+    later = second.backward(grad_readout=np.ones((3, 23, 2)))
+    sooner = first.backward(grad_readout=np.ones((3, 17, 2)), grad_state=later.state).parameters()
+    whole = run.backward(grad_readout=np.ones((3, 40, 2))).parameters()
+    for name, value in whole.items():
+        assert relative(sooner[name] + later.parameters()[name], value) < 1e-9, name
+
+
+def test_parameters_are_changed_by_their_names():
+    layer = random_layer(np.random.default_rng(12), np.float64)
+    own = layer.parameters()
+    moved = layer.with_parameters({name: value * 0.5 for name, value in own.items()})
+    for name, value in moved.parameters().items():
+        np.testing.assert_array_equal(value, own[name] * 0.5, err_msg=name)
+    assert_refused(
+        lambda: layer.with_parameters({"components.0.decay": np.full(5, 1.5)}), ["components.0.decay", "1.5"]
+    )
+    assert replace(layer, bias=np.zeros(5)).parameters().keys() == own.keys()
+
+
+@dataclass(frozen=True, eq=False)
+class Tied(LinearIF):
+    """A component whose jump and pull are one number: two parameters that its family lacks."""
+
+    strength: Number = parameter("jump and pull of the component", transform=Positive(), default=0.3)
+    tau: Number = parameter("time constant in steps", transform=Positive(), default=10.0)
+
+    @classmethod
+    def linear(cls, *, strength, tau, **own):
+        decay = np.exp(-1 / tau)
+        return own | {"components": [{"decay": decay, "jump": strength, "to_voltage": -strength}]}
+
+
+class Preset(LinearIF):
+    """Fewer arguments, and no parameters of its own."""
+
+    def __init__(self, size):
+        super().__init__(np.full(size, 0.9), components=[Component(0.8, to_threshold=0.2)], reset_factor=0.5)
+
+
+def test_a_class_of_a_users_own(engine, tmp_path):
+    x = np.random.default_rng(0).random((2, 60, 3)) < 0.3
+    weights = np.random.default_rng(1).normal(0.5, 0.3, (3, 4))
+
+    def gradients(neuron):
+        run = simulate(Layer(neuron, weights), x, engine, tape=True, detach=())
+        return run.spikes, run.backward(np.ones((2, 60, 4))).parameters()
+
+    decay = np.exp(-1 / 10)
+    spikes, got = gradients(Tied(0.9))
+    plain, expected = gradients(LinearIF(0.9, components=[Component(decay, 0.3, to_voltage=-0.3)]))
+    np.testing.assert_array_equal(spikes, plain)
+    of = {name: expected[f"components.0.{name}"] for name in ("decay", "jump", "to_voltage")}
+    np.testing.assert_allclose(got["strength"], of["jump"] - of["to_voltage"], rtol=1e-10)
+    np.testing.assert_allclose(got["tau"], of["decay"] * decay / 100, rtol=1e-10)
+    network = Network([Layer(Preset(4), weights), Layer(Tied(0.9), np.ones((4, 2)))])
+    network = network.with_parameters({"layers.0.components.0.jump": 0.7})
+    save_model(tmp_path / "own.npz", network)
+    back = load_network(tmp_path / "own.npz")
+    assert [type(layer.neuron) for layer in back.layers] == [Preset, Tied]
+    assert back.layers[0].neuron.components[0].jump == 0.7
+    assert_same_bits("output", simulate(back, x, engine).output, simulate(network, x, engine).output)
+
+
+CONNECTION = Connection(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Component(1.0), ["decay", "[0, 1)", "1.0"]),
+        (lambda: Alpha(0.0), ["decay", "(0, 1)"]),
+        (lambda: LinearIF(0.9, components=[0.5]), ["components", "Component", "0.5"]),
+        (lambda: LinearIF(0.9, refractory="clamp"), ["refractory", "hold", "clamp"]),
+        (lambda: LinearIF(0.9, components=[Component(np.full(2, 0.5)), Component(np.full(3, 0.5))]), ["one length"]),
+        (lambda: Connection(np.ones(3)), ["weights", "(inputs, neurons)"]),
+        (lambda: Connection(np.ones((2, 3)), -1), ["delay_steps", "-1"]),
+        (lambda: Connection(np.ones((2, 3)), np.ones((3, 2), int)), ["delay_steps", "(2, 3)"]),
+        (lambda: Layer(LIF(0.9), np.ones((2, 3)), inputs=[CONNECTION]), ["weights, inputs"]),
+        (lambda: Layer(LIF(0.9), inputs=[np.ones((2, 3))]), ["inputs", "Connection"]),
+        (lambda: Layer(LIF(0.9), inputs=[CONNECTION, Connection(np.ones((3, 3)))]), ["same inputs"]),
+        (lambda: Layer(LIF(0.9), recurrent=[Connection(np.ones((3, 3)))]), ["recurrent[0]", "at least 1 step"]),
+        (lambda: Layer(LIF(0.9), recurrent=[Connection(np.ones((3, 3)), 2)], latency_steps=2), ["latency_steps"]),
+        (lambda: Layer(LIF(0.9), np.ones((2, 3)), synapses=[0.9]), ["synapses", "Exponential"]),
+        (lambda: Layer(LIF(0.9), np.ones((2, 3)), synapses=[Exponential(np.full(4, 0.9))]), ["synapses[0]"]),
+        (
+            lambda: simulate(Layer(LinearIF(0.9)), np.ones((3, 1)), "numpy", tape=True, gradient="paper"),
+            ["gradient", "LinearIF"],
+        ),
+        (
+            lambda: simulate(Layer(LinearIF(0.9)), np.ones((3, 1)), "numpy", state=simulate(
+                Layer(LIF(0.9)), np.ones((3, 1)), "numpy").state),
+            ["state", "LinearState"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(make, words):
+    assert_refused(make, words)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from blocksim._linear import (
+from blocksim.arrays import (
+    AdjointRule,
     Drive,
     LinearAdjointCarry,
     LinearCarry,
@@ -18,7 +19,6 @@ from blocksim._linear import (
     LinearParameters,
     LinearTraces,
 )
-from blocksim.arrays import AdjointRule
 
 from .common import after_spike, first_crossing, flush, live_at_start, steps_left
 
@@ -39,7 +39,10 @@ def block_forward(drive: Drive, carry: LinearCarry, layer: LinearLayer, out: Lin
     for t, u, threshold, after_v, after_c in _walk(
         neuron, layer.mode, current, carry, live & ~after_spike(spikes), spikes
     ):
-        out.voltage[:, t], out.threshold[:, t] = u, threshold
+        if out.voltage is not None:
+            out.voltage[:, t] = u
+        if out.threshold is not None:
+            out.threshold[:, t] = threshold
         v, c = after_v, after_c
     return LinearCarry(v, c, s, z, steps_left(layer.refractory, carry.refractory, spikes))
 
@@ -52,10 +55,10 @@ def _synapses(
     current = drive.direct.copy()
     last_s, last_z = carry.synapses.copy(), carry.rising.copy()
     for r, alpha in enumerate(layer.alpha):
-        sigma, s, z = neuron.synapse_decay[r], carry.synapses[r], carry.rising[r]
+        sigma, s, z = neuron.synapse_decay[r], carry.synapses[:, r], carry.rising[:, r]
         kappa = rise(sigma) if alpha else None
         for t in range(current.shape[1]):
-            i = drive.filtered[r, :, t]
+            i = drive.filtered[:, r, t]
             if kappa is None:
                 s = flush(sigma * s + i)
                 current[:, t] += neuron.gain[r] * s
@@ -64,8 +67,9 @@ def _synapses(
                 z = flush(sigma * z + i)
                 current[:, t] += neuron.gain[r] * s
                 current[:, t] += neuron.gain_rising[r] * z
-            out.synapses[r, :, t], out.rising[r, :, t] = s, z
-        last_s[r], last_z[r] = s, z
+            if out.synapses is not None and out.rising is not None:
+                out.synapses[:, r, t], out.rising[:, r, t] = s, z
+        last_s[:, r], last_z[:, r] = s, z
     return current, last_s, last_z
 
 
@@ -82,7 +86,7 @@ def _walk(
     v, c = start.voltage, start.components
     for t in range(current.shape[1]):
         j = current[:, t]
-        for g, each in zip(neuron.to_voltage, c, strict=True):
+        for g, each in zip(neuron.to_voltage, of_each(c), strict=True):
             j = j + g * each  # (29)
         u = _membrane(neuron, mode, v, j, live[:, t])
         threshold = _threshold(neuron, c, u)
@@ -103,15 +107,20 @@ def _membrane(neuron: LinearParameters, mode: str, v: np.ndarray, j: np.ndarray,
 def _threshold(neuron: LinearParameters, c: np.ndarray, like: np.ndarray) -> np.ndarray:
     """(31)."""
     threshold = np.broadcast_to(neuron.theta, like.shape)
-    for h, each in zip(neuron.to_threshold, c, strict=True):
+    for h, each in zip(neuron.to_threshold, of_each(c), strict=True):
         threshold = threshold + h * each
     return threshold
 
 
 def _components(neuron: LinearParameters, c: np.ndarray, u: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     """(34)."""
-    jump = np.where(spikes, neuron.jump[:, None], 0)
-    return flush(neuron.decay[:, None] * c + jump + neuron.from_voltage[:, None] * u)
+    jump = np.where(spikes[:, None], neuron.jump, 0)
+    return flush(neuron.decay * c + jump + neuron.from_voltage * u[:, None])
+
+
+def of_each(c: np.ndarray) -> np.ndarray:
+    """Components (B, C, N) one after the other."""
+    return c.swapaxes(0, 1)
 
 
 def _reset(neuron: LinearParameters, u: np.ndarray, spikes: np.ndarray) -> np.ndarray:
@@ -125,22 +134,23 @@ def block_adjoint(
     start: LinearCarry,
     layer: LinearLayer,
     rule: AdjointRule,
-    grad_s: np.ndarray,
-    grad_v: np.ndarray,
-    into: LinearAdjointCarry,
+    grad_spikes: np.ndarray,
+    grad_voltage: np.ndarray | None,
+    grad_carry: LinearAdjointCarry,
     grad: Drive,
     sums: LinearParameters,
 ) -> LinearAdjointCarry:
     """Equations (35)-(38) for one block."""
     neuron = layer.neuron
     u, s = traces.voltage, traces.spikes
+    assert u is not None
     length, dtype = u.shape[1], u.dtype
     live = live_at_start(start.refractory, length) & ~after_spike(s)
     # what J and V of the step before contribute to U, (30)
     e = np.ones_like(live) if layer.mode == "integrate" else live
     held = ~live if layer.mode == "hold" else np.zeros_like(live)
 
-    c = np.empty((len(neuron.decay), *u.shape), dtype)
+    c = np.empty((*start.components.shape[:2], *u.shape[1:]), dtype)
     slope = np.empty_like(u)
     now = start.components
     for t in range(length):
@@ -149,17 +159,22 @@ def block_adjoint(
         now = _components(neuron, now, u[:, t], s[:, t])
 
     lambda_j = grad.direct
-    into_v, into_c = into.voltage, into.components  # lambda_V of the step that is done, lambda_c of the next
+    into_v, into_c = (
+        grad_carry.voltage,
+        grad_carry.components,
+    )  # lambda_V of the step that is done, lambda_c of the next
     for t in reversed(range(length)):
-        lambda_s = grad_s[:, t]  # (35)
+        lambda_s = grad_spikes[:, t]  # (35)
         if rule.through_adaptation:
-            for d, each in zip(neuron.jump, into_c, strict=True):
+            for d, each in zip(neuron.jump, of_each(into_c), strict=True):
                 lambda_s = lambda_s + d * each
         if rule.through_reset:
             lambda_s = lambda_s + ((neuron.reset_factor - 1) * u[:, t] + neuron.v_reset) * into_v
         delta = slope[:, t] * lambda_s
-        lambda_u = grad_v[:, t] + delta + np.where(s[:, t], neuron.reset_factor * into_v, into_v)  # (36)
-        for k, each in zip(neuron.from_voltage, into_c, strict=True):
+        # (36)
+        lambda_u = (0 if grad_voltage is None else grad_voltage[:, t]) + delta
+        lambda_u = lambda_u + np.where(s[:, t], neuron.reset_factor * into_v, into_v)
+        for k, each in zip(neuron.from_voltage, of_each(into_c), strict=True):
             lambda_u = lambda_u + k * each
         lambda_u = flush(lambda_u)
         lambda_j[:, t] = np.where(e[:, t], lambda_u, 0)
@@ -170,17 +185,16 @@ def block_adjoint(
         sums.reset_factor[...] += np.where(s[:, t], into_v * u[:, t], 0)
         sums.v_reset[...] += np.where(s[:, t], into_v, 0)
         sums.decay[...] += into_c * c[:, :, t]
-        sums.jump[...] += np.where(s[:, t], into_c, 0)
-        sums.from_voltage[...] += into_c * u[:, t]
-        sums.to_voltage[...] += lambda_j[:, t] * c[:, :, t]
-        sums.to_threshold[...] -= delta * c[:, :, t]
+        sums.jump[...] += np.where(s[:, None, t], into_c, 0)
+        sums.from_voltage[...] += into_c * u[:, None, t]
+        sums.to_voltage[...] += lambda_j[:, None, t] * c[:, :, t]
+        sums.to_threshold[...] -= delta[:, None] * c[:, :, t]
         # (37)
         into_c = flush(
-            neuron.decay[:, None] * into_c - neuron.to_threshold[:, None] * delta
-            + neuron.to_voltage[:, None] * lambda_j[:, t]
-        )  # fmt: skip
+            neuron.decay * into_c - neuron.to_threshold * delta[:, None] + neuron.to_voltage * lambda_j[:, None, t]
+        )
         into_v = np.where(held[:, t], lambda_u, flush(neuron.beta * lambda_u))
-    into_s, into_z = _synapses_adjoint(traces, start, layer, into, grad, sums)
+    into_s, into_z = _synapses_adjoint(traces, start, layer, grad_carry, grad, sums)
     return LinearAdjointCarry(into_v, into_c, into_s, into_z)
 
 
@@ -194,27 +208,29 @@ def _synapses_adjoint(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(38): from lambda_J to lambda of the currents, and of s and z before the block."""
     neuron, synapses, rising = layer.neuron, traces.synapses, traces.rising
+    assert synapses is not None
+    assert rising is not None
     before_s, before_z = into.synapses.copy(), into.rising.copy()
     for r, alpha in enumerate(layer.alpha):
         sigma = neuron.synapse_decay[r]
         kappa = rise(sigma) if alpha else None
-        into_s, into_z = into.synapses[r], into.rising[r]  # dLoss/ds and dLoss/dz through the steps that follow
+        into_s, into_z = into.synapses[:, r], into.rising[:, r]  # dLoss/ds and dLoss/dz through the steps that follow
         for t in reversed(range(synapses.shape[2])):
             lambda_j = grad.direct[:, t]
-            s_before = synapses[r, :, t - 1] if t else start.synapses[r]
-            z_before = rising[r, :, t - 1] if t else start.rising[r]
+            s_before = synapses[:, r, t - 1] if t else start.synapses[:, r]
+            z_before = rising[:, r, t - 1] if t else start.rising[:, r]
             lambda_s = flush(into_s + neuron.gain[r] * lambda_j)
-            sums.gain[r] += lambda_j * synapses[r, :, t]
+            sums.gain[:, r] += lambda_j * synapses[:, r, t]
             if kappa is None:
-                sums.synapse_decay[r] += lambda_s * s_before
-                grad.filtered[r, :, t] = lambda_s
+                sums.synapse_decay[:, r] += lambda_s * s_before
+                grad.filtered[:, r, t] = lambda_s
             else:
                 lambda_z = flush(into_z + neuron.gain_rising[r] * lambda_j)
-                sums.gain_rising[r] += lambda_j * rising[r, :, t]
+                sums.gain_rising[:, r] += lambda_j * rising[:, r, t]
                 # d(sigma (s + kappa z))/d(sigma), with kappa's own slope -e / sigma
-                sums.synapse_decay[r] += lambda_s * (s_before + (kappa - np.e) * z_before) + lambda_z * z_before
-                grad.filtered[r, :, t] = lambda_z
+                sums.synapse_decay[:, r] += lambda_s * (s_before + (kappa - np.e) * z_before) + lambda_z * z_before
+                grad.filtered[:, r, t] = lambda_z
                 into_z = flush(sigma * lambda_z + sigma * kappa * lambda_s)
             into_s = flush(sigma * lambda_s)
-        before_s[r], before_z[r] = into_s, into_z
+        before_s[:, r], before_z[:, r] = into_s, into_z
     return before_s, before_z

@@ -116,8 +116,8 @@ class NumpyBackend(HostBackend):
         return adjoint(voltage, spikes, start, layer, rule, grad_spikes, grad_voltage, grad_carry, grad_current, sums)
 
     # a block of the linear family, for the loop of blocksim._linear
-    linear_forward = staticmethod(linear.block_forward)
-    linear_adjoint = staticmethod(linear.block_adjoint)
+    linear_block_forward = staticmethod(linear.block_forward)
+    linear_block_adjoint = staticmethod(linear.block_adjoint)
 
 
 def _standard_adjoint(

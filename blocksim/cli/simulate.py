@@ -19,10 +19,10 @@ import blocksim
 from blocksim import plotting
 from blocksim._array_io import InputFile, check_output, fill_npz, open_input, read_array, written
 from blocksim._atomic_io import Scratch, memory, reserve
-from blocksim._neurons import MAX_REFRACTORY_STEPS, ROUNDINGS
+from blocksim._milliseconds import MAX_STEPS, ROUNDINGS
 from blocksim._options import METHODS
 from blocksim._simulation import RECORD
-from blocksim._state import State
+from blocksim._state import LinearState, State
 from blocksim._validation import choices, number
 from blocksim.backend import get_backend
 from blocksim.cli.options import backend_option, console, progress
@@ -162,7 +162,7 @@ def simulate(
         # the traces are copied into the output at the end: its room is kept from the beginning
         reserve(part, sum(trace.nbytes for trace in result.traces.values()))
         task = bar.add_task("simulating", total=steps)
-        state: State | None = None
+        state: State | LinearState | None = None
         length = 0
         for start, x in _stretches(file, at_once, layer, kind, gain):
             run = blocksim.simulate(layer, x, engine, method, block_length, state, record=recorded)
@@ -219,7 +219,7 @@ def _stretches(
 
 def _whole_steps(latency: float, dt: float) -> int:
     steps = number("--latency", latency, least=0, what="a time in ms") / dt
-    if not abs(steps - np.rint(steps)) < 1e-6 or steps > MAX_REFRACTORY_STEPS + 1:
+    if not abs(steps - np.rint(steps)) < 1e-6 or steps > MAX_STEPS + 1:
         raise ArgumentError(f"--latency: expected a whole number of steps of {dt} ms; found {latency} ms = {steps:.6g}")
     return round(steps)
 

@@ -1,0 +1,121 @@
+"""The linear family's neurons: any number of components, any affine reset, three kinds of refractory period.
+
+Owns `LinearIF` and its components, equations (30)-(34).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from blocksim._milliseconds import decay_of_ms
+from blocksim._neurons import Neuron, Number, membrane, refractory_period, threshold
+from blocksim._parameters import check_fields, decay, parameter, parts, setting
+from blocksim._validation import found, milliseconds
+from blocksim.errors import ArgumentError
+from blocksim.transforms import Decay
+
+REFRACTORY = ("ignore", "hold", "integrate")
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """A quantity c that decays, is moved by spikes and the potential, and acts on either: equation (34).
+
+    Parameters
+    ----------
+    decay : float or (N,) array
+        Factor by which it decays in one step, exp(-dt / tau), in [0, 1): q.
+    jump : float or (N,) array
+        What a spike adds to it: d.
+    from_voltage : float or (N,) array
+        What a unit of the potential U adds to it in a step: k, for subthreshold adaptation.
+    to_voltage : float or (N,) array
+        What a unit of it adds to the current: g, for after-spike currents.
+    to_threshold : float or (N,) array
+        What a unit of it adds to the threshold: h.
+
+    Raises
+    ------
+    ArgumentError
+        A parameter is out of range or not finite.
+
+    Examples
+    --------
+    >>> from blocksim import Component
+    >>> Component.from_ms(tau=100, dt=1, to_threshold=0.2)
+    Component(decay=0.9900498337491681, jump=1.0, from_voltage=0.0, to_voltage=0.0, to_threshold=0.2)
+    """
+
+    decay: Number = decay("decay of the component in one step", "tau_adapt", Decay(0.05, 1e6))
+    jump: Number = parameter("what a spike adds to the component", default=1.0)
+    from_voltage: Number = parameter("what a unit of the potential adds to the component", default=0.0)
+    to_voltage: Number = parameter("current for a unit of the component", default=0.0)
+    to_threshold: Number = parameter("rise of the threshold for a unit of the component", default=0.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def from_ms(cls, tau: Any, dt: float, **others: Any) -> Self:
+        """From the time constant tau and the step dt, both in ms, and the other parameters by name."""
+        return cls(decay_of_ms("tau", tau, milliseconds("dt", dt)), **others)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearIF(Neuron):
+    """Integrate-and-fire neurons that are linear between spikes, equations (30)-(34).
+
+    LIF and ALIF are instances of it, and so are GIF, MAT, AdLIF and GLIF neurons.
+
+    Parameters
+    ----------
+    beta : float or (N,) array
+        Factor by which the membrane potential decays in one step, exp(-dt / tau_mem), in [0, 1).
+    theta : float or (N,) array
+        Threshold with all components at zero (theta_0), in the unit of the membrane potential.
+    refractory_steps : int or (N,) integer array
+        Steps after a spike during which the neuron cannot spike.
+    components : sequence of Component
+    v_reset, reset_factor : float or (N,) array
+        After a spike the potential is reset_factor U + v_reset: to zero by default; by subtraction with factor 1 and
+        -theta; not at all with factor 1 and 0.
+    refractory : {"ignore", "hold", "integrate"}
+        What the potential does while refractory: it decays, without current; it stays; it goes on as always.
+
+    Raises
+    ------
+    ArgumentError
+        A parameter is out of range or not finite, or the arrays differ in length.
+
+    Examples
+    --------
+    An adaptive threshold with two time constants, and an after-spike current:
+
+    >>> from blocksim import Component, LinearIF
+    >>> fast, slow = Component(0.9, to_threshold=0.5), Component(0.99, to_threshold=0.1)
+    >>> neuron = LinearIF(0.95, refractory_steps=4, components=[fast, slow, Component(0.8, to_voltage=-0.05)])
+    >>> sorted(neuron.parameters())[:3]
+    ['beta', 'components.0.decay', 'components.0.from_voltage']
+    """
+
+    beta: Number = membrane()
+    theta: Number = threshold()
+    refractory_steps: int | np.ndarray = refractory_period()
+    components: tuple[Component, ...] = parts("components", default=())
+    v_reset: Number = parameter("potential after a spike, beside the part that is kept", unit="potential", default=0.0)
+    reset_factor: Number = parameter("part of the potential that is kept after a spike", default=0.0)
+    refractory: str = setting("ignore", REFRACTORY)
+
+    def __post_init__(self) -> None:
+        given: Any = self.components
+        components = tuple(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else (given,)
+        for place, each in enumerate(components):
+            if not isinstance(each, Component):
+                raise ArgumentError(f"components: expected a sequence of blocksim.Component; found {found(each)} "
+                                    f"at index {place}")  # fmt: skip
+        object.__setattr__(self, "components", components)
+        super().__post_init__()
