@@ -17,6 +17,7 @@ from blocksim._linear_neurons import Component, LinearIF
 from blocksim._network import CountReadout, LeakyReadout, Network
 from blocksim._network_run import NetworkGradients, NetworkRun, NetworkState, NetworkStateGradient
 from blocksim._neurons import ALIF, LIF
+from blocksim._presets import GIF, GLIF, MAT, AdLIF, CubaLIF
 from blocksim._readout import ReadoutGradients
 from blocksim._run import Gradients, Run
 from blocksim._simulation import simulate
@@ -43,7 +44,11 @@ if not (_here / "backends").is_dir() and (_here.parent / "backends").is_dir():
 
 __all__ = [
     "ALIF",
+    "GIF",
+    "GLIF",
     "LIF",
+    "MAT",
+    "AdLIF",
     "Alpha",
     "ArgumentError",
     "Backend",
@@ -53,6 +58,7 @@ __all__ = [
     "Component",
     "Connection",
     "CountReadout",
+    "CubaLIF",
     "DeviceError",
     "DivergenceError",
     "Events",

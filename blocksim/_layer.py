@@ -113,6 +113,11 @@ class Layer:
         sizes = {"neuron": self.neuron.size}
         set_field(self, "input_connections", _connections("inputs", self.input_connections))
         set_field(self, "synapses", _synapses(self.synapses))
+        if self.synapses and self.neuron.synapses:
+            raise ArgumentError(
+                f"synapses: expected none for {type(self.neuron).__name__} neurons, which bring their own; found "
+                f"{len(self.synapses)}"
+            )
         if self.weights is not None:
             if self.input_connections:
                 raise ArgumentError("weights, inputs: expected one of them; found both (inputs=[Connection(weights)])")
@@ -174,10 +179,15 @@ class Layer:
         """The Connections of `recurrent`; none where it is an array."""
         return self.recurrent if isinstance(self.recurrent, tuple) else ()
 
+    @property
+    def receptors(self) -> tuple[Synapse | None, ...]:
+        """The receptors by number: the layer's `synapses`, or those that its neurons bring."""
+        return self.synapses or tuple(self.neuron.synapses)
+
     @cached_property
     def is_simple(self) -> bool:
         """Whether equations (1)-(6) describe it: LIF or ALIF neurons, without synapses or connections of their own."""
-        others = (*self.synapses, *self.input_connections, *self.recurrent_connections)
+        others = (*self.receptors, *self.input_connections, *self.recurrent_connections)
         return self.neuron.is_simple and not any(part is not None for part in others)
 
     @cached_property

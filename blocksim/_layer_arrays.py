@@ -77,7 +77,7 @@ def _simple(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -
 def _linear(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -> LinearLayer:
     values = _as_family(layer.neuron.linear_parameters())
     receptors = _receptors(layer)
-    synapses = [layer.synapses[number] for number in receptors]
+    synapses = [layer.receptors[number] for number in receptors]
 
     def one(name: str) -> Array:
         return _per_neuron(name, values[name], neurons, dtype, engine)
@@ -122,13 +122,14 @@ def _linear(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -
         alpha=tuple(isinstance(each, Alpha) for each in synapses),
         inputs=inputs,
         recurrent=connections("recurrent", _recurrent(layer)),
+        after_reset=layer.neuron.listens_after_reset(_components(values)),
         given=None if inputs else receptors.get(0, DIRECT),
     )
 
 
 def _receptors(layer: Layer) -> dict[int, int]:
     """The row, among those with a time course, of each receptor that has one."""
-    filtered = [number for number, synapse in enumerate(layer.synapses) if synapse is not None]
+    filtered = [number for number, synapse in enumerate(layer.receptors) if synapse is not None]
     return {number: row for row, number in enumerate(filtered)}
 
 
@@ -167,12 +168,13 @@ def parameter_gradients(layer: Layer, result: AdjointResult, sums: Mapping[str, 
     for place in range(len(sums["decay"])):
         known |= {f"components.{place}.{name}": sums[name][place] for name in COMPONENT}
     known |= {name: known[own] for name, own in AS_COMPONENT.items() if own in known}
-    gradients = {"bias": sums["bias"]} | layer.neuron.pullback(known)
+    of_synapses: dict[str, np.ndarray] = {}
     for number, row in _receptors(layer).items():
         names = {"decay": "synapse_decay", "gain": "gain"}
-        if isinstance(layer.synapses[number], Alpha):
+        if isinstance(layer.receptors[number], Alpha):
             names["gain_rising"] = "gain_rising"
-        gradients |= {f"synapses.{number}.{name}": sums[own][row] for name, own in names.items()}
+        of_synapses |= {f"synapses.{number}.{name}": sums[own][row] for name, own in names.items()}
+    gradients = {"bias": sums["bias"]} | of_synapses | layer.neuron.pullback(known | of_synapses)
     of_inputs = _joined(_inputs(layer), result.weights)
     of_recurrent = _joined(_recurrent(layer), result.recurrent)
     gradients |= _named("weights", "inputs", layer.input_connections, of_inputs)

@@ -5,7 +5,7 @@ Owns `LinearIF` and its components, equations (30)-(34).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from blocksim._validation import found, milliseconds
 from blocksim.errors import ArgumentError
 from blocksim.transforms import Decay
 
+LISTENS = ("before", "after")
 REFRACTORY = ("ignore", "hold", "integrate")
 
 
@@ -37,6 +38,8 @@ class Component:
         What a unit of it adds to the current: g, for after-spike currents.
     to_threshold : float or (N,) array
         What a unit of it adds to the threshold: h.
+    listens : {"before", "after"}
+        Which potential `from_voltage` multiplies in the step of a spike: U before the reset, or V after it.
 
     Raises
     ------
@@ -47,7 +50,7 @@ class Component:
     --------
     >>> from blocksim import Component
     >>> Component.from_ms(tau=100, dt=1, to_threshold=0.2)
-    Component(decay=0.9900498337491681, jump=1.0, from_voltage=0.0, to_voltage=0.0, to_threshold=0.2)
+    Component(decay=0.990049833749168, jump=1.0, from_voltage=0.0, to_voltage=0.0, to_threshold=0.2, listens='before')
     """
 
     decay: Number = decay("decay of the component in one step", "tau_adapt", Decay(0.05, 1e6))
@@ -55,6 +58,7 @@ class Component:
     from_voltage: Number = parameter("what a unit of the potential adds to the component", default=0.0)
     to_voltage: Number = parameter("current for a unit of the component", default=0.0)
     to_threshold: Number = parameter("rise of the threshold for a unit of the component", default=0.0)
+    listens: str = setting("before", LISTENS)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -105,7 +109,7 @@ class LinearIF(Neuron):
     beta: Number = membrane()
     theta: Number = threshold()
     refractory_steps: int | np.ndarray = refractory_period()
-    components: tuple[Component, ...] = parts("components", default=())
+    components: Sequence[Component] = parts("components", default=())
     v_reset: Number = parameter("potential after a spike, beside the part that is kept", unit="potential", default=0.0)
     reset_factor: Number = parameter("part of the potential that is kept after a spike", default=0.0)
     refractory: str = setting("ignore", REFRACTORY)
@@ -119,3 +123,8 @@ class LinearIF(Neuron):
                                     f"at index {place}")  # fmt: skip
         object.__setattr__(self, "components", components)
         super().__post_init__()
+
+    def listens_after_reset(self, components: int) -> tuple[bool, ...]:
+        """For each component, whether it listens to the potential after the reset."""
+        own = [component.listens == "after" for component in self.components]
+        return tuple(own) if len(own) == components else super().listens_after_reset(components)

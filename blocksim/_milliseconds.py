@@ -1,6 +1,6 @@
-"""Times in milliseconds as what the equations are written in: decay factors, and whole steps.
+"""Times in milliseconds as what the equations are written in: decay factors, whole steps, and gains of currents.
 
-Owns these two conversions, for neurons and synapses alike.
+Owns these conversions, for neurons and synapses alike.
 """
 
 from __future__ import annotations
@@ -59,3 +59,23 @@ def steps_of_ms(name: str, time: Any, dt: float, rounding: str | None) -> Any:
     rounded = {"down": np.floor(steps), "up": np.ceil(steps)}.get(rounding or "nearest", nearest)
     whole = np.where(off, rounded, nearest).astype(np.int64)
     return int(whole) if whole.ndim == 0 else whole
+
+
+def propagators(tau: Any, tau_mem: Any, dt: float) -> tuple[Any, Any]:
+    """What currents of the size of the potential that they would hold make of the potential in one step.
+
+    Of a current that is 1 at the start of the step and decays with tau, and of one that is 0, rises with a slope of 1
+    a ms and decays: exact for tau_mem dV/dt = -V + I (Rotter, Diesmann 1999), and where tau = tau_mem too.
+    """
+    tau, tau_mem = np.asarray(tau, np.float64), np.asarray(tau_mem, np.float64)
+    rate = 1 / tau - 1 / tau_mem
+    x, factor = rate * dt, np.exp(-dt / tau_mem) / tau_mem
+    near = np.abs(x) < 1e-2  # the quotients lose digits there
+    far = np.where(near, 1.0, x)
+    first = np.where(near, sum((-x) ** n / math.factorial(n + 1) for n in range(8)), -np.expm1(-far) / far)
+    second = np.where(
+        near,
+        sum((-x) ** n * (n + 1) / math.factorial(n + 2) for n in range(8)),
+        (1 - np.exp(-far) * (1 + far)) / far**2,
+    )
+    return factor * first * dt, factor * second * dt**2

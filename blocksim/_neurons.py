@@ -39,6 +39,7 @@ class Neuron:
     _kinds: ClassVar[dict[str, type[Neuron]]] = {}
     refractory_steps: int | np.ndarray
     refractory: str = "ignore"  # what the potential does meanwhile, (30)
+    synapses: Any = ()  # receptors that a layer of these neurons has
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -95,7 +96,8 @@ class Neuron:
 
         Those of (1)-(6); or of the family, component i's as "components.i.decay" and so on.
         """
-        found = flat(self.linear(**self._own()))
+        every = flat(self.linear(**self._own()))
+        found = {name: value for name, value in every.items() if not name.startswith("synapses.")}
         known = dict(SIMPLE)
         if set(found) - set(SIMPLE):
             components = {name.split(".")[1] for name in found if name.startswith("components.")}
@@ -115,6 +117,10 @@ class Neuron:
     def is_simple(self) -> bool:
         """Whether (1)-(6) describe it: LIF or ALIF."""
         return self.refractory == "ignore" and set(self.linear_parameters()) == set(SIMPLE)
+
+    def listens_after_reset(self, components: int) -> tuple[bool, ...]:
+        """For each of its components, whether it listens to the potential after the reset."""
+        return (False,) * components
 
     def pullback(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Gradients of the class's own parameters, (N,), from those of the parameters of the equations."""

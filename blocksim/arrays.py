@@ -287,6 +287,7 @@ class LinearLayer(NeuronArrays):
     alpha: tuple[bool, ...]  # of each receptor with a time course
     inputs: tuple[LinearConnection, ...]
     recurrent: tuple[LinearConnection, ...]
+    after_reset: tuple[bool, ...] = ()  # of each component: whether k multiplies V of (33), and not U
     given: int | None = None  # the receptor of x where it is the current itself
 
     @property

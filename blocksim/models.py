@@ -15,7 +15,7 @@ import numpy as np
 from blocksim._connections import MOST_SYNAPSES, Alpha, Connection, Exponential, Synapse
 from blocksim._containers import Container, open_container, write_container
 from blocksim._layer import Layer
-from blocksim._linear_neurons import Component
+from blocksim._linear_neurons import LISTENS, Component
 from blocksim._milliseconds import MAX_STEPS
 from blocksim._network import CountReadout, LeakyReadout, Network
 from blocksim._neurons import Neuron
@@ -26,7 +26,6 @@ from blocksim.errors import ArgumentError, FileError
 KIND = "blocksim network"
 VERSION = 1
 MOST_LATENCY = MAX_STEPS + 1
-MOST_COMPONENTS = 1000
 SYNAPSES: dict[str, type[Synapse]] = {kind.__name__: kind for kind in (Exponential, Alpha)}
 # arrays that a file holds besides those of the network: a training's state, say
 EXTRA = "extra/"
@@ -225,8 +224,8 @@ def _described(layer: Layer) -> dict[str, Any]:
     neuron = layer.neuron
     more = {
         "settings": settings(neuron),
-        "components": len(getattr(neuron, "components", ())),
-        "synapses": [None if each is None else type(each).__name__ for each in layer.synapses],
+        "components": [each.listens for each in getattr(neuron, "components", ())],
+        "synapses": [None if each is None else type(each).__name__ for each in layer.receptors],
         "inputs": [each.synapse for each in layer.input_connections],
         "recurrent": [each.synapse for each in layer.recurrent_connections],
     }
@@ -242,13 +241,13 @@ def _is_layer(described: Mapping[str, Any]) -> bool:
         given = described.get(name, [])
         return isinstance(given, list) and all(type(each) is int and 0 <= each <= MOST_SYNAPSES for each in given)
 
-    components, synapses = described.get("components", 0), described.get("synapses", [])
+    components, synapses = described.get("components", []), described.get("synapses", [])
     latency, connected = described.get("latency_steps"), numbers("inputs") and numbers("recurrent")
     return (
         connected
         and (type(latency) is int and 0 < latency <= MOST_LATENCY) != bool(described.get("recurrent"))
-        and type(components) is int
-        and 0 <= components <= MOST_COMPONENTS
+        and isinstance(components, list)
+        and all(each in LISTENS for each in components)
         and isinstance(synapses, list)
         and all(each is None or each in SYNAPSES for each in synapses)
         and isinstance(described.get("settings", {}), dict)
@@ -257,7 +256,7 @@ def _is_layer(described: Mapping[str, Any]) -> bool:
 
 def _parts(described: Mapping[str, Any]) -> Iterator[tuple[str, type]]:
     """The beginning of the names of each part's arrays, and its class."""
-    for number in range(described.get("components", 0)):
+    for number in range(len(described.get("components", []))):
         yield f"components.{number}.", Component
     for number, name in enumerate(described.get("synapses", [])):
         if name is not None:
@@ -281,9 +280,16 @@ def _layer(described: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.nd
 
         of_neuron = _values(prefix, declared(kind), arrays) | described.get("settings", {})
         if "components" in described:
-            numbers = range(described["components"])
-            of_neuron["components"] = tuple(Component(**each[f"components.{number}."]) for number in numbers)
+            of_neuron["components"] = tuple(
+                Component(**each[f"components.{number}."], listens=listens)
+                for number, listens in enumerate(described["components"])
+            )
         of_layer = _values(prefix, declared(Layer), arrays)
+        synapses = tuple(
+            None if name is None else SYNAPSES[name](**each[f"synapses.{number}."])
+            for number, name in enumerate(described.get("synapses", []))
+        )
+        (of_neuron if "synapses" in kind.__dataclass_fields__ else of_layer)["synapses"] = synapses  # type: ignore[attr-defined]
         if described.get("recurrent"):
             of_layer["recurrent"] = connections("recurrent")
         return Layer(
@@ -291,10 +297,6 @@ def _layer(described: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.nd
             **of_layer,
             latency_steps=described["latency_steps"],
             inputs=connections("inputs"),
-            synapses=[
-                None if name is None else SYNAPSES[name](**each[f"synapses.{number}."])
-                for number, name in enumerate(described.get("synapses", []))
-            ],
         )
     except ArgumentError as error:
         raise ArgumentError(f"{prefix}{error}") from error

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from blocksim import ALIF, LIF, Events, Layer
+from blocksim import ALIF, LIF, Component, Events, Exponential, Layer
 from blocksim.data import from_lists
 from blocksim.errors import BlocksimError
 from blocksim.initialisers import make_network
@@ -20,7 +20,7 @@ from blocksim.trains import SpikeTrains
 MODULES = (
     "blocksim", "blocksim.initialisers", "blocksim.losses", "blocksim.metrics", "blocksim.optimisers",
     "blocksim.schedules", "blocksim.surrogates", "blocksim.transforms", "blocksim.trains", "blocksim.classification",
-    "blocksim.data", "blocksim.models", "blocksim.training", "blocksim.ephys", "blocksim.testing",
+    "blocksim.data", "blocksim.models", "blocksim.training", "blocksim.ephys", "blocksim.testing", "blocksim.interop",
 )  # fmt: skip
 
 rng = np.random.default_rng(0)
@@ -34,10 +34,25 @@ GRADIENTS = {"w": np.ones((3, 4))}
 # arguments with which each function succeeds; an odd value then takes the place of one of them
 VALID = {
     "blocksim.ALIF": {"beta": 0.9, "p": 0.95, "b": 0.1, "theta": 1.0, "refractory_steps": 2},
+    "blocksim.LinearIF": {"beta": 0.9, "theta": 1.0, "refractory_steps": 2, "components": (Component(0.9),),
+                          "v_reset": 0.0, "reset_factor": 0.5, "refractory": "hold"},
+    "blocksim.GIF": {"beta": 0.9, "refractory_steps": 2}, "blocksim.MAT": {"beta": 0.9, "refractory_steps": 2},
+    "blocksim.GLIF": {"beta": 0.9, "theta": 1.0}, "blocksim.AdLIF": {"beta": 0.9, "theta": 1.0},
+    "blocksim.CubaLIF": {"beta": 0.9, "synapses": (Exponential(0.8),)},
+    "blocksim.Component": {"decay": 0.9, "jump": 1.0, "from_voltage": 0.1, "to_voltage": 0.1, "to_threshold": 0.1,
+                           "listens": "after"},
+    "blocksim.Exponential": {"decay": 0.9, "gain": 1.0},
+    "blocksim.Alpha": {"decay": 0.9, "gain": 1.0, "gain_rising": 0.1},
+    "blocksim.Connection": {"weights": np.ones((3, 2)), "delay_steps": 2, "synapse": 1},
+    "blocksim.interop.from_nest": {"model": "iaf_psc_exp", "params": {"tau_m": 12.0}, "dt": 0.1, "weights": (1.0, -1.0)},
+    "blocksim.interop.from_allen": {"config": {"El": 0.0, "dt": 5e-5, "R_input": 1e8, "C": 1e-10, "th_inf": 0.02,
+        "spike_cut_length": 3, "voltage_dynamics_method": {"name": "linear_forward_euler"},
+        "AScurrent_dynamics_method": {"name": "none"}, "threshold_dynamics_method": {"name": "inf"},
+        "voltage_reset_method": {"name": "zero"}}},
     "blocksim.LIF": {"beta": 0.9, "theta": 1.0, "refractory_steps": 2},
     "blocksim.Events": {"indptr": np.array([0, 1, 2]), "indices": np.array([0, 1]), "shape": (1, 2, 3)},
     "blocksim.Layer": {"neuron": LIF(beta=0.9), "weights": np.ones((3, 2)), "bias": 0.1, "recurrent": np.ones((2, 2)),
-                       "latency_steps": 1},
+                       "latency_steps": 1, "inputs": (), "synapses": (Exponential(0.9),), "input_connections": ()},
     "blocksim.LeakyReadout": {"weights": np.ones((3, 2)), "bias": np.zeros(2), "beta": 0.9, "decode": "sum"},
     "blocksim.CountReadout": {},
     "blocksim.Network": {"layers": NETWORK.layers, "readout": NETWORK.readout, "dt": 1.0},
@@ -124,7 +139,8 @@ LEFT_OUT = {
 }
 OTHERS = {
     "blocksim.Backend": "type", "blocksim.BackendEntry": "type", "blocksim.Surrogate": "type",
-    "blocksim.surrogates.Surrogate": "type", "blocksim.Gradients": "result", "blocksim.NetworkGradients": "result",
+    "blocksim.surrogates.Surrogate": "type", "blocksim.Gradients": "result",
+    "blocksim.LinearState": "result", "blocksim.LinearStateGradient": "result", "blocksim.NetworkGradients": "result",
     "blocksim.NetworkRun": "result", "blocksim.NetworkState": "result", "blocksim.NetworkStateGradient": "result",
     "blocksim.ReadoutGradients": "result", "blocksim.Run": "result", "blocksim.StateGradient": "result",
     "blocksim.losses.Loss": "result", "blocksim.metrics.TrainStatistics": "result",

@@ -131,7 +131,8 @@ def random_layer(rng, dtype, size=5, inputs=4):
         LinearIF(
             each(0.6, 0.98), each(0.4, 1.0), rng.integers(0, 7, size) + int(rng.integers(0, 4)),
             [
-                Component(each(0.5, 0.99), each(-0.5, 1.0), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4))
+                Component(each(0.5, 0.99), each(-0.5, 1.0), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4),
+                          str(rng.choice(["before", "after"])))
                 for _ in range(int(rng.integers(0, 4)))
             ],
             each(-0.4, 0.2), each(-0.3, 0.6), str(rng.choice(["ignore", "hold", "integrate"])),
@@ -208,6 +209,27 @@ def test_gradients_of_chunks_and_checkpoints_are_those_of_one_run(engine, seed):
         else:
             joined = sooner[name] if name.startswith("state.") else sooner[name] + later[name]
         assert relative(joined, value) < 1e-9, name
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_finite_differences_with_spikes_frozen(engine, seed):
+    """A box so narrow that no potential lies in it is a surrogate whose gradient is that of the potentials alone."""
+    rng = np.random.default_rng(seed)
+    layer = random_layer(rng, np.float64)
+    x, cotangent = random_input(rng, 20, np.float64), rng.normal(size=(2, 20, layer.size))
+    run = simulate(layer, x, engine, tape=True, surrogate=blocksim.surrogates.BoxCar(width=1e-9), detach=())
+    gradients = run.backward(grad_voltage=cotangent).parameters()
+    small = 1e-6
+    for name, value in layer.parameters().items():
+        direction = rng.normal(size=value.shape)
+        losses = []
+        for sign in (1, -1):
+            moved = layer.with_parameters({name: value + sign * small * direction})
+            other = simulate(moved, x, "numpy", record="voltage")
+            np.testing.assert_array_equal(other.spikes, run.spikes)
+            losses.append(float((other.voltage * cotangent).sum()))
+        slope = (losses[0] - losses[1]) / (2 * small)
+        assert float((gradients[name] * direction).sum()) == pytest.approx(slope, rel=1e-5, abs=1e-6), name
 
 
 def alif_layers(rng, dtype):

@@ -25,20 +25,17 @@ from .common import after_spike, first_crossing, flush, live_at_start, steps_lef
 
 def block_forward(drive: Drive, carry: LinearCarry, layer: LinearLayer, out: LinearTraces) -> LinearCarry:
     """Equations (28)-(34) for one block."""
-    neuron = layer.neuron
     current, s, z = _synapses(drive, carry, layer, out)
     live = live_at_start(carry.refractory, current.shape[1])
 
     crossing = np.empty(live.shape, np.bool_)
-    for t, u, threshold, _, _ in _walk(neuron, layer.mode, current, carry, live, np.zeros_like(live)):
+    for t, u, threshold, _, _ in _walk(layer, current, carry, live, np.zeros_like(live)):
         crossing[:, t] = live[:, t] & (u > threshold)
     spikes = first_crossing(crossing)  # (32)
 
     out.spikes[...] = spikes
     v, c = carry.voltage, carry.components
-    for t, u, threshold, after_v, after_c in _walk(
-        neuron, layer.mode, current, carry, live & ~after_spike(spikes), spikes
-    ):
+    for t, u, threshold, after_v, after_c in _walk(layer, current, carry, live & ~after_spike(spikes), spikes):
         if out.voltage is not None:
             out.voltage[:, t] = u
         if out.threshold is not None:
@@ -80,18 +77,19 @@ def rise(sigma: np.ndarray) -> np.ndarray:
 
 
 def _walk(
-    neuron: LinearParameters, mode: str, current: np.ndarray, start: LinearCarry, live: np.ndarray, spikes: np.ndarray
+    layer: LinearLayer, current: np.ndarray, start: LinearCarry, live: np.ndarray, spikes: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Step by step, with these spikes: the step, U of (30), theta of (31), V of (33), and c of the next step, (34)."""
+    neuron = layer.neuron
     v, c = start.voltage, start.components
     for t in range(current.shape[1]):
         j = current[:, t]
         for g, each in zip(neuron.to_voltage, of_each(c), strict=True):
             j = j + g * each  # (29)
-        u = _membrane(neuron, mode, v, j, live[:, t])
+        u = _membrane(neuron, layer.mode, v, j, live[:, t])
         threshold = _threshold(neuron, c, u)
-        c = _components(neuron, c, u, spikes[:, t])
         v = _reset(neuron, u, spikes[:, t])
+        c = _components(neuron, c, _heard(layer, u, v), spikes[:, t])
         yield t, u, threshold, v, c
 
 
@@ -112,10 +110,16 @@ def _threshold(neuron: LinearParameters, c: np.ndarray, like: np.ndarray) -> np.
     return threshold
 
 
-def _components(neuron: LinearParameters, c: np.ndarray, u: np.ndarray, spikes: np.ndarray) -> np.ndarray:
+def _components(neuron: LinearParameters, c: np.ndarray, heard: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     """(34)."""
     jump = np.where(spikes[:, None], neuron.jump, 0)
-    return flush(neuron.decay * c + jump + neuron.from_voltage * u[:, None])
+    return flush(neuron.decay * c + jump + neuron.from_voltage * heard)
+
+
+def _heard(layer: LinearLayer, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The potential that each component listens to, (B, C, N): U, or V after the reset."""
+    after = np.reshape(layer.after_reset, (len(layer.after_reset), 1)).astype(bool)
+    return np.where(after, v[:, None], u[:, None])
 
 
 def of_each(c: np.ndarray) -> np.ndarray:
@@ -151,12 +155,13 @@ def block_adjoint(
     held = ~live if layer.mode == "hold" else np.zeros_like(live)
 
     c = np.empty((*start.components.shape[:2], *u.shape[1:]), dtype)
-    slope = np.empty_like(u)
+    heard, slope = np.empty_like(c), np.empty_like(u)
     now = start.components
     for t in range(length):
         c[:, :, t] = now
         slope[:, t] = np.where(live[:, t], rule.surrogate(u[:, t] - _threshold(neuron, now, u[:, t])), 0)
-        now = _components(neuron, now, u[:, t], s[:, t])
+        heard[:, :, t] = _heard(layer, u[:, t], _reset(neuron, u[:, t], s[:, t]))
+        now = _components(neuron, now, heard[:, :, t], s[:, t])
 
     lambda_j = grad.direct
     into_v, into_c = (
@@ -164,6 +169,8 @@ def block_adjoint(
         grad_carry.components,
     )  # lambda_V of the step that is done, lambda_c of the next
     for t in reversed(range(length)):
+        for place in np.flatnonzero(layer.after_reset):
+            into_v = into_v + neuron.from_voltage[place] * into_c[:, place]
         lambda_s = grad_spikes[:, t]  # (35)
         if rule.through_adaptation:
             for d, each in zip(neuron.jump, of_each(into_c), strict=True):
@@ -174,8 +181,8 @@ def block_adjoint(
         # (36)
         lambda_u = (0 if grad_voltage is None else grad_voltage[:, t]) + delta
         lambda_u = lambda_u + np.where(s[:, t], neuron.reset_factor * into_v, into_v)
-        for k, each in zip(neuron.from_voltage, of_each(into_c), strict=True):
-            lambda_u = lambda_u + k * each
+        for place in np.flatnonzero(np.logical_not(layer.after_reset)):
+            lambda_u = lambda_u + neuron.from_voltage[place] * into_c[:, place]
         lambda_u = flush(lambda_u)
         lambda_j[:, t] = np.where(e[:, t], lambda_u, 0)
         before = _reset(neuron, u[:, t - 1], s[:, t - 1]) if t else start.voltage
@@ -186,7 +193,7 @@ def block_adjoint(
         sums.v_reset[...] += np.where(s[:, t], into_v, 0)
         sums.decay[...] += into_c * c[:, :, t]
         sums.jump[...] += np.where(s[:, None, t], into_c, 0)
-        sums.from_voltage[...] += into_c * u[:, None, t]
+        sums.from_voltage[...] += into_c * heard[:, :, t]
         sums.to_voltage[...] += lambda_j[:, None, t] * c[:, :, t]
         sums.to_threshold[...] -= delta[:, None] * c[:, :, t]
         # (37)

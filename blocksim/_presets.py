@@ -1,0 +1,392 @@
+"""Models of the linear family that have names: CubaLIF, GIF, MAT, AdLIF and GLIF neurons.
+
+Owns what their published parameters are in the terms of the family; each is a `LinearIF` or `LIF`, and nothing else.
+Between spikes all are exact for input that is constant within a step, unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from blocksim._connections import Exponential, Synapse
+from blocksim._linear_neurons import Component, LinearIF
+from blocksim._milliseconds import decay_of_ms, propagators, steps_of_ms
+from blocksim._neurons import LIF
+from blocksim._parameters import parts
+from blocksim._validation import choice, found, milliseconds, real_array
+from blocksim.errors import ArgumentError
+
+DISCRETISATIONS = ("symplectic", "exact")
+
+
+@dataclass(frozen=True, eq=False)
+class CubaLIF(LIF):
+    """Current-based LIF neurons: input is filtered by exponential synapses before it reaches the potential.
+
+    Parameters
+    ----------
+    beta, theta, refractory_steps
+        As in `LIF`.
+    synapses : sequence of Exponential or Alpha
+        The receptors of a layer of these neurons, which then has no `synapses` of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim import CubaLIF, Layer, simulate
+    >>> neuron = CubaLIF.from_ms(tau_mem=20, tau_syn=5, refractory=2, dt=1)
+    >>> layer = Layer(neuron, weights=np.full((1, 1), 0.1))
+    >>> run = simulate(layer, np.eye(20, 1, dtype=bool), backend="numpy", record="voltage")
+    >>> int(run.voltage.argmax())
+    8
+    """
+
+    synapses: Sequence[Synapse] = parts("synapses", default=())
+
+    def __post_init__(self) -> None:
+        given = self.synapses if isinstance(self.synapses, Iterable) else (self.synapses,)
+        object.__setattr__(self, "synapses", tuple(given))
+        if not self.synapses or not all(isinstance(each, Synapse) for each in self.synapses):
+            raise ArgumentError(f"synapses: expected at least one Exponential or Alpha; found {found(self.synapses)}")
+        super().__post_init__()
+
+    @classmethod
+    def from_ms(  # type: ignore[override]
+        cls,
+        *,
+        tau_mem: Any,
+        tau_syn: Any,
+        dt: float,
+        refractory: Any = 0.0,
+        theta: Any = 1.0,
+        gain: Any = 1.0,
+        rounding: str | None = None,
+    ) -> Self:
+        """Make neurons from time constants in milliseconds.
+
+        Parameters
+        ----------
+        tau_mem, dt, refractory, theta, rounding
+            As in `LIF.from_ms`.
+        tau_syn : float, (N,) array, or a tuple of them
+            Synaptic time constant in ms; several make a receptor each.
+        gain : float or (N,) array
+            Current for a unit of synaptic state.
+        """
+        plain = LIF.from_ms(tau_mem=tau_mem, dt=dt, refractory=refractory, theta=theta, rounding=rounding)
+        taus = tau_syn if isinstance(tau_syn, (tuple, list)) else (tau_syn,)
+        dt = milliseconds("dt", dt)
+        synapses = tuple(Exponential(decay_of_ms("tau_syn", tau, dt), gain) for tau in taus)
+        return cls(plain.beta, plain.theta, plain.refractory_steps, synapses)
+
+
+class GIF(LinearIF):
+    """Generalised integrate-and-fire neurons: spikes leave currents and raise the threshold, each with several decays.
+
+    Source: Mensi et al., "Parameter extraction and classification of three cortical neuron types reveals two distinct
+    adaptation mechanisms", Journal of Neurophysiology 107, 2012; Pozzorini et al., "Automated high-throughput
+    characterization of single neurons by means of simplified spiking models", PLoS Computational Biology 11, 2015.
+
+    Examples
+    --------
+    >>> from blocksim import GIF
+    >>> rises = [(30, 0.5), (300, 0.1)]
+    >>> neuron = GIF.from_ms(tau_mem=20, dt=0.1, refractory=4, currents=[(100, -0.2)], thresholds=rises)
+    >>> len(neuron.components), neuron.refractory
+    (3, 'hold')
+    """
+
+    @classmethod
+    def from_ms(
+        cls,
+        *,
+        tau_mem: Any,
+        dt: float,
+        theta: Any = 1.0,
+        refractory: Any = 0.0,
+        v_reset: Any = 0.0,
+        currents: Any = (),
+        thresholds: Any = (),
+        rounding: str | None = None,
+    ) -> Self:
+        """Make neurons from time constants in milliseconds.
+
+        Parameters
+        ----------
+        tau_mem : float or (N,) array
+            Membrane time constant in ms.
+        dt, refractory, rounding
+            As in `LIF.from_ms`. While refractory the potential stays at `v_reset`.
+        theta, v_reset : float or (N,) array
+            Threshold at rest, and potential after a spike, above the resting potential: in mV, say.
+        currents : sequence of (tau, amplitude)
+            After-spike currents: time constant in ms, and the potential that the current would hold at its start,
+            negative for one that hinders spikes. A current of I pA across a leak of g nS would hold I / g mV.
+        thresholds : sequence of (tau, amplitude)
+            Rises of the threshold: time constant in ms, and rise at a spike, in the unit of the potential.
+        """
+        dt = milliseconds("dt", dt)
+        return cls(
+            beta=decay_of_ms("tau_mem", tau_mem, dt),
+            theta=theta,
+            refractory_steps=steps_of_ms("refractory", refractory, dt, rounding),
+            components=[_current(each, tau_mem, dt) for each in currents] + [_rise(each, dt) for each in thresholds],
+            v_reset=v_reset,
+            refractory="hold",
+        )
+
+
+class MAT(LinearIF):
+    """Multi-timescale adaptive threshold neurons: the potential is never reset, spikes raise the threshold.
+
+    Source: Kobayashi, Tsubo, Shinomoto, "Made-to-order spiking neuron model equipped with a multi-timescale adaptive
+    threshold", Frontiers in Computational Neuroscience 3, 2009.
+
+    Examples
+    --------
+    >>> from blocksim import MAT
+    >>> neuron = MAT.from_ms(tau_mem=5, dt=0.1, theta=19, refractory=2, thresholds=[(10, 37), (200, 2)])
+    >>> neuron.reset_factor, neuron.refractory
+    (1.0, 'integrate')
+    """
+
+    @classmethod
+    def from_ms(
+        cls,
+        *,
+        tau_mem: Any,
+        dt: float,
+        theta: Any = 1.0,
+        refractory: Any = 0.0,
+        thresholds: Any = (),
+        rounding: str | None = None,
+    ) -> Self:
+        """Make neurons from time constants in milliseconds.
+
+        Parameters
+        ----------
+        tau_mem, dt, refractory, rounding
+            As in `LIF.from_ms`. While refractory the neuron integrates, and cannot spike.
+        theta : float or (N,) array
+            Threshold at rest (omega) above the resting potential: in mV, say.
+        thresholds : sequence of (tau, amplitude)
+            Rises of the threshold: time constant in ms, and rise at a spike, in the unit of the potential.
+        """
+        dt = milliseconds("dt", dt)
+        return cls(
+            beta=decay_of_ms("tau_mem", tau_mem, dt),
+            theta=theta,
+            refractory_steps=steps_of_ms("refractory", refractory, dt, rounding),
+            components=[_rise(each, dt) for each in thresholds],
+            reset_factor=1.0,
+            refractory="integrate",
+        )
+
+
+class GLIF(LinearIF):
+    """Generalised leaky integrate-and-fire neurons of levels 1 to 4.
+
+    Level 1 has neither, level 2 `thresholds` and a reset that keeps a part of the potential, level 3 `currents`,
+    level 4 all of them. Level 5, whose threshold integrates the current, is not in the family. The Allen Institute's
+    files: `blocksim.interop.from_allen`.
+
+    Source: Teeter et al., "Generalized leaky integrate-and-fire models classify multiple neuron types", Nature
+    Communications 9, 2018.
+
+    Examples
+    --------
+    >>> from blocksim import GLIF
+    >>> level2 = {"reset_factor": 0.2, "v_reset": 2, "thresholds": [(50, 4)]}
+    >>> neuron = GLIF.from_ms(tau_mem=15, dt=0.1, theta=25, refractory=3, **level2)
+    >>> neuron.reset_factor
+    0.2
+    """
+
+    @classmethod
+    def from_ms(
+        cls,
+        *,
+        tau_mem: Any,
+        dt: float,
+        theta: Any = 1.0,
+        refractory: Any = 0.0,
+        v_reset: Any = 0.0,
+        reset_factor: Any = 0.0,
+        currents: Any = (),
+        thresholds: Any = (),
+        rounding: str | None = None,
+    ) -> Self:
+        """Make neurons from time constants in milliseconds.
+
+        Parameters
+        ----------
+        tau_mem, dt, theta, refractory, rounding
+            As in `GIF.from_ms`.
+        v_reset, reset_factor : float or (N,) array
+            After a spike the potential is reset_factor times what it was, plus v_reset.
+        currents, thresholds : sequences of (tau, amplitude)
+            As in `GIF.from_ms`, but that amplitudes are those at the end of the refractory period.
+        """
+        dt = milliseconds("dt", dt)
+        steps = steps_of_ms("refractory", refractory, dt, rounding)
+        components = [
+            Component(
+                component.decay,
+                component.jump * np.asarray(component.decay) ** -np.asarray(steps, np.float64),
+                to_voltage=component.to_voltage,
+                to_threshold=component.to_threshold,
+            )
+            for component in [
+                *(_current(each, tau_mem, dt) for each in currents),
+                *(_rise(each, dt) for each in thresholds),
+            ]
+        ]
+        return cls(
+            beta=decay_of_ms("tau_mem", tau_mem, dt),
+            theta=theta,
+            refractory_steps=steps,
+            components=components,
+            v_reset=v_reset,
+            reset_factor=reset_factor,
+            refractory="hold",
+        )
+
+
+class AdLIF(LinearIF):
+    """Adaptive LIF neurons with subthreshold adaptation: tau_mem du/dt = -u + I - w, tau_adapt dw/dt = -w + a u + b S.
+
+    Source: Bittar, Garner, "A surrogate gradient spiking baseline for speech command recognition", Frontiers in
+    Neuroscience 16, 2022; Baronig et al., "Advancing spatio-temporal processing through adaptation in spiking neural
+    networks", Nature Communications 16, 2025 (arXiv 2408.07517).
+
+    Examples
+    --------
+    >>> from blocksim import AdLIF
+    >>> neuron = AdLIF.from_ms(tau_mem=10, tau_adapt=60, a=0.5, b=1.0, dt=1)
+    >>> [component.listens for component in neuron.components]
+    ['after']
+    """
+
+    @classmethod
+    def from_ms(
+        cls,
+        *,
+        tau_mem: Any,
+        tau_adapt: Any,
+        a: Any,
+        b: Any,
+        dt: float,
+        theta: Any = 1.0,
+        refractory: Any = 0.0,
+        discretisation: str = "symplectic",
+        rounding: str | None = None,
+    ) -> Self:
+        """Make neurons from time constants in milliseconds.
+
+        Parameters
+        ----------
+        tau_mem, tau_adapt : float or (N,) array
+            Time constants of membrane and adaptation in ms.
+        a, b : float or (N,) array
+            What the potential and a spike add to the adaptation.
+        dt, theta, refractory, rounding
+            As in `LIF.from_ms`. The potential is reset to 0.
+        discretisation : {"symplectic", "exact"}
+            "symplectic" is SE-adLIF: u of a step from w of the step before, w from u of the same step, after its reset.
+            "exact" solves the two equations together, for a current that is constant within a step.
+
+        Notes
+        -----
+        The source's current is multiplied by 1 - exp(-dt / tau_mem), `current_gain(...)`, before it is added to u; here
+        that factor belongs to the weights.
+        """
+        choice("discretisation", discretisation, DISCRETISATIONS)
+        dt = milliseconds("dt", dt)
+        beta, decay = decay_of_ms("tau_mem", tau_mem, dt), decay_of_ms("tau_adapt", tau_adapt, dt)
+        a, b = real_array("a", a), real_array("b", b)
+        common = {"theta": theta, "refractory_steps": steps_of_ms("refractory", refractory, dt, rounding)}
+        jump = (1 - decay) * b
+        if discretisation == "symplectic":
+            component = Component(decay, jump, (1 - decay) * a, to_voltage=-(1 - beta), listens="after")
+            return cls(beta, components=[component], **common)
+        step, gain = _coupled(real_array("tau_mem", tau_mem, "ms"), real_array("tau_adapt", tau_adapt, "ms"), a, dt)
+        # With w of the model, c = w - r V is not moved by the current, for r as below, and becomes
+        # q c + (p - q r) V - r (V after the reset - U), p being what V alone makes of w - r U. A part k of V then moves
+        # from this step's c to U's own decay, so that c follows from U and V of its own step.
+        r = gain[1] / gain[0]
+        q = step[1][1] - r * step[0][1]
+        k = (step[1][0] - r * step[0][0] + r * q) / q
+        beta = step[0][0] + step[0][1] * (r - k)
+        return cls(
+            beta,
+            components=[
+                Component(q, jump, r, to_voltage=step[0][1]),
+                Component(q, 0.0, k - r, to_voltage=step[0][1], listens="after"),
+            ],
+            **common,
+        )
+
+    @staticmethod
+    def current_gain(*, tau_mem: Any, dt: float, tau_adapt: Any = None, a: Any = 0.0) -> Any:
+        """What a current of 1 adds to the potential in a step.
+
+        Without `tau_adapt` for the symplectic discretisation, 1 - exp(-dt / tau_mem); with it for the exact one.
+        """
+        dt = milliseconds("dt", dt)
+        if tau_adapt is None:
+            return 1 - decay_of_ms("tau_mem", tau_mem, dt)
+        taus = (real_array("tau_mem", tau_mem, "ms"), real_array("tau_adapt", tau_adapt, "ms"))
+        return _coupled(*taus, real_array("a", a), dt)[1][0]
+
+
+def _pair(given: Any) -> tuple[Any, Any]:
+    try:
+        tau, amplitude = given
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"currents, thresholds: expected sequences of (tau in ms, amplitude); found {found(given)}"
+        ) from None
+    return tau, real_array("amplitude", amplitude)
+
+
+def _rise(given: Any, dt: float) -> Component:
+    """A rise of the threshold at a spike that decays from the spike on."""
+    tau, amplitude = _pair(given)
+    decay = decay_of_ms("tau", tau, dt)
+    return Component(decay, decay * amplitude, to_threshold=1.0)
+
+
+def _current(given: Any, tau_mem: Any, dt: float) -> Component:
+    """A current that begins at a spike and decays."""
+    tau, amplitude = _pair(given)
+    decay = decay_of_ms("tau", tau, dt)
+    return Component(decay, amplitude, to_voltage=propagators(tau, tau_mem, dt)[0])
+
+
+def _coupled(tau_mem: np.ndarray, tau_adapt: np.ndarray, a: np.ndarray, dt: float) -> tuple[Any, Any]:
+    """How u and w of an adaptive LIF neuron move in a step: the matrix of (u, w), and what a current of 1 adds to both.
+
+    The exponential of the equations' matrix by its series, for a step so short that it ends soon, and squared.
+    """
+    tau_mem, tau_adapt, a = np.broadcast_arrays(*(np.asarray(each, np.float64) for each in (tau_mem, tau_adapt, a)))
+    zero = np.zeros_like(a)
+    rates = np.array([
+        [-1 / tau_mem, -1 / tau_mem, 1 / tau_mem],
+        [a / tau_adapt, -1 / tau_adapt, zero],
+        [zero, zero, zero],
+    ])  # fmt: skip
+    rates = np.moveaxis(rates, (0, 1), (-2, -1)) * dt
+    halvings = 10 + int(np.ceil(np.log2(1 + np.abs(rates).max())))
+    small = rates / 2.0**halvings
+    total = term = np.broadcast_to(np.eye(3), rates.shape)
+    for n in range(1, 8):
+        term = term @ small / n
+        total = total + term
+    for _ in range(halvings):
+        total = total @ total
+    step = [[total[..., row, column][()] for column in range(2)] for row in range(2)]
+    return step, [total[..., row, 2][()] for row in range(2)]
