@@ -131,7 +131,6 @@ def adjoint(
     """
     traces = tape.traces
     batch, steps, size = traces.spikes.shape
-    latency = layer.latency
     grad = Drive(
         backend.empty((batch, steps, size), layer.dtype),
         backend.empty((batch, len(layer.alpha), steps, size), layer.dtype),
@@ -139,23 +138,11 @@ def adjoint(
     sums = zero_sums(backend, layer, batch)
     of_spikes = added(backend, grad_spikes, batch, steps, layer)
 
-    def add_recurrent(lambda_s: Array, start: int, stop: int) -> None:
-        """Add the recurrent term of (35) for steps start .. stop, which may lie before the run (negative)."""
-        for each in layer.recurrent:
-            first, last = max(start + each.delay, 0), min(stop + each.delay, steps)
-            if rule.through_recurrent and first < last:
-                part = receiving(grad, each.receptor)[:, first:last] @ each.weights.T
-                lambda_s[:, first - each.delay - start : last - each.delay - start] += part
-        first = max(start, steps - latency)
-        if first < stop:  # spikes that the state after the run still holds
-            offset = first - (steps - latency)
-            lambda_s[:, first - start :] += grad_history[:, offset : offset + stop - first]
-
     for number, start, stop in reversed(list(spans(steps, tape.block_length))):
         now = steps_of(start, stop)
         lambda_s = backend.empty((batch, stop - start, size), layer.dtype)
         lambda_s[...] = 0 if of_spikes is None else of_spikes[now]
-        add_recurrent(lambda_s, start, stop)
+        add_recurrent(layer, rule, grad, grad_history, lambda_s, start, stop)
         grad_carry = backend.linear_block_adjoint(
             traces.at(now),
             tape.starts.at(number),
@@ -167,11 +154,36 @@ def adjoint(
             grad.at(now),
             sums,
         )
-    before = zeros(backend, (batch, latency, size), layer.dtype)
-    if latency:
-        add_recurrent(before, -latency, 0)
+    before = history_gradient(backend, layer, rule, grad, grad_history)
     weights, recurrent = weight_gradients(backend, layer, x, tape, grad)
     return AdjointResult(grad.direct, weights, recurrent, sums, grad_carry, before, grad.filtered)
+
+
+def add_recurrent(
+    layer: LinearLayer, rule: AdjointRule, grad: Drive, grad_history: Array, lambda_s: Array, start: int, stop: int
+) -> None:
+    """Add the recurrent term of (35) for steps start .. stop, which may lie before the run (negative)."""
+    steps, latency = grad.direct.shape[1], layer.latency
+    for each in layer.recurrent:
+        first, last = max(start + each.delay, 0), min(stop + each.delay, steps)
+        if rule.through_recurrent and first < last:
+            part = receiving(grad, each.receptor)[:, first:last] @ each.weights.T
+            lambda_s[:, first - each.delay - start : last - each.delay - start] += part
+    first = max(start, steps - latency)
+    if first < stop:  # spikes that the state after the run still holds
+        offset = first - (steps - latency)
+        lambda_s[:, first - start :] += grad_history[:, offset : offset + stop - first]
+
+
+def history_gradient(
+    backend: Backend, layer: LinearLayer, rule: AdjointRule, grad: Drive, grad_history: Array
+) -> Array:
+    """dLoss/dS (B, D, N) for the D steps before the run."""
+    batch, _, size = grad.direct.shape
+    before = zeros(backend, (batch, layer.latency, size), layer.dtype)
+    if layer.latency:
+        add_recurrent(layer, rule, grad, grad_history, before, -layer.latency, 0)
+    return before
 
 
 def weight_gradients(

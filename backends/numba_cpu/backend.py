@@ -6,20 +6,27 @@ Owns the conversion of dense spikes to events, and the weight gradients; `launch
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from blocksim import _distances
 from blocksim._events import Events
+from blocksim._linear import receiving, shifted
 from blocksim.arrays import (
     AdjointCarry,
     AdjointResult,
     AdjointRule,
     Carry,
+    Drive,
     ForwardResult,
     Input,
     LayerArrays,
+    LinearAdjointCarry,
+    LinearCarry,
+    LinearLayer,
+    LinearTape,
     Plan,
     SpikeGradient,
     Tape,
@@ -28,7 +35,7 @@ from blocksim.backend import FusedBackend, HostBackend
 from blocksim.numerics import MOST_SPIKES, spike_rows
 from blocksim.surrogates import Surrogate, require_compiled
 
-from . import events, forward, launch
+from . import events, forward, launch, linear_launch
 from .buffers import as_rows, empty, plain, release
 from .launch import FORWARD_BYTES, width_of
 from .simd import number_of_lanes, width_for
@@ -119,15 +126,46 @@ class NumbaBackend(FusedBackend, HostBackend):
     ) -> AdjointResult:
         """Differentiate a whole layer in one parallel region, and its weights in another."""
         result = launch.layer_adjoint(self, layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
-        latency, steps = tape.history.shape[1], tape.spikes.shape[1]
         weights = None if layer.weights is None else self.projection_adjoint(x, result.current)
         recurrent = None
         if layer.recurrent is not None:
-            recurrent = _spike_gradient(tape.spikes, result.current, latency)
-            if tape.history.any():
-                early = np.ascontiguousarray(result.current[:, : min(latency, steps)])
-                recurrent += _spike_gradient(tape.history[:, : early.shape[1]], early, 0)
-        return AdjointResult(result.current, weights, recurrent, result.sums, result.carry, result.history)
+            recurrent = _delayed_gradient(tape.spikes, tape.history, result.current, tape.history.shape[1])
+        return replace(result, weights=weights, recurrent=recurrent)
+
+    def linear_layer_forward(
+        self, layer: LinearLayer, x: Input, carry: LinearCarry, history: np.ndarray, plan: Plan
+    ) -> ForwardResult:
+        """Simulate a whole layer of the linear family in one parallel region."""
+        return linear_launch.layer_forward(self, layer, x, carry, history, plan)
+
+    def linear_layer_adjoint(
+        self,
+        layer: LinearLayer,
+        x: Input,
+        tape: LinearTape,
+        rule: AdjointRule,
+        grad_spikes: SpikeGradient,
+        grad_voltage: np.ndarray | None,
+        grad_carry: LinearAdjointCarry,
+        grad_history: np.ndarray,
+    ) -> AdjointResult:
+        """Differentiate a whole layer of the linear family in one parallel region, and its weights in others."""
+        result = linear_launch.layer_adjoint(
+            self, layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history
+        )
+        grad = Drive(result.current, result.filtered)
+
+        def of(receptor: int) -> np.ndarray:
+            return np.ascontiguousarray(receiving(grad, receptor))
+
+        weights = tuple(
+            self.projection_adjoint(shifted(x, layer.lead, each.delay), of(each.receptor)) for each in layer.inputs
+        )
+        recurrent = tuple(
+            _delayed_gradient(tape.traces.spikes, tape.history, of(each.receptor), each.delay)
+            for each in layer.recurrent
+        )
+        return replace(result, weights=weights, recurrent=recurrent)
 
 
 def _train_distance(
@@ -137,6 +175,16 @@ def _train_distance(
     if spikes.shape[2] < FEWEST:
         return _distances.composed(engine, spikes, *others)
     return launch.train_distance(spikes, *others)
+
+
+def _delayed_gradient(spikes: np.ndarray, history: np.ndarray, grad_current: np.ndarray, delay: int) -> np.ndarray:
+    """Sum over spikes (B, T, N), and those of `history` before them, of dLoss/dI `delay` steps later: (N, N)."""
+    gradient = _spike_gradient(spikes, grad_current, delay)
+    last = history[:, history.shape[1] - delay :]
+    if last.any():
+        early = np.ascontiguousarray(grad_current[:, : min(delay, spikes.shape[1])])
+        gradient += _spike_gradient(last[:, : early.shape[1]], early, 0)
+    return gradient
 
 
 def _spikes_as_events(x: Input) -> Input:

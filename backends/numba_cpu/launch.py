@@ -57,7 +57,7 @@ _PREPARED: WeakKeyDictionary[LayerArrays, Prepared] = WeakKeyDictionary()
 
 
 @lru_cache
-def _nothing(dtype: Any, axes: int = 2) -> np.ndarray:
+def nothing(dtype: Any, axes: int = 2) -> np.ndarray:
     """What stands for an array that a kernel does not read or write."""
     return np.zeros((1,) * axes, dtype)
 
@@ -69,7 +69,7 @@ def prepared(layer: LayerArrays) -> Prepared:
         values = np.stack(layer.neuron.arrays())
         refractory = plain(layer.refractory[None])
         smallest = dtype.type(tiny(dtype))
-        recurrent = transposed = weights = _nothing(dtype)
+        recurrent = transposed = weights = nothing(dtype)
         latency = 0
         if layer.recurrent is not None:
             recurrent, transposed = plain(aligned(layer.recurrent)), aligned(layer.recurrent.T)
@@ -95,7 +95,7 @@ def layer_forward(
     after = carry.copy()
 
     def rows(array: np.ndarray | None) -> np.ndarray:
-        return as_rows(_nothing(layer.dtype, 3) if array is None else array)
+        return as_rows(nothing(layer.dtype, 3) if array is None else array)
 
     out = forward.Recorded(
         as_rows(outputs.spikes),
@@ -105,11 +105,11 @@ def layer_forward(
         outputs.voltage is not None,
         outputs.threshold is not None,
     )
-    nothing = carry.map(lambda array: _nothing(array.dtype, 3))
+    no_starts = carry.map(lambda array: nothing(array.dtype, 3))
     if are_few(layer) and not paper:
-        _few_forward(layer, x, plan, after, out, starts or nothing, history)
+        _few_forward(layer, x, plan, after, out, starts or no_starts, history)
     else:
-        _forward(layer, x, plan, after, out, starts or nothing, history, paper)
+        _forward(layer, x, plan, after, out, starts or no_starts, history, paper)
     return result_of(outputs, after, starts, history, plan)
 
 
@@ -130,14 +130,14 @@ def _forward(
         **dict(carry.items()), free_voltage=empty(shape, dtype), free_refractory=empty(shape, np.int32)
     )
     rows = min(forward.CHUNK, plan.block_length)
-    columns = _columns(batch, size, width, history.shape[1])
+    columns = columns_of_item(batch, size, width, history.shape[1])
     source, neurons = _source(x, layer)
     kernel = forward.layer_forward_paper if paper else forward.layer_forward
     kernel(
         batch * -(-size // columns), source, neurons, moved, plain(as_rows(history)), out,
         forward.Starts(**dict(starts.items()), keep=plan.tape),
         steps, plan.block_length, columns,
-        empty((number_of_threads(), rows, _round_up(size, number_of_lanes(width))), dtype), width,
+        empty((number_of_threads(), rows, round_up(size, number_of_lanes(width))), dtype), width,
     )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def layer_adjoint(
     """Differentiate a layer: everything but the weights."""
     dtype = layer.dtype
     batch, steps, size = tape.spikes.shape
-    above = above_weights = above_transposed = _nothing(dtype)
+    above = above_weights = above_transposed = nothing(dtype)
     current, weights = gradient.above_current, gradient.above_weights
     # where most of dLoss/dS is multiplied by a slope of zero, the kernel computes only what of the product it needs
     cut_short = rule.surrogate.bounded and not rule.paper and not are_few(layer)
@@ -200,8 +200,8 @@ def layer_adjoint(
         *map(plain, tape.starts.arrays()),
     )
     cotangents = adjoint.Cotangents(
-        spikes=_nothing(dtype) if grad_spikes is None else plain(as_rows(grad_spikes)),
-        voltage=_nothing(dtype) if grad_voltage is None else plain(as_rows(grad_voltage)),
+        spikes=nothing(dtype) if grad_spikes is None else plain(as_rows(grad_spikes)),
+        voltage=nothing(dtype) if grad_voltage is None else plain(as_rows(grad_voltage)),
         history=plain(as_rows(grad_history)),
         above=above,
         above_weights=above_weights,
@@ -244,9 +244,9 @@ def _adjoint(
     batch, steps, size = tape.spikes.shape
     latency, length = tape.history.shape[1], tape.block_length
     width = width_of(ADJOINT_BYTES, layer.neuron.beta)
-    padded = _round_up(size, number_of_lanes(width))
+    padded = round_up(size, number_of_lanes(width))
     threads = number_of_threads()
-    columns = _columns(batch, size, width, latency or cotangents.has_above)
+    columns = columns_of_item(batch, size, width, latency or cotangents.has_above)
     at_once = max(length if paper else min(length, forward.CHUNK), min(latency, forward.CHUNK))
     scratch = adjoint.Scratch(
         adaptation=empty((threads, length, padded), dtype),
@@ -259,7 +259,7 @@ def _adjoint(
     kernel = adjoint_paper.layer_adjoint_paper if paper else adjoint.layer_adjoint
     kernel(
         batch * -(-size // columns), prepared(layer).adjoint, arrays, cotangents, rule, out, steps, length, columns,
-        scratch, *_series(dtype), width,
+        scratch, *series(dtype), width,
     )  # fmt: skip
 
 
@@ -286,11 +286,11 @@ def _few_adjoint(
             voltage=out.voltage.reshape(-1), adaptation=out.adaptation.reshape(-1), current=out.current.reshape(-1),
             sums=out.sums.reshape(len(out.sums), -1),
         ),
-        where, walk, *_series(dtype), width,
+        where, walk, *series(dtype), width,
     )  # fmt: skip
 
 
-def _series(dtype: np.dtype[Any]) -> tuple[Any, tuple[int, ...]]:
+def series(dtype: np.dtype[Any]) -> tuple[Any, tuple[int, ...]]:
     """Where exp underflows, and the degree of its series, as the length of a tuple."""
     return (dtype.type(-87.0), (0,) * 7) if dtype == np.float32 else (dtype.type(-708.0), (0,) * 13)
 
@@ -303,7 +303,7 @@ def _flat_starts(starts: Carry, keep: bool) -> forward.Starts:
 @lru_cache(8)
 def _few(batch: int, steps: int, size: int, columns: int, block_length: int, lanes: int) -> narrow.Few:
     """Where lanes find things: lanes beyond the last neuron repeat it."""
-    unit = np.minimum(np.arange(_round_up(batch * size, lanes)), batch * size - 1)
+    unit = np.minimum(np.arange(round_up(batch * size, lanes)), batch * size - 1)
     sample, neuron = np.divmod(unit, size)
     trace = sample * steps * size + neuron
     source = trace if columns == size else sample * steps
@@ -350,10 +350,10 @@ def train_distance(
     """Distance of spikes (B, T, N) from targets (B, T, C), the sums of (19), and z of (19) where it is kept."""
     batch, steps, size = spikes.shape
     dtype = target.dtype
-    z = empty(spikes.shape, dtype) if keep else _nothing(dtype, 3)
+    z = empty(spikes.shape, dtype) if keep else nothing(dtype, 3)
     before, after = empty((batch, size), np.float64), empty((batch, size), np.float64)
     width = width_of(ADJOINT_BYTES, np.broadcast_to(target[:1, :1, :1], (1, 1, size)))
-    padded = np.zeros(_round_up(size, number_of_lanes(width)), np.int64)
+    padded = np.zeros(round_up(size, number_of_lanes(width)), np.int64)
     padded[:size] = columns
     target = plain(np.ascontiguousarray(target))
     trains = filters.Trains(
@@ -397,17 +397,17 @@ def _without_bias(neurons: forward.Neurons) -> forward.Neurons:
 def _source(x: Input, layer: LayerArrays) -> tuple[forward.Source, forward.Neurons]:
     """Events as they are, anything else as currents; and the neurons, without the bias where that is among these."""
     dtype, neurons = layer.dtype, prepared(layer).forward
-    nothing = _nothing(np.int64, 1), _nothing(np.int32, 1)
+    no_events = nothing(np.int64, 1), nothing(np.int32, 1)
     if isinstance(x, Events):
         source = forward.Source(
-            forward.EVENTS, _nothing(dtype), plain(x.indptr), plain(x.indices), prepared(layer).weights
+            forward.EVENTS, nothing(dtype), plain(x.indptr), plain(x.indices), prepared(layer).weights
         )
         return source, neurons
     if layer.weights is not None:
         x, neurons = _projected(x, layer), _without_bias(neurons)
     shared = x.shape[2] == 1 and layer.size > 1
     kind = forward.SHARED if shared else forward.GIVEN
-    return forward.Source(kind, plain(as_rows(x)), *nothing, _nothing(dtype)), neurons
+    return forward.Source(kind, plain(as_rows(x)), *no_events, nothing(dtype)), neurons
 
 
 def width_of(bytes_: int, array: np.ndarray) -> tuple[int, ...]:
@@ -416,7 +416,7 @@ def width_of(bytes_: int, array: np.ndarray) -> tuple[int, ...]:
     return width_for(few if array.shape[-1] <= few else bytes_ // array.dtype.itemsize)
 
 
-def _columns(batch: int, size: int, width: tuple[int, ...], together: int) -> int:
+def columns_of_item(batch: int, size: int, width: tuple[int, ...], together: int) -> int:
     """Neurons in one item of work: all of a sample where they are computed together; otherwise, if there are too few
     samples to share among the threads, so many as fill the lanes."""
     if together or batch >= 4 * number_of_threads():
@@ -424,5 +424,6 @@ def _columns(batch: int, size: int, width: tuple[int, ...], together: int) -> in
     return min(size, number_of_lanes(width))
 
 
-def _round_up(value: int, step: int) -> int:
+def round_up(value: int, step: int) -> int:
+    """The next multiple of a step."""
     return -(-value // step) * step

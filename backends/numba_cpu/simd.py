@@ -8,6 +8,9 @@ possibly aliasing arrays; here it has nothing to decide.
 The number of lanes is carried by the *type* of a tuple, `width`, as long as their number's logarithm to base 2: one
 kernel text, compiled per width. A tuple as long as the number itself would be as many arguments of every function.
 `valid` counts the lanes that exist: arrays end where the neurons do, and the lanes beyond are neither read nor written.
+
+A `Stack` is several lanes that are one value, a row for each component of a neuron; arithmetic is that of its rows, and
+one without rows costs nothing. Their number is carried by the type of a tuple too, of that length.
 """
 
 from __future__ import annotations
@@ -68,6 +71,49 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes, ir.VectorType(ELEMENTS[lanes.dtype], lanes.count))
 
 
+class Stack(types.Type):
+    """`rows` lanes of `count` values of `dtype`."""
+
+    def __init__(self, dtype: Any, count: int, rows: int) -> None:
+        self.dtype = dtype
+        self.count = count
+        self.rows = rows
+        super().__init__(name=f"Stack({dtype}, {count}, {rows})")
+
+
+@register_model(Stack)
+class _StackModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, stack: Stack) -> None:
+        vector = ir.VectorType(ELEMENTS[stack.dtype], stack.count)
+        super().__init__(manager, stack, ir.ArrayType(vector, stack.rows))
+
+
+def _of_dtype(kind: Any, dtype: Any) -> Any:
+    """The same lanes or stack, of another dtype."""
+    return Stack(dtype, kind.count, kind.rows) if isinstance(kind, Stack) else Lanes(dtype, kind.count)
+
+
+def _widest(*kinds: Any) -> Any:
+    """A stack, where one is among them: lanes beside it are those of each of its rows."""
+    return next((kind for kind in kinds if isinstance(kind, Stack)), kinds[0])
+
+
+def _by_row(context: Any, builder: Any, sig: Any, args: Any, function: Callable[..., Any]) -> Any:
+    """The result of a function of vectors, for each row of a stack; of lanes, its result."""
+    result = sig.return_type
+    if not isinstance(result, Stack):
+        return function(*args)
+    kinds = sig.args
+    total = ir.Constant(context.get_value_type(result), ir.Undefined)
+    for row in range(result.rows):
+        parts = [
+            builder.extract_value(value, row) if isinstance(kind, Stack) else value
+            for kind, value in zip(kinds, args, strict=True)
+        ]
+        total = builder.insert_value(total, function(*parts), row)
+    return total
+
+
 def _splat(builder: Any, value: Any, count: int) -> Any:
     kind = ir.VectorType(value.type, count)
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT32(0))
@@ -99,67 +145,135 @@ def _vector_name(kind: Any) -> str:
     return f"v{kind.count}{element}"
 
 
+def _load(context: Any, builder: Any, sig: Any, args: Any, count: int) -> Any:
+    """The lanes of args: array[i, j : j + count], those from `valid` on zero."""
+    array = sig.args[0]
+    place = _place(context, builder, sig, args, 0, count)
+    kind = place.type.pointee
+    align = _alignment(array)
+    number = context.cast(builder, args[3], sig.args[3], types.intp)
+    whole = builder.icmp_signed(">=", number, ir.Constant(number.type, count))
+    with builder.if_else(whole, likely=True) as (then, otherwise):
+        with then:
+            full = builder.load(place, align=align)
+            from_full = builder.block
+        with otherwise:
+            masked = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(kind, [place.type, INT32, ir.VectorType(ir.IntType(1), count), kind]),
+                f"llvm.masked.load.{_vector_name(kind)}.p0",
+            )
+            part = builder.call(
+                masked, [place, INT32(align), _mask(builder, number, count), ir.Constant(kind, [0] * count)]
+            )
+            from_part = builder.block
+    value = builder.phi(kind)
+    value.add_incoming(full, from_full)
+    value.add_incoming(part, from_part)
+    if array.dtype == types.boolean:
+        return builder.icmp_unsigned("!=", value, ir.Constant(kind, [0] * count))
+    return value
+
+
 @intrinsic
 def load(typingctx: Any, array: Any, i: Any, j: Any, valid: Any, width: Any) -> Any:
     """Lanes of array[i, j : j + count]; those from `valid` on are zero."""
     count = 1 << width.count
-    result = Lanes(types.boolean if array.dtype == types.boolean else array.dtype, count)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place = _place(context, builder, sig, args, 0, count)
-        kind = place.type.pointee
-        align = _alignment(array)
-        number = context.cast(builder, args[3], sig.args[3], types.intp)
-        whole = builder.icmp_signed(">=", number, ir.Constant(number.type, count))
-        with builder.if_else(whole, likely=True) as (then, otherwise):
-            with then:
-                full = builder.load(place, align=align)
-                from_full = builder.block
-            with otherwise:
-                masked = cgutils.get_or_insert_function(
-                    builder.module,
-                    ir.FunctionType(kind, [place.type, INT32, ir.VectorType(ir.IntType(1), count), kind]),
-                    f"llvm.masked.load.{_vector_name(kind)}.p0",
-                )
-                part = builder.call(
-                    masked, [place, INT32(align), _mask(builder, number, count), ir.Constant(kind, [0] * count)]
-                )
-                from_part = builder.block
-        value = builder.phi(kind)
-        value.add_incoming(full, from_full)
-        value.add_incoming(part, from_part)
-        if array.dtype == types.boolean:
-            return builder.icmp_unsigned("!=", value, ir.Constant(kind, [0] * count))
-        return value
+        return _load(context, builder, sig, args, count)
 
-    return result(array, i, j, valid, width), generate
+    return Lanes(array.dtype, count)(array, i, j, valid, width), generate
+
+
+@intrinsic
+def load_rows(typingctx: Any, array: Any, i: Any, j: Any, valid: Any, rows: Any, width: Any) -> Any:
+    """The stack of array[i : i + rows, j : j + count]; lanes from `valid` on are zero."""
+    result = Stack(array.dtype, 1 << width.count, rows.count)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first = context.cast(builder, args[1], sig.args[1], types.intp)
+        total = ir.Constant(context.get_value_type(result), ir.Undefined)
+        of_row = types.void(array, types.intp, j, valid)
+        for row in range(result.rows):
+            at = (args[0], builder.add(first, ir.Constant(first.type, row)), args[2], args[3])
+            total = builder.insert_value(total, _load(context, builder, of_row, at, result.count), row)
+        return total
+
+    return result(array, i, j, valid, rows, width), generate
+
+
+def _store(context: Any, builder: Any, sig: Any, args: Any) -> None:
+    """array[i, j : j + count] = lanes, up to `valid`, of args: lanes, array, i, j, valid."""
+    lanes, array = sig.args[:2]
+    count = lanes.count
+    place = _place(context, builder, sig, args, 1, count)
+    kind = place.type.pointee
+    value = builder.zext(args[0], kind) if lanes.dtype == types.boolean else args[0]
+    align = _alignment(array)
+    number = context.cast(builder, args[4], sig.args[4], types.intp)
+    whole = builder.icmp_signed(">=", number, ir.Constant(number.type, count))
+    with builder.if_else(whole, likely=True) as (then, otherwise):
+        with then:
+            builder.store(value, place, align=align)
+        with otherwise:
+            masked = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [kind, place.type, INT32, ir.VectorType(ir.IntType(1), count)]),
+                f"llvm.masked.store.{_vector_name(kind)}.p0",
+            )
+            builder.call(masked, [value, place, INT32(align), _mask(builder, number, count)])
 
 
 @intrinsic
 def store(typingctx: Any, lanes: Any, array: Any, i: Any, j: Any, valid: Any) -> Any:
     """array[i, j : j + count] = lanes, up to `valid`."""
-    count = lanes.count
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place = _place(context, builder, sig, args, 1, count)
-        kind = place.type.pointee
-        value = builder.zext(args[0], kind) if lanes.dtype == types.boolean else args[0]
-        align = _alignment(array)
-        number = context.cast(builder, args[4], sig.args[4], types.intp)
-        whole = builder.icmp_signed(">=", number, ir.Constant(number.type, count))
-        with builder.if_else(whole, likely=True) as (then, otherwise):
-            with then:
-                builder.store(value, place, align=align)
-            with otherwise:
-                masked = cgutils.get_or_insert_function(
-                    builder.module,
-                    ir.FunctionType(ir.VoidType(), [kind, place.type, INT32, ir.VectorType(ir.IntType(1), count)]),
-                    f"llvm.masked.store.{_vector_name(kind)}.p0",
-                )
-                builder.call(masked, [value, place, INT32(align), _mask(builder, number, count)])
+        _store(context, builder, sig, args)
         return context.get_dummy_value()
 
     return types.void(lanes, array, i, j, valid), generate
+
+
+@intrinsic
+def store_rows(typingctx: Any, stack: Any, array: Any, i: Any, j: Any, valid: Any) -> Any:
+    """array[i : i + rows, j : j + count] = the stack's rows, up to `valid`."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first = context.cast(builder, args[2], sig.args[2], types.intp)
+        of_row = types.void(Lanes(stack.dtype, stack.count), array, types.intp, j, valid)
+        for row in range(stack.rows):
+            part = builder.extract_value(args[0], row)
+            _store(
+                context, builder, of_row, (part, args[1], builder.add(first, ir.Constant(first.type, row)), *args[3:])
+            )
+        return context.get_dummy_value()
+
+    return types.void(stack, array, i, j, valid), generate
+
+
+@intrinsic
+def add_rows(typingctx: Any, lanes: Any, stack: Any) -> Any:
+    """The lanes, plus each row of the stack in its order."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        total = args[0]
+        for row in range(stack.rows):
+            total = builder.fadd(total, builder.extract_value(args[1], row))
+        return total
+
+    return lanes(lanes, stack), generate
+
+
+@intrinsic
+def number_of_rows(typingctx: Any, rows: Any) -> Any:
+    """How many rows a tuple stands for, as a constant."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.get_constant(types.intp, sig.args[0].count)
+
+    return types.intp(rows), generate
 
 
 @intrinsic
@@ -239,7 +353,8 @@ def fill(typingctx: Any, value: Any, like: Any) -> Any:
     """Lanes that all hold `value`, of the type of the lanes `like`."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splat(builder, context.cast(builder, args[0], sig.args[0], like.dtype), like.count)
+        lanes = _splat(builder, context.cast(builder, args[0], sig.args[0], like.dtype), like.count)
+        return _by_row(context, builder, sig, args, lambda *_: lanes)
 
     return like(value, like), generate
 
@@ -249,9 +364,9 @@ def _binary(of_floats: str | None, of_integers: str | None, doc: str) -> Any:
         method = of_floats if isinstance(x.dtype, types.Float) else of_integers
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return getattr(builder, str(method))(args[0], args[1])
+            return _by_row(context, builder, sig, args, getattr(builder, str(method)))
 
-        return x(x, y), generate
+        return _widest(x, y)(x, y), generate
 
     operation.__doc__ = doc
     return intrinsic(operation)
@@ -278,11 +393,10 @@ def opposite(typingctx: Any, mask: Any) -> Any:
 def _comparison(predicate: str) -> Any:
     def operation(typingctx: Any, x: Any, y: Any) -> Any:
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            if isinstance(x.dtype, types.Float):
-                return builder.fcmp_ordered(predicate, args[0], args[1])
-            return builder.icmp_signed(predicate, args[0], args[1])
+            compare = builder.fcmp_ordered if isinstance(x.dtype, types.Float) else builder.icmp_signed
+            return _by_row(context, builder, sig, args, lambda one, other: compare(predicate, one, other))
 
-        return Lanes(types.boolean, x.count)(x, y), generate
+        return _of_dtype(_widest(x, y), types.boolean)(x, y), generate
 
     operation.__doc__ = f"Mask of x {predicate} y."
     return intrinsic(operation)
@@ -299,7 +413,7 @@ def select(typingctx: Any, mask: Any, x: Any, y: Any) -> Any:
     """x where the mask is set, else y."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(*args)
+        return _by_row(context, builder, sig, args, builder.select)
 
     return x(mask, x, y), generate
 
@@ -309,11 +423,11 @@ def _llvm_function(name: str, arguments: int, doc: str) -> Any:
         x = typing_args[0]
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            kind = args[0].type
+            kind = ir.VectorType(ELEMENTS[x.dtype], x.count)
             function = cgutils.get_or_insert_function(
                 builder.module, ir.FunctionType(kind, [kind] * arguments), f"llvm.{name}.{_vector_name(kind)}"
             )
-            return builder.call(function, args)
+            return _by_row(context, builder, sig, args, lambda *parts: builder.call(function, parts))
 
         return x(*typing_args), generate
 
@@ -392,9 +506,10 @@ def widen(typingctx: Any, lanes: Any) -> Any:
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         if lanes.dtype == types.float64:
             return args[0]
-        return builder.fpext(args[0], ir.VectorType(ir.DoubleType(), lanes.count))
+        kind = ir.VectorType(ir.DoubleType(), lanes.count)
+        return _by_row(context, builder, sig, args, lambda part: builder.fpext(part, kind))
 
-    return Lanes(types.float64, lanes.count)(lanes), generate
+    return _of_dtype(lanes, types.float64)(lanes), generate
 
 
 @intrinsic

@@ -1,0 +1,376 @@
+"""Adjoint kernel of the linear family, equations (35)-(38): a whole layer in one parallel region.
+
+Owns the fused adjoint loop over components and synapses; `adjoint` is that of LIF and ALIF, and has the surrogates.
+Last block first: walk the block forward for what the tape does not hold, add the recurrent terms of (35), walk it
+backward with the adjoint state of `width` neurons in registers, and then through the synapses.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .adjoint import surrogate_slope
+from .compiling import helper, kernel
+from .forward import CHUNK, flush
+from .linear_forward import (
+    BETA,
+    DECAY,
+    FROM_VOLTAGE,
+    GAIN,
+    GAIN_RISING,
+    JUMP,
+    KAPPA,
+    RESET_FACTOR,
+    SIGMA,
+    THETA,
+    TO_THRESHOLD,
+    TO_VOLTAGE,
+    V_RESET,
+    fill_rows,
+    next_components,
+    threshold_of,
+)
+from .simd import (
+    add,
+    add_rows,
+    both,
+    either,
+    equal,
+    fill,
+    lanes_of,
+    load,
+    load_rows,
+    mul,
+    number_of_rows,
+    opposite,
+    select,
+    store,
+    store_rows,
+    sub,
+    widen,
+)
+from .transposed_products import Connection, add_product
+
+
+class LinearTapeArrays(NamedTuple):
+    """IN: what the forward pass kept, and the state at the start of each block."""
+
+    voltage: Any  # (B * T, N)
+    spikes: Any  # (B * T, N) bool
+    synapses: Any  # (B * R * T, N)
+    rising: Any  # (B * R * T, N)
+    start_voltage: Any  # (blocks * B, N)
+    start_components: Any  # (blocks * B * C, N)
+    start_synapses: Any  # (blocks * B * R, N)
+    start_rising: Any  # (blocks * B * R, N)
+    start_refractory: Any  # (blocks * B, N) int32
+
+
+class LinearCotangents(NamedTuple):
+    """IN: gradients of the loss with respect to what the run returned; empty where zero."""
+
+    spikes: Any  # (B * T, N)
+    voltage: Any  # (B * T, N)
+    history: Any  # (B * D, N), with respect to the spikes that the state after the run holds
+    has_spikes: bool
+    has_voltage: bool
+
+
+class LinearAdjointArrays(NamedTuple):
+    """INOUT and OUT."""
+
+    voltage: Any  # INOUT (B, N), dLoss/d(carry.voltage)
+    components: Any  # INOUT (B * C, N)
+    synapses: Any  # INOUT (B * R, N)
+    rising: Any  # INOUT (B * R, N)
+    current: Any  # OUT (B * T, N), dLoss/dJ
+    filtered: Any  # OUT (B * R * T, N), dLoss/di of each receptor
+    sums: Any  # INOUT (5 * B, N) float64: of beta, theta_0, bias, f, v_reset
+    component_sums: Any  # INOUT (5 * B * C, N) float64: of q, d, k, g, h
+    synapse_sums: Any  # INOUT (3 * B * R, N) float64: of sigma, gain, rising gain
+
+
+class LinearScratch(NamedTuple):
+    """Per thread; N rounded up to the width."""
+
+    components: Any  # (threads, L * C, N)
+    slope: Any  # (threads, L, N)
+    live: Any  # (threads, L, N) bool
+    grad_spikes: Any  # (threads, CHUNK, N)
+    places: Any  # (threads, N + 1) int64
+
+
+@helper
+def _walk_forward(
+    neurons, tape, rule, now, row, rows, begin, end, kept, slope, live_steps, lowest, terms, components, width
+):
+    """OUT: c of (34), liveness (1), and sigma'(U - theta), zero where refractory, of one block."""
+    lanes = lanes_of(width)
+    number = number_of_rows(components)
+    for n in range(begin, end, lanes):
+        valid = end - n
+        theta = load(neurons.values, THETA, n, lanes, width)
+        factor = load(neurons.values, RESET_FACTOR, n, lanes, width)
+        reset = load(neurons.values, V_RESET, n, lanes, width)
+        decay = load_rows(neurons.components, DECAY * number, n, lanes, components, width)
+        jump = load_rows(neurons.components, JUMP * number, n, lanes, components, width)
+        pull = load_rows(neurons.components, FROM_VOLTAGE * number, n, lanes, components, width)
+        rise = load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width)
+        after = load_rows(neurons.after, 0, n, lanes, components, width)
+        period = load(neurons.refractory, 0, n, lanes, width)
+        c = load_rows(tape.start_components, now * number, n, valid, components, width)
+        left = load(tape.start_refractory, now, n, valid, width)
+        tiny = fill(neurons.tiny, theta)
+        zero = fill(0.0, theta)
+        none = fill(0, left)
+        step = fill(1, left)
+        for t in range(rows):
+            spike = load(tape.spikes, row + t, n, valid, width)
+            u = load(tape.voltage, row + t, n, valid, width)
+            live = equal(left, none)
+            store(live, live_steps, t, n, lanes)
+            store_rows(c, kept, t * number, n, lanes)
+            m = sub(u, threshold_of(neurons, theta, rise, c))
+            store(select(live, surrogate_slope(m, rule, lowest, terms), zero), slope, t, n, lanes)
+            v = select(spike, add(mul(factor, u), reset), u)
+            c = next_components(neurons, decay, jump, pull, after, c, u, v, spike, tiny, zero)
+            left = select(spike, period, select(live, none, sub(left, step)))
+
+
+@helper
+def _gather(
+    neurons, recurrent, cotangents, rule, out, sample, steps, step, rows, slope, offset, begin, end, places,
+    grad_spikes, width,
+):  # fmt: skip
+    """grad_spikes[: rows] OUT: the first two terms of (35) for steps step .., where the slope is not zero."""
+    lanes = lanes_of(width)
+    latency = recurrent.latency
+    receptors = len(neurons.alpha)
+    for t in range(rows):
+        now = step + t
+        held = now - (steps - latency)  # its place in the state after the run
+        for n in range(begin, end, lanes):
+            total = fill(0.0, load(neurons.values, BETA, n, lanes, width))
+            if cotangents.has_spikes:
+                total = load(cotangents.spikes, sample * steps + now, n, end - n, width)
+            if latency and held >= 0:
+                total = add(total, load(cotangents.history, sample * latency + held, n, end - n, width))
+            store(total, grad_spikes, t, n, lanes)
+    if rule.through_recurrent:
+        for each in range(len(recurrent.delay)):
+            later = step + recurrent.delay[each]
+            if later < steps:
+                target = recurrent.target[each]
+                gradient, row = out.current, sample * steps + later
+                if target > 0:
+                    gradient, row = out.filtered, (sample * receptors + target - 1) * steps + later
+                feedback = Connection(gradient, recurrent.weights[each], recurrent.transposed[each])
+                ahead = min(rows, steps - later)
+                add_product(feedback, row, ahead, slope, offset, True, begin, end, places, grad_spikes, width)
+
+
+@helper
+def _add_sum(more, sums, row, n, valid, width):
+    """sums INOUT float64 += a chunk's sum, so that long runs in float32 lose nothing."""
+    store(add(load(sums, row, n, valid, width), widen(more)), sums, row, n, valid)
+
+
+@helper
+def _add_sums(more, sums, row, n, valid, components, width):
+    """The same for a stack."""
+    store_rows(add(load_rows(sums, row, n, valid, components, width), widen(more)), sums, row, n, valid)
+
+
+@helper
+def _walk_backward(
+    neurons, tape, cotangents, rule, out, now, sample, batch, row, offset, rows, begin, end, kept, slope, live_steps,
+    grad_spikes, components, width,
+):  # fmt: skip
+    """One chunk of (35)-(37), last step first; `offset` is its first step within the block."""
+    lanes = lanes_of(width)
+    number = number_of_rows(components)
+    for n in range(begin, end, lanes):
+        valid = end - n
+        beta = load(neurons.values, BETA, n, lanes, width)
+        factor = load(neurons.values, RESET_FACTOR, n, lanes, width)
+        reset = load(neurons.values, V_RESET, n, lanes, width)
+        decay = load_rows(neurons.components, DECAY * number, n, lanes, components, width)
+        jump = load_rows(neurons.components, JUMP * number, n, lanes, components, width)
+        pull = load_rows(neurons.components, FROM_VOLTAGE * number, n, lanes, components, width)
+        drive = load_rows(neurons.components, TO_VOLTAGE * number, n, lanes, components, width)
+        rise = load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width)
+        after = load_rows(neurons.after, 0, n, lanes, components, width)
+        into_v = load(out.voltage, sample, n, valid, width)
+        into_c = load_rows(out.components, sample * number, n, valid, components, width)
+        tiny = fill(neurons.tiny, beta)
+        zero = fill(0.0, beta)
+        none = fill(0.0, decay)
+        smallest = fill_rows(tiny, decay)
+        lost = sub(factor, fill(1.0, beta))
+        mask = load(live_steps, offset, n, lanes, width)
+        never = both(mask, opposite(mask))
+        integrate = opposite(never) if neurons.integrate else never
+        hold = opposite(never) if neurons.hold else never
+        sum_beta, sum_theta, sum_bias, sum_factor, sum_reset = zero, zero, zero, zero, zero
+        sum_decay, sum_jump, sum_pull, sum_drive, sum_rise = none, none, none, none, none
+        spike = load(tape.spikes, row + rows - 1, n, valid, width)
+        u = load(tape.voltage, row + rows - 1, n, valid, width)
+        for back in range(rows):
+            t = rows - 1 - back
+            if offset + t > 0:
+                spike_before = load(tape.spikes, row + t - 1, n, valid, width)
+                u_before = load(tape.voltage, row + t - 1, n, valid, width)
+                handed = select(spike_before, add(mul(factor, u_before), reset), u_before)
+            else:
+                spike_before = spike
+                u_before = u
+                handed = load(tape.start_voltage, now, n, valid, width)
+            c = load_rows(kept, (offset + t) * number, n, lanes, components, width)
+            live = load(live_steps, offset + t, n, lanes, width)
+            open_ = either(live, integrate)
+            held = both(hold, opposite(live))
+            if neurons.pulls:
+                into_v = add_rows(into_v, select(after, mul(pull, into_c), none))
+            lambda_s = load(grad_spikes, t, n, lanes, width)  # (35)
+            if rule.through_adaptation:
+                lambda_s = add_rows(lambda_s, mul(jump, into_c))
+            if rule.through_reset:
+                lambda_s = add(lambda_s, mul(add(mul(lost, u), reset), into_v))
+            delta = mul(load(slope, offset + t, n, lanes, width), lambda_s)
+            lambda_u = delta  # (36)
+            if cotangents.has_voltage:
+                lambda_u = add(lambda_u, load(cotangents.voltage, row + t, n, valid, width))
+            lambda_u = add(lambda_u, select(spike, mul(factor, into_v), into_v))
+            if neurons.pulls:
+                lambda_u = add_rows(lambda_u, select(after, none, mul(pull, into_c)))
+            lambda_u = flush(lambda_u, tiny, zero)
+            current = select(open_, lambda_u, zero)
+            store(current, out.current, row + t, n, valid)
+            sum_bias = add(sum_bias, current)
+            sum_beta = add(sum_beta, select(held, zero, mul(lambda_u, handed)))
+            sum_theta = sub(sum_theta, delta)
+            sum_factor = add(sum_factor, select(spike, mul(into_v, u), zero))
+            sum_reset = add(sum_reset, select(spike, into_v, zero))
+            v = select(spike, add(mul(factor, u), reset), u)
+            sum_decay = add(sum_decay, mul(into_c, c))
+            sum_jump = add(sum_jump, select(spike, into_c, none))
+            sum_pull = add(sum_pull, mul(into_c, select(after, fill_rows(v, c), fill_rows(u, c))))
+            sum_drive = add(sum_drive, mul(c, current))
+            sum_rise = sub(sum_rise, mul(c, delta))
+            into_c = mul(decay, into_c)  # (37)
+            if neurons.raises:
+                into_c = sub(into_c, mul(rise, delta))
+            if neurons.drives:
+                into_c = add(into_c, mul(drive, current))
+            into_c = flush(into_c, smallest, none)
+            into_v = select(held, lambda_u, flush(mul(beta, lambda_u), tiny, zero))
+            spike = spike_before
+            u = u_before
+        store(into_v, out.voltage, sample, n, valid)
+        store_rows(into_c, out.components, sample * number, n, valid)
+        _add_sum(sum_beta, out.sums, 0 * batch + sample, n, valid, width)
+        _add_sum(sum_theta, out.sums, 1 * batch + sample, n, valid, width)
+        _add_sum(sum_bias, out.sums, 2 * batch + sample, n, valid, width)
+        _add_sum(sum_factor, out.sums, 3 * batch + sample, n, valid, width)
+        _add_sum(sum_reset, out.sums, 4 * batch + sample, n, valid, width)
+        _add_sums(sum_decay, out.component_sums, (0 * batch + sample) * number, n, valid, components, width)
+        _add_sums(sum_jump, out.component_sums, (1 * batch + sample) * number, n, valid, components, width)
+        _add_sums(sum_pull, out.component_sums, (2 * batch + sample) * number, n, valid, components, width)
+        _add_sums(sum_drive, out.component_sums, (3 * batch + sample) * number, n, valid, components, width)
+        _add_sums(sum_rise, out.component_sums, (4 * batch + sample) * number, n, valid, components, width)
+
+
+@helper
+def _through_synapses(neurons, tape, out, now, sample, batch, steps, start, rows, begin, end, width):
+    """(38) for one block, last step first."""
+    lanes = lanes_of(width)
+    receptors = len(neurons.alpha)
+    for r in range(receptors):
+        of_state = sample * receptors + r
+        of_trace = of_state * steps + start
+        for n in range(begin, end, lanes):
+            valid = end - n
+            sigma = load(neurons.synapses, SIGMA * receptors + r, n, lanes, width)
+            kappa = load(neurons.synapses, KAPPA * receptors + r, n, lanes, width)
+            gain = load(neurons.synapses, GAIN * receptors + r, n, lanes, width)
+            rising = load(neurons.synapses, GAIN_RISING * receptors + r, n, lanes, width)
+            into_s = load(out.synapses, of_state, n, valid, width)
+            into_z = load(out.rising, of_state, n, valid, width)
+            tiny = fill(neurons.tiny, sigma)
+            zero = fill(0.0, sigma)
+            euler = fill(np.e, sigma)
+            sum_decay, sum_gain, sum_rising = zero, zero, zero
+            for back in range(rows):
+                t = rows - 1 - back
+                current = load(out.current, sample * steps + start + t, n, valid, width)
+                if t > 0:
+                    s_before = load(tape.synapses, of_trace + t - 1, n, valid, width)
+                else:
+                    s_before = load(tape.start_synapses, now * receptors + r, n, valid, width)
+                lambda_s = flush(add(into_s, mul(gain, current)), tiny, zero)
+                sum_gain = add(sum_gain, mul(current, load(tape.synapses, of_trace + t, n, valid, width)))
+                if neurons.alpha[r]:
+                    if t > 0:
+                        z_before = load(tape.rising, of_trace + t - 1, n, valid, width)
+                    else:
+                        z_before = load(tape.start_rising, now * receptors + r, n, valid, width)
+                    lambda_z = flush(add(into_z, mul(rising, current)), tiny, zero)
+                    sum_rising = add(sum_rising, mul(current, load(tape.rising, of_trace + t, n, valid, width)))
+                    # d(sigma (s + kappa z))/d(sigma), with kappa's own slope -e / sigma
+                    slope = add(s_before, mul(sub(kappa, euler), z_before))
+                    sum_decay = add(sum_decay, add(mul(lambda_s, slope), mul(lambda_z, z_before)))
+                    store(lambda_z, out.filtered, of_trace + t, n, valid)
+                    into_z = flush(add(mul(sigma, lambda_z), mul(mul(sigma, kappa), lambda_s)), tiny, zero)
+                else:
+                    sum_decay = add(sum_decay, mul(lambda_s, s_before))
+                    store(lambda_s, out.filtered, of_trace + t, n, valid)
+                into_s = flush(mul(sigma, lambda_s), tiny, zero)
+            store(into_s, out.synapses, of_state, n, valid)
+            store(into_z, out.rising, of_state, n, valid)
+            _add_sum(sum_decay, out.synapse_sums, (0 * batch + sample) * receptors + r, n, valid, width)
+            _add_sum(sum_gain, out.synapse_sums, (1 * batch + sample) * receptors + r, n, valid, width)
+            _add_sum(sum_rising, out.synapse_sums, (2 * batch + sample) * receptors + r, n, valid, width)
+
+
+@kernel
+def linear_adjoint(
+    first_item, stop_item, slot, neurons, recurrent, tape, cotangents, rule, out, steps, block_length, columns, scratch,
+    lowest, terms, components, width,
+):  # fmt: skip
+    """Differentiate a layer of the linear family. `lowest`, `terms`: of the surrogates' exponential, for the dtype."""
+    batch, size = out.voltage.shape
+    parts = (size + columns - 1) // columns
+    blocks = (steps + block_length - 1) // block_length
+    kept = scratch.components[slot]
+    slope = scratch.slope[slot]
+    live = scratch.live[slot]
+    grad_spikes = scratch.grad_spikes[slot]
+    places = scratch.places[slot]
+    for item in range(first_item, stop_item):
+        sample = item // parts
+        begin = item % parts * columns
+        end = min(begin + columns, size)
+        for back in range(blocks):
+            block = blocks - 1 - back
+            start = block * block_length
+            length = min(block_length, steps - start)
+            now = block * batch + sample
+            row = sample * steps + start
+            _walk_forward(
+                neurons, tape, rule, now, row, length, begin, end, kept, slope, live, lowest, terms, components, width
+            )
+            chunks = (length + CHUNK - 1) // CHUNK
+            for chunk in range(chunks):
+                offset = (chunks - 1 - chunk) * CHUNK
+                rows = min(CHUNK, length - offset)
+                _gather(
+                    neurons, recurrent, cotangents, rule, out, sample, steps, start + offset, rows, slope, offset,
+                    begin, end, places, grad_spikes, width,
+                )  # fmt: skip
+                _walk_backward(
+                    neurons, tape, cotangents, rule, out, now, sample, batch, row + offset, offset, rows, begin, end,
+                    kept, slope, live, grad_spikes, components, width,
+                )  # fmt: skip
+            _through_synapses(neurons, tape, out, now, sample, batch, steps, start, length, begin, end, width)

@@ -1,0 +1,303 @@
+"""Forward kernel of the linear family, equations (27)-(34): a whole layer in one parallel region.
+
+Owns the fused forward loop over components, synapses and connections; `forward` is that of LIF and ALIF. Rows of time,
+the split of work and the chunks are as there. A chunk's currents are gathered receptor by receptor, filtered by the
+synapses into the one current of each neuron, and then the dynamics run with the state of `width` neurons in registers:
+the components of a neuron are a stack, whose number of rows is known to the compiler.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .compiling import helper, inlined, kernel
+from .forward import CHUNK, flush
+from .simd import (
+    add,
+    add_rows,
+    bits,
+    both,
+    either,
+    equal,
+    fill,
+    greater,
+    lanes_of,
+    load,
+    load_rows,
+    lowest_bit,
+    mul,
+    number_of_rows,
+    opposite,
+    select,
+    splat,
+    store,
+    store_rows,
+    sub,
+)
+
+BETA, THETA, BIAS, RESET_FACTOR, V_RESET = 0, 1, 2, 3, 4
+DECAY, JUMP, FROM_VOLTAGE, TO_VOLTAGE, TO_THRESHOLD = 0, 1, 2, 3, 4
+SIGMA, KAPPA, GAIN, GAIN_RISING = 0, 1, 2, 3
+
+
+class LinearNeurons(NamedTuple):
+    """IN: parameters; N rounded up to the width."""
+
+    values: Any  # (5, N): beta, theta_0, bias, f, v_reset
+    components: Any  # (5 * C, N): the C rows of q, then those of d, k, g, h
+    synapses: Any  # (4 * R, N): the R rows of sigma, then those of kappa, gain, rising gain
+    after: Any  # (C, N) bool: components that listen to V after the reset
+    alpha: Any  # (R,) bool
+    refractory: Any  # (1, N) int32 steps
+    hold: bool
+    integrate: bool
+    pulls: bool  # some k is not zero
+    drives: bool  # some g
+    raises: bool  # some h
+    tiny: Any  # magnitude below which values are flushed
+
+
+class Given(NamedTuple):
+    """IN: currents of the inputs, (27)."""
+
+    currents: Any  # (S * B * T, N), or (B * T, 1) for one current of all neurons
+    place: Any  # (R + 1,) int64, which S: of the direct current, and of each receptor; -1 for none
+    has_bias: bool  # the bias is in the direct one
+
+
+class Recurrent(NamedTuple):
+    """IN: recurrent connections in their order."""
+
+    weights: Any  # (M, N, N), row = from
+    transposed: Any  # (M, N, N), row = to
+    delay: Any  # (M,) int64 steps
+    target: Any  # (M,) int64: 0 for the direct current, receptor + 1
+    latency: int  # the longest delay D; 0 without recurrence
+
+
+class LinearCarryArrays(NamedTuple):
+    """INOUT: what one block hands the next; with an axis of blocks before, OUT: what each was handed."""
+
+    voltage: Any  # (B, N)
+    components: Any  # (B * C, N)
+    synapses: Any  # (B * R, N)
+    rising: Any  # (B * R, N)
+    refractory: Any  # (B, N) int32
+
+
+class LinearRecorded(NamedTuple):
+    """OUT: results; empty where not kept."""
+
+    spikes: Any  # (B * T, N) bool
+    voltage: Any  # (B * T, N)
+    threshold: Any  # (B * T, N)
+    synapses: Any  # (B * R * T, N)
+    rising: Any  # (B * R * T, N)
+    keep_voltage: bool
+    keep_threshold: bool
+    keep_tape: bool
+
+
+@helper
+def _fill(neurons, given, row, total_rows, rows, begin, end, incoming, width):
+    """incoming OUT: bias and inputs, (27), of the direct current and of each receptor."""
+    lanes = lanes_of(width)
+    shared = given.currents.shape[1] < end
+    for target in range(len(given.place)):
+        place = given.place[target]
+        for n in range(begin, end, lanes):
+            valid = end - n
+            first = load(neurons.values, BIAS, n, lanes, width)
+            if target > 0:
+                first = fill(0.0, first)
+            for t in range(rows):
+                total = first
+                if place >= 0:
+                    if shared:
+                        more = splat(given.currents[row + t, 0], width)
+                    else:
+                        more = load(given.currents, place * total_rows + row + t, n, valid, width)
+                    total = more if target == 0 and given.has_bias else add(total, more)
+                store(total, incoming, target * CHUNK + t, n, lanes)
+
+
+@helper
+def _add_recurrent(recurrent, spikes, row, history, history_row, step, rows, size, incoming, width):
+    """incoming INOUT += S[t - d] R for t = step .., connection by connection, rows of R in ascending order: (27)."""
+    lanes = lanes_of(width)
+    for each in range(len(recurrent.delay)):
+        weights = recurrent.weights[each]
+        to = recurrent.target[each] * CHUNK
+        for t in range(rows):
+            ago = step + t - recurrent.delay[each]
+            for first in range(0, size, lanes):
+                if ago < 0:
+                    fired = bits(load(history, history_row + ago, first, size - first, width))
+                else:
+                    fired = bits(load(spikes, row + ago, first, size - first, width))
+                while fired != np.uint64(0):
+                    source = first + lowest_bit(fired)
+                    fired &= fired - np.uint64(1)
+                    for n in range(0, size, lanes):
+                        more = load(weights, source, n, size - n, width)
+                        total = add(load(incoming, to + t, n, lanes, width), more)
+                        store(total, incoming, to + t, n, lanes)
+
+
+@helper
+def _filter(neurons, carry, out, sample, steps, step, rows, begin, end, incoming, width):
+    """The synapses, (28), and their currents added to the direct one, (29)."""
+    lanes = lanes_of(width)
+    receptors = len(neurons.alpha)
+    for r in range(receptors):
+        of_state = sample * receptors + r
+        of_trace = of_state * steps + step
+        for n in range(begin, end, lanes):
+            valid = end - n
+            sigma = load(neurons.synapses, SIGMA * receptors + r, n, lanes, width)
+            kappa = load(neurons.synapses, KAPPA * receptors + r, n, lanes, width)
+            gain = load(neurons.synapses, GAIN * receptors + r, n, lanes, width)
+            rising = load(neurons.synapses, GAIN_RISING * receptors + r, n, lanes, width)
+            s = load(carry.synapses, of_state, n, valid, width)
+            z = load(carry.rising, of_state, n, valid, width)
+            tiny = fill(neurons.tiny, sigma)
+            zero = fill(0.0, sigma)
+            for t in range(rows):
+                i = load(incoming, (r + 1) * CHUNK + t, n, lanes, width)
+                current = load(incoming, t, n, lanes, width)
+                if neurons.alpha[r]:
+                    s = flush(mul(sigma, add(s, mul(kappa, z))), tiny, zero)
+                    z = flush(add(mul(sigma, z), i), tiny, zero)
+                    current = add(add(current, mul(gain, s)), mul(rising, z))
+                else:
+                    s = flush(add(mul(sigma, s), i), tiny, zero)
+                    current = add(current, mul(gain, s))
+                store(current, incoming, t, n, lanes)
+                if out.keep_tape:
+                    store(s, out.synapses, of_trace + t, n, valid)
+                    store(z, out.rising, of_trace + t, n, valid)
+            store(s, carry.synapses, of_state, n, valid)
+            store(z, carry.rising, of_state, n, valid)
+
+
+@inlined
+def threshold_of(neurons, theta, to_threshold, c):
+    """(31)."""
+    if neurons.raises:
+        return add_rows(theta, mul(to_threshold, c))
+    return theta
+
+
+@inlined
+def next_components(neurons, decay, jump, from_voltage, after, c, u, v, spike, tiny, zero):
+    """(34)."""
+    c = add(mul(decay, c), select(spike, jump, fill(0.0, jump)))
+    if neurons.pulls:
+        c = add(c, mul(from_voltage, select(after, fill_rows(v, c), fill_rows(u, c))))
+    return flush(c, fill_rows(tiny, c), fill_rows(zero, c))
+
+
+@inlined
+def fill_rows(lanes, like):
+    """The lanes in every row of a stack."""
+    return add(fill(0.0, like), lanes)
+
+
+@helper
+def _dynamics(neurons, carry, out, sample, row, rows, begin, end, current, components, width):
+    """One chunk of (29)-(34): current IN (rows, N); carry INOUT; out OUT from `row` on."""
+    lanes = lanes_of(width)
+    number = number_of_rows(components)
+    for n in range(begin, end, lanes):
+        valid = end - n
+        beta = load(neurons.values, BETA, n, lanes, width)
+        theta = load(neurons.values, THETA, n, lanes, width)
+        factor = load(neurons.values, RESET_FACTOR, n, lanes, width)
+        reset = load(neurons.values, V_RESET, n, lanes, width)
+        decay = load_rows(neurons.components, DECAY * number, n, lanes, components, width)
+        jump = load_rows(neurons.components, JUMP * number, n, lanes, components, width)
+        pull = load_rows(neurons.components, FROM_VOLTAGE * number, n, lanes, components, width)
+        drive = load_rows(neurons.components, TO_VOLTAGE * number, n, lanes, components, width)
+        rise = load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width)
+        after = load_rows(neurons.after, 0, n, lanes, components, width)
+        period = load(neurons.refractory, 0, n, lanes, width)
+        v = load(carry.voltage, sample, n, valid, width)
+        c = load_rows(carry.components, sample * number, n, valid, components, width)
+        left = load(carry.refractory, sample, n, valid, width)
+        tiny = fill(neurons.tiny, beta)
+        zero = fill(0.0, beta)
+        none = fill(0, left)
+        step = fill(1, left)
+        integrate = equal(none, fill(0 if neurons.integrate else 1, left))
+        hold = equal(none, fill(0 if neurons.hold else 1, left))
+        for t in range(rows):
+            live = equal(left, none)  # (1)
+            j = load(current, t, n, lanes, width)
+            if neurons.drives:
+                j = add_rows(j, mul(drive, c))  # (29)
+            u = add(mul(beta, v), select(either(live, integrate), j, zero))  # (30)
+            u = select(both(hold, opposite(live)), v, flush(u, tiny, zero))
+            threshold = threshold_of(neurons, theta, rise, c)  # (31)
+            spike = both(live, greater(u, threshold))  # (32)
+            store(spike, out.spikes, row + t, n, valid)
+            if out.keep_voltage:
+                store(u, out.voltage, row + t, n, valid)
+            if out.keep_threshold:
+                store(threshold, out.threshold, row + t, n, valid)
+            v = select(spike, add(mul(factor, u), reset), u)  # (33)
+            c = next_components(neurons, decay, jump, pull, after, c, u, v, spike, tiny, zero)
+            left = select(spike, period, select(live, none, sub(left, step)))
+        store(v, carry.voltage, sample, n, valid)
+        store_rows(c, carry.components, sample * number, n, valid)
+        store(left, carry.refractory, sample, n, valid)
+
+
+@helper
+def _copy(of, to, from_row, to_row, rows, begin, end):
+    for each in range(rows):
+        for n in range(begin, end):
+            to[to_row + each, n] = of[from_row + each, n]
+
+
+@kernel
+def linear_forward(
+    first_item, stop_item, slot, neurons, given, recurrent, carry, history, out, starts, steps, block_length, columns,
+    scratch, components, width,
+):  # fmt: skip
+    """Simulate a layer of the linear family.
+
+    history IN (B * D, N) bool, spikes of the D steps before the first; columns: neurons of one item of work, a multiple
+    of the width unless it is all of them; scratch: (threads, (R + 1) * CHUNK, N rounded up to the width).
+    """
+    batch, size = carry.voltage.shape
+    number = number_of_rows(components)
+    receptors = len(neurons.alpha)
+    parts = (size + columns - 1) // columns
+    incoming = scratch[slot]
+    for item in range(first_item, stop_item):
+        sample = item // parts
+        begin = item % parts * columns
+        end = min(begin + columns, size)
+        for block in range((steps + block_length - 1) // block_length):
+            start = block * block_length
+            stop = min(start + block_length, steps)
+            if out.keep_tape:
+                now = block * batch + sample
+                _copy(carry.voltage, starts.voltage, sample, now, 1, begin, end)
+                _copy(carry.refractory, starts.refractory, sample, now, 1, begin, end)
+                _copy(carry.components, starts.components, sample * number, now * number, number, begin, end)
+                _copy(carry.synapses, starts.synapses, sample * receptors, now * receptors, receptors, begin, end)
+                _copy(carry.rising, starts.rising, sample * receptors, now * receptors, receptors, begin, end)
+            for step in range(start, stop, CHUNK):
+                rows = min(CHUNK, stop - step)
+                row = sample * steps + step
+                _fill(neurons, given, row, batch * steps, rows, begin, end, incoming, width)
+                if recurrent.latency:
+                    _add_recurrent(
+                        recurrent, out.spikes, sample * steps, history, (sample + 1) * recurrent.latency, step, rows,
+                        size, incoming, width,
+                    )  # fmt: skip
+                _filter(neurons, carry, out, sample, steps, step, rows, begin, end, incoming, width)
+                _dynamics(neurons, carry, out, sample, row, rows, begin, end, incoming, components, width)
