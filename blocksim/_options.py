@@ -85,7 +85,7 @@ class Options:
         what = f"{type(layer.neuron).__name__} neurons" if not layer.neuron.is_simple else "synapses or connections"
         if not self.backend.computes_family:
             raise ArgumentError(
-                f"backend: expected one that computes the linear family, for a layer of {what} (numpy does); found "
+                f"backend: expected one that computes the linear family, for a layer of {what} (numpy and numba do); found "
                 f"{self.backend.name!r}"
             )
         if self.rule.paper:

@@ -71,8 +71,19 @@ def layer_of(arrays, how):
     )  # fmt: skip
 
 
+# kernels are compiled for each number of components: other cases of theirs with --slow, and where CI=true
+FEW = (2, 4, 9, 11, 18, 20, 27, 29)
+
+
 @pytest.mark.parametrize("method", ["blocks", "standard"])
-@pytest.mark.parametrize("number", range(90))
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [
+        pytest.param(name, number, marks=() if name == "numpy" or number in FEW else pytest.mark.slow)
+        for name in BACKENDS
+        for number in range(90)
+    ],
+)
 def test_golden_values(golden, engine, number, method):
     arrays, how = case_of(golden, number)
     layer = layer_of(arrays, how)
@@ -133,7 +144,7 @@ def random_layer(rng, dtype, size=5, inputs=4):
             [
                 Component(each(0.5, 0.99), each(-0.5, 1.0), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4),
                           str(rng.choice(["before", "after"])))
-                for _ in range(int(rng.integers(0, 4)))
+                for _ in range(2 * int(rng.integers(0, 2)))
             ],
             each(-0.4, 0.2), each(-0.3, 0.6), str(rng.choice(["ignore", "hold", "integrate"])),
         ),
@@ -164,7 +175,7 @@ def steps_of(x, start, stop):
 def test_block_lengths_and_chunks_give_the_same_bits(engine, seed):
     rng = np.random.default_rng(seed)
     dtype = (np.float32, np.float64)[seed % 2]
-    layer = random_layer(rng, dtype, size=(5, 33)[seed % 4 == 0])
+    layer = random_layer(rng, dtype, size=(5, 33)[seed % 6 == 0])
     steps, cut = 31, int(rng.integers(1, 31))
     x, record = random_input(rng, steps, dtype), ("voltage", "threshold")
     whole = simulate(layer, x, "numpy", "standard", record=record)
@@ -248,19 +259,18 @@ def alif_layers(rng, dtype):
 def test_alif_is_an_instance_with_its_bits_and_gradients(engine):
     rng = np.random.default_rng(3)
     x = rng.random((2, 50, 4)) < 0.4
-    for dtype in (np.float32, np.float64):
-        plain, family = alif_layers(rng, dtype)
-        assert plain.is_simple
-        assert not family.is_simple
-        expected = simulate(plain, x, "numpy", record=("voltage", "threshold"), tape=True)
-        got = simulate(family, x, engine, record=("voltage", "threshold"), tape=True)
-        for name in ("spikes", "voltage", "threshold"):
-            assert_same_bits(name, getattr(got, name), getattr(expected, name))
+    plain, family = alif_layers(rng, np.float32)
+    assert plain.is_simple
+    assert not family.is_simple
+    expected = simulate(plain, x, "numpy", record=("voltage", "threshold"), tape=True)
+    got = simulate(family, x, engine, record=("voltage", "threshold"), tape=True)
+    for name in ("spikes", "voltage", "threshold"):
+        assert_same_bits(name, getattr(got, name), getattr(expected, name))
     of_plain, of_family = (run.backward(np.ones((2, 50, 6))).parameters() for run in (expected, got))
     names = {"inputs.0.weights": "weights", "recurrent.0.weights": "recurrent"}
     assert {names.get(name, name) for name in of_family} == set(of_plain)
     for name, gradient in of_family.items():
-        assert relative(gradient, of_plain[names.get(name, name)]) < TOLERANCE, name
+        assert relative(gradient, of_plain[names.get(name, name)]) < 1e-5, name
 
 
 def test_delays_of_single_synapses_are_connections_of_one_delay_each(engine):
@@ -288,7 +298,7 @@ def test_delays_of_single_synapses_are_connections_of_one_delay_each(engine):
 @pytest.mark.parametrize("columns", [1, 3])
 def test_a_current_is_the_input_of_a_layer_without_connections(engine, synapses, columns):
     rng = np.random.default_rng(6)
-    neuron = LinearIF(np.full(3, 0.9), components=[Component(0.9, to_threshold=0.3)], refractory_steps=1)
+    neuron = LinearIF(np.full(3, 0.9), components=[Component(0.9, to_threshold=0.3)] * 2, refractory_steps=1)
     current = rng.uniform(0, 0.3, (30, columns))
     given = simulate(Layer(neuron, synapses=synapses), current, engine, tape=True, record="voltage")
     weights = np.eye(3) if columns == 3 else np.ones((1, 3))
