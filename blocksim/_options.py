@@ -85,8 +85,8 @@ class Options:
         what = f"{type(layer.neuron).__name__} neurons" if not layer.neuron.is_simple else "synapses or connections"
         if not self.backend.computes_family:
             raise ArgumentError(
-                f"backend: expected one that computes the linear family, for a layer of {what} (numpy and numba do); found "
-                f"{self.backend.name!r}"
+                f"backend: expected one that computes the linear family, for a layer of {what}; found "
+                f"{self.backend.name!r} (numpy and numba do)"
             )
         if self.rule.paper:
             raise ArgumentError(

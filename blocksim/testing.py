@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._connections import Alpha, Connection, Exponential
 from blocksim._events import Events
 from blocksim._layer import Layer
+from blocksim._linear_neurons import Component, LinearIF
 from blocksim._neurons import ALIF, LIF
 from blocksim._run import Run
 from blocksim._simulation import simulate
-from blocksim._state import StateGradient
 from blocksim._validation import whole
 from blocksim.backend import Backend, get_backend
 from blocksim.errors import ArgumentError
@@ -85,9 +86,10 @@ def check_backend(backend: Any, *, layers: int = 60, seed: int = 0, own_products
     engine = get_backend(backend)
     layers, seed = whole("layers", layers, 1), whole("seed", seed, 0)
     _check_arrays(engine)
+    # every third layer, where the backend can, has several components, synapses and delays
     for number in range(layers):
         rng = np.random.default_rng([seed, number])
-        case = _random_case(rng, number)
+        case = _random_case(rng, number, engine.computes_family and number % 3 == 1)
         exact = not (own_products and case.kind == "real")
         try:
             _check_runs(engine, case, rng, exact)
@@ -118,7 +120,7 @@ def _check_arrays(engine: Backend) -> None:
     assert not engine.owns(np.zeros(1)), "owns: expected False for a NumPy array; found True"
 
 
-def _random_case(rng: np.random.Generator, number: int) -> _Case:
+def _random_case(rng: np.random.Generator, number: int, family: bool) -> _Case:
     kind = ("spikes", "counts", "events", "real", "current", "shared current")[number % 6]
     recurrent, adaptive = bool(number // 6 % 2), bool(number // 12 % 2) or number % 5 > 0
     dtype = np.dtype((np.float32, np.float64)[number // 3 % 2])
@@ -144,9 +146,39 @@ def _random_case(rng: np.random.Generator, number: int) -> _Case:
         x = {"spikes": spikes, "counts": counts, "real": rng.normal(0.3, 0.5, spikes.shape).astype(dtype)}.get(kind)
         x = Events.from_dense(counts) if x is None else x
     latency = max(1, int(np.min(refractory)) + 1 + int(rng.integers(-4, 10)))
+    if family:
+        return _Case(_family_layer(rng, neuron, weights, recurrent), x, kind, dtype)
     connections = rng.normal(0.05, 0.5 / np.sqrt(size), (size, size)).astype(dtype) if recurrent else None
     layer = Layer(neuron, weights, each(0.0, 0.2), connections, latency if recurrent else None)
     return _Case(layer, x, kind, dtype)
+
+
+def _family_layer(rng: np.random.Generator, neuron: LIF | ALIF, weights: np.ndarray | None, recurrent: bool) -> Layer:
+    """A layer of the linear family, beside an ALIF layer's parameters and weights."""
+    size, dtype = np.size(neuron.beta), np.asarray(neuron.beta).dtype
+
+    def each(low: float, high: float) -> np.ndarray:
+        return rng.uniform(low, high, size).astype(dtype)
+
+    components = [
+        Component(
+            each(0.5, 0.99), each(-0.5, 1.0), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4),
+            str(rng.choice(["before", "after"])),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    delays = rng.integers(1, 9, (size, size)) if rng.random() < 0.5 else int(rng.integers(1, 9))
+    own = rng.normal(0.05, 0.4 / np.sqrt(size), (size, size)).astype(dtype)
+    return Layer(
+        LinearIF(
+            neuron.beta, neuron.theta, neuron.refractory_steps, components, each(-0.4, 0.2), each(-0.3, 0.6),
+            str(rng.choice(["ignore", "hold", "integrate"])),
+        ),
+        bias=each(0.0, 0.2),
+        recurrent=[Connection(own, delays, int(rng.integers(0, 3)))] if recurrent else None,
+        inputs=[] if weights is None else [Connection(weights, 2, 0), Connection(weights, 0, int(rng.integers(0, 3)))],
+        synapses=[Alpha(each(0.5, 0.9), each(0.2, 0.6), each(-0.2, 0.2)), Exponential(each(0.5, 0.9), each(0.2, 0.6))],
+    )  # fmt: skip
 
 
 def _check_runs(engine: Backend, case: _Case, rng: np.random.Generator, exact: bool) -> None:
@@ -188,10 +220,8 @@ def _check_gradients(engine: Backend, case: _Case, rng: np.random.Generator, num
     layer, x = case.layer, case.x
     shape = simulate(layer, x, "numpy").spikes.shape
     of_spikes, of_voltage = rng.normal(size=(2, *shape)).astype(case.dtype)
-    latency = layer.latency_steps if layer.recurrent is not None else 0
-    of_state = StateGradient(
-        *(rng.normal(size=(shape[0], *more)).astype(case.dtype) for more in (shape[2:], shape[2:], (latency, shape[2])))
-    )
+    state = simulate(layer, x, "numpy", tape=True).backward(of_spikes).state
+    of_state = type(state)(*(rng.normal(size=value.shape).astype(case.dtype) for value in vars(state).values()))
     surrogates = [name for name in SURROGATES if _takes(engine, name)]
     assert surrogates, "check_surrogate: expected one built-in surrogate at least to be taken; found none"
     surrogate = surrogates[number % len(surrogates)]

@@ -33,7 +33,8 @@ from blocksim.surrogates import kernel_scales
 
 from . import adjoint, forward, linear_adjoint, linear_forward
 from .buffers import aligned, as_rows, empty, plain
-from .launch import columns_of_item, nothing, round_up, series, width_of
+from .folding import fold, fold_layer, fold_record, unfold, unfold_record
+from .launch import FEW_BYTES, NARROW_BYTES, columns_of_item, nothing, round_up, series, width_of
 from .simd import number_of_lanes
 from .threads import number_of_threads
 
@@ -55,7 +56,54 @@ def layer_forward(
     engine: Backend, layer: LinearLayer, x: Input, carry: LinearCarry, history: np.ndarray, plan: Plan
 ) -> ForwardResult:
     """Simulate a layer."""
-    batch, steps, size = x.shape[0], x.shape[1] - layer.lead, layer.size
+    batch, steps = x.shape[0], x.shape[1] - layer.lead
+    given = _given(engine, layer, x)
+    if not _are_few(layer, batch):
+        return _forward(engine, layer, given, (batch, steps), carry, history, plan)
+    folded, padded = _folded(engine, layer, batch)
+    currents = given.currents.reshape(-1, batch, steps, given.currents.shape[1])
+    currents = fold(np.broadcast_to(currents, (*currents.shape[:3], layer.size)), padded, 1).reshape(-1, padded)
+    result = _forward(
+        engine,
+        folded,
+        given._replace(currents=currents),
+        (1, steps),
+        fold_record(carry, padded),
+        fold(history, padded),
+        plan,
+    )
+    return ForwardResult(
+        unfold(result.spikes, batch, layer.size),
+        unfold(result.voltage, batch, layer.size),
+        unfold(result.threshold, batch, layer.size),
+        unfold_record(result.carry, batch, layer.size),
+        result.tape,  # it stays folded
+    )
+
+
+def _are_few(layer: LinearLayer, batch: int) -> bool:
+    """Whether neurons of several samples share lanes."""
+    return batch > 1 and not layer.recurrent and layer.neuron.beta.nbytes <= FEW_BYTES
+
+
+def _folded(engine: Backend, layer: LinearLayer, batch: int) -> tuple[LinearLayer, int]:
+    """The layer of all samples' neurons, and their number rounded up to the lanes of few."""
+    neurons = batch * layer.size
+    lanes = number_of_lanes(width_of(NARROW_BYTES, np.broadcast_to(layer.neuron.beta[:1], neurons)))
+    padded = round_up(neurons, lanes)
+    return engine.once(layer, ("folded", batch), lambda: fold_layer(layer, batch, padded)), padded
+
+
+def _forward(
+    engine: Backend,
+    layer: LinearLayer,
+    given: linear_forward.Given,
+    shape: tuple[int, int],
+    carry: LinearCarry,
+    history: np.ndarray,
+    plan: Plan,
+) -> ForwardResult:
+    (batch, steps), size = shape, layer.size
     traces = new_traces(engine, layer, batch, steps, plan)
     starts = new_starts(engine, carry, steps, plan)
     after = carry.copy()
@@ -72,7 +120,7 @@ def layer_forward(
     linear_forward.linear_forward(
         batch * -(-size // columns),
         _neurons(layer, lanes),
-        _given(engine, layer, x),
+        given,
         recurrent,
         _carried(after),
         plain(as_rows(history)),
@@ -99,9 +147,45 @@ def layer_adjoint(
     grad_history: np.ndarray,
 ) -> AdjointResult:
     """Differentiate a layer: everything but the weights."""
+    batch, steps = len(grad_carry.voltage), tape.traces.spikes.shape[1]
+    of_spikes = added(engine, gradient, batch, steps, layer)
+    if not _are_few(layer, batch):
+        return _adjoint(engine, layer, tape, rule, of_spikes, grad_voltage, grad_carry, grad_history)
+    folded, padded = _folded(engine, layer, batch)
+    into = fold_record(grad_carry, padded)
+    result = _adjoint(
+        engine,
+        folded,
+        tape,
+        rule,
+        fold(of_spikes, padded),
+        fold(grad_voltage, padded),
+        into,
+        fold(grad_history, padded),
+    )
+    return AdjointResult(
+        unfold(result.current, batch, layer.size),
+        None,
+        None,
+        unfold_record(result.sums, batch, layer.size),
+        unfold_record(result.carry, batch, layer.size),
+        grad_history,
+        unfold(result.filtered, batch, layer.size),
+    )
+
+
+def _adjoint(
+    engine: Backend,
+    layer: LinearLayer,
+    tape: LinearTape,
+    rule: AdjointRule,
+    of_spikes: np.ndarray | None,
+    grad_voltage: np.ndarray | None,
+    grad_carry: LinearAdjointCarry,
+    grad_history: np.ndarray,
+) -> AdjointResult:
     dtype, size = layer.dtype, layer.size
     batch, steps, _ = tape.traces.spikes.shape
-    of_spikes = added(engine, gradient, batch, steps, layer)
     components, receptors = layer.neuron.decay.shape[0], len(layer.alpha)
     width = _width(layer, ADJOINT_BYTES)
     lanes, threads, length = number_of_lanes(width), number_of_threads(), tape.block_length
@@ -202,9 +286,8 @@ def _neurons(layer: LinearLayer, lanes: int) -> linear_forward.LinearNeurons:
             wide[:, layer.size :] = 0
             return wide
 
-        with np.errstate(divide="ignore", invalid="ignore"):
-            kappa = (-np.e * np.log(neuron.synapse_decay)).astype(dtype)
-        kappa[~np.array(layer.alpha, bool)] = 0
+        rising = np.array(layer.alpha, bool)[:, None] & (neuron.synapse_decay > 0)
+        kappa = -np.e * np.log(np.where(rising, neuron.synapse_decay, 1)).astype(dtype)
         made[lanes] = linear_forward.LinearNeurons(
             values=rows(neuron.beta, neuron.theta, neuron.bias, neuron.reset_factor, neuron.v_reset),
             components=rows(neuron.decay, neuron.jump, neuron.from_voltage, neuron.to_voltage, neuron.to_threshold),

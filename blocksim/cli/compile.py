@@ -14,6 +14,7 @@ from blocksim.cli.options import Several, console, progress
 
 DTYPES = ("float32", "float64")
 # a layer for each kernel and width of vectors: neurons, and whether they are recurrent
+MOST_COMPONENTS = 16
 LAYERS = ((1, False), (70, False), (70, True))
 
 
@@ -22,7 +23,13 @@ LAYERS = ((1, False), (70, False), (70, True))
     "--dtype", type=Several(str, "precisions", DTYPES), default=",".join(DTYPES), help="Precisions, comma-separated."
 )
 @click.option("--paper", is_flag=True, help='Compile gradient="paper" too.')
-def compile_(dtype: tuple[str, ...], paper: bool) -> None:
+@click.option(
+    "--components",
+    type=Several(int, "numbers of components", tuple(range(MOST_COMPONENTS + 1))),
+    default=None,
+    help="Compile the linear family too, for neurons of so many components: 0 for CubaLIF, 4 for a GIF of 2 + 2.",
+)
+def compile_(dtype: tuple[str, ...], paper: bool, components: tuple[int, ...] | None) -> None:
     """Compile the kernels of the numba backend now, and keep them.
 
     For container images and clusters, where a first call should not have to wait. `blocksim info` shows where kernels
@@ -31,15 +38,32 @@ def compile_(dtype: tuple[str, ...], paper: bool) -> None:
     engine = blocksim.get_backend("numba")
     gradients = GRADIENTS if paper else ("standard",)
     began = time.perf_counter()
-    work = [(kind, size, recurrent) for kind in dtype for size, recurrent in LAYERS]
+    work = [
+        (kind, size, recurrent, number)
+        for kind in dtype
+        for number in (None, *(components or ()))
+        for size, recurrent in LAYERS
+    ]
     with progress("layers") as bar:
         task = bar.add_task("compiling", total=len(work))
-        for kind, size, recurrent in work:
+        for kind, size, recurrent, number in work:
             bar.update(task, description=f"compiling for {kind}")
-            _use(engine, np.dtype(kind), size, recurrent, gradients)
+            if number is None:
+                _use(engine, np.dtype(kind), size, recurrent, gradients)
+            else:
+                _use_family(engine, np.dtype(kind), size, recurrent, number)
             bar.advance(task)
     place = engine.describe()["kernel cache"]
     console().print(f"compiled for {' and '.join(dtype)} in {time.perf_counter() - began:.3g} s; kept in {place}")
+
+
+def _use_family(engine: blocksim.Backend, dtype: np.dtype, size: int, recurrent: bool, components: int) -> None:
+    """Simulate and differentiate a layer of the linear family."""
+    neuron = blocksim.LinearIF(0.9, components=[blocksim.Component(0.9)] * components, refractory_steps=2)
+    own = [blocksim.Connection(np.zeros((size, size), dtype), 3)] if recurrent else None
+    layer = blocksim.Layer(neuron, np.full((6, size), 0.3, dtype), recurrent=own)
+    run = blocksim.simulate(layer, np.ones((3, 70, 6), bool), engine, tape=True)
+    run.backward(np.ones(run.spikes.shape, dtype))
 
 
 def _use(engine: blocksim.Backend, dtype: np.dtype, size: int, recurrent: bool, gradients: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ def backend_option(**settings: Any) -> Callable[[Callable[..., Any]], Callable[.
 class Several(click.ParamType[Any, Any]):
     """Comma-separated values."""
 
-    def __init__(self, kind: Any, what: str, allowed: Sequence[str] = ()) -> None:
+    def __init__(self, kind: Any, what: str, allowed: Sequence[Any] = ()) -> None:
         self.kind, self.name, self.allowed = kind, what, allowed
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -31,7 +31,7 @@ class Several(click.ParamType[Any, Any]):
         except ValueError:
             self.fail(f"expected {self.name}, comma-separated; found {value!r}", param, ctx)
         if self.allowed and not set(values) <= set(self.allowed):
-            self.fail(f"expected some of {', '.join(self.allowed)}; found {value!r}", param, ctx)
+            self.fail(f"expected some of {', '.join(map(str, self.allowed))}; found {value!r}", param, ctx)
         return values
 
 

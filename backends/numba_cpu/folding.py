@@ -1,0 +1,56 @@
+"""Few neurons without recurrence as one sample of many: neuron n of sample b becomes neuron b N + n.
+
+Owns the fold and its inverse. Lanes that few neurons would leave empty are filled by other samples, and up to the width
+by neurons that are zero throughout, so that no load or store is of a part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from blocksim.arrays import LinearLayer, Record
+
+R = TypeVar("R", bound=Record)
+
+
+def fold(array: np.ndarray | None, padded: int, axis: int = 0) -> Any:
+    """(..., B, ..., N) as (..., 1, ..., padded), B being the axis named."""
+    if array is None:
+        return None
+    moved = np.moveaxis(array, axis, -2)
+    flat = moved.reshape(*moved.shape[:-2], moved.shape[-2] * moved.shape[-1])
+    wide = np.zeros((*flat.shape[:-1], padded), array.dtype)
+    wide[..., : flat.shape[-1]] = flat
+    return np.expand_dims(wide, axis)
+
+
+def unfold(array: np.ndarray | None, batch: int, size: int, axis: int = 0) -> Any:
+    """The inverse of `fold`."""
+    if array is None:
+        return None
+    flat = np.squeeze(array, axis)[..., : batch * size]
+    return np.ascontiguousarray(np.moveaxis(flat.reshape(*flat.shape[:-1], batch, size), -2, axis))
+
+
+def fold_record(record: R, padded: int, axis: int = 0) -> R:
+    """Every array of a record."""
+    return record.map(lambda array: fold(array, padded, axis))
+
+
+def unfold_record(record: R, batch: int, size: int, axis: int = 0) -> R:
+    """Every array of a record."""
+    return record.map(lambda array: unfold(array, batch, size, axis))
+
+
+def fold_layer(layer: LinearLayer, batch: int, padded: int) -> LinearLayer:
+    """The layer with each neuron as often as there are samples; its inputs are given as currents."""
+
+    def repeated(array: np.ndarray) -> np.ndarray:
+        wide = np.zeros((*array.shape[:-1], padded), array.dtype)
+        wide[..., : batch * layer.size] = np.tile(array, batch)
+        return wide
+
+    return replace(layer, neuron=layer.neuron.map(repeated), refractory=repeated(layer.refractory))
