@@ -228,6 +228,10 @@ class Layer:
         begin with "inputs.i.", of recurrent ones with "recurrent.i.", of synapse i with "synapses.i.", of component i
         of the neurons with "components.i.".
         """
+        return dict(self._values)
+
+    @cached_property
+    def _values(self) -> dict[str, np.ndarray]:
         return values(self)
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Layer:

@@ -141,6 +141,10 @@ class Neuron:
         return found_gradients
 
     def _own(self) -> dict[str, Any]:
+        return self._trained
+
+    @cached_property
+    def _trained(self) -> dict[str, Any]:
         return {name: each.value for name, each in held(self).items() if each.known.trained}
 
     @cached_property

@@ -37,7 +37,7 @@ class Record:
 
     def items(self) -> list[tuple[str, Any]]:
         """Names and arrays, in the order of the fields."""
-        return [(item.name, getattr(self, item.name)) for item in fields(self)]  # type: ignore[arg-type]
+        return [(name, getattr(self, name)) for name in self.__dataclass_fields__]  # type: ignore[attr-defined]
 
     def arrays(self) -> list[Any]:
         """The arrays that are there, in the order of the fields."""

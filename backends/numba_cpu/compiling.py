@@ -32,8 +32,10 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]
         "backend='numpy')"
     )
 
-# IEEE arithmetic: no fastmath, so nothing is contracted or reordered; division by zero gives infinity, not a branch
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
+# IEEE arithmetic: no fastmath, so nothing is contracted or reordered; division by zero gives infinity, not a branch.
+# No reference counts: kernels allocate nothing, and their caller holds every array. Counting them, by atomic operations
+# that the compiler does not remove from helpers, took a third of an adjoint's time.
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True, "_nrt": False}
 
 LOGGER = logging.getLogger("blocksim")
 

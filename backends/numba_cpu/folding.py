@@ -20,29 +20,32 @@ def fold(array: np.ndarray | None, padded: int, axis: int = 0) -> Any:
     """(..., B, ..., N) as (..., 1, ..., padded), B being the axis named."""
     if array is None:
         return None
-    moved = np.moveaxis(array, axis, -2)
-    flat = moved.reshape(*moved.shape[:-2], moved.shape[-2] * moved.shape[-1])
-    wide = np.zeros((*flat.shape[:-1], padded), array.dtype)
-    wide[..., : flat.shape[-1]] = flat
-    return np.expand_dims(wide, axis)
+    between = range(axis + 1, array.ndim - 1)
+    neurons = array.shape[axis] * array.shape[-1]
+    wide = np.zeros((*array.shape[:axis], 1, *array.shape[axis + 1 : -1], padded), array.dtype)
+    moved = array.transpose(*range(axis), *between, axis, array.ndim - 1)
+    wide[..., :neurons] = moved.reshape(*array.shape[:axis], 1, *array.shape[axis + 1 : -1], neurons)
+    return wide
 
 
 def unfold(array: np.ndarray | None, batch: int, size: int, axis: int = 0) -> Any:
     """The inverse of `fold`."""
     if array is None:
         return None
-    flat = np.squeeze(array, axis)[..., : batch * size]
-    return np.ascontiguousarray(np.moveaxis(flat.reshape(*flat.shape[:-1], batch, size), -2, axis))
+    outer, inner = array.shape[:axis], array.shape[axis + 1 : -1]
+    split = array[..., : batch * size].reshape(*outer, *inner, batch, size)
+    last = split.ndim - 1
+    return np.ascontiguousarray(split.transpose(*range(axis), last - 1, *range(axis, last - 1), last))
 
 
-def fold_record(record: R, padded: int, axis: int = 0) -> R:
+def fold_record(record: R, padded: int) -> R:
     """Every array of a record."""
-    return record.map(lambda array: fold(array, padded, axis))
+    return record.map(lambda array: fold(array, padded))
 
 
-def unfold_record(record: R, batch: int, size: int, axis: int = 0) -> R:
+def unfold_record(record: R, batch: int, size: int) -> R:
     """Every array of a record."""
-    return record.map(lambda array: unfold(array, batch, size, axis))
+    return record.map(lambda array: unfold(array, batch, size))
 
 
 def fold_layer(layer: LinearLayer, batch: int, padded: int) -> LinearLayer:

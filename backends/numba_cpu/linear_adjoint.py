@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .adjoint import surrogate_slope
-from .compiling import helper, kernel
+from .compiling import inlined, kernel
 from .forward import CHUNK, flush
 from .linear_forward import (
     BETA,
@@ -28,12 +28,12 @@ from .linear_forward import (
     TO_THRESHOLD,
     TO_VOLTAGE,
     V_RESET,
-    fill_rows,
     next_components,
     threshold_of,
 )
 from .simd import (
     add,
+    add_products,
     add_rows,
     both,
     either,
@@ -43,8 +43,10 @@ from .simd import (
     load,
     load_rows,
     mul,
+    multiply_add,
     number_of_rows,
     opposite,
+    repeat,
     select,
     store,
     store_rows,
@@ -102,7 +104,7 @@ class LinearScratch(NamedTuple):
     places: Any  # (threads, N + 1) int64
 
 
-@helper
+@inlined
 def _walk_forward(
     neurons, tape, rule, now, row, rows, begin, end, kept, slope, live_steps, lowest, terms, components, width
 ):
@@ -139,7 +141,7 @@ def _walk_forward(
             left = select(spike, period, select(live, none, sub(left, step)))
 
 
-@helper
+@inlined
 def _gather(
     neurons, recurrent, cotangents, rule, out, sample, steps, step, rows, slope, offset, begin, end, places,
     grad_spikes, width,
@@ -171,19 +173,19 @@ def _gather(
                 add_product(feedback, row, ahead, slope, offset, True, begin, end, places, grad_spikes, width)
 
 
-@helper
+@inlined
 def _add_sum(more, sums, row, n, valid, width):
     """sums INOUT float64 += a chunk's sum, so that long runs in float32 lose nothing."""
     store(add(load(sums, row, n, valid, width), widen(more)), sums, row, n, valid)
 
 
-@helper
+@inlined
 def _add_sums(more, sums, row, n, valid, components, width):
     """The same for a stack."""
     store_rows(add(load_rows(sums, row, n, valid, components, width), widen(more)), sums, row, n, valid)
 
 
-@helper
+@inlined
 def _walk_backward(
     neurons, tape, cotangents, rule, out, now, sample, batch, row, offset, rows, begin, end, kept, slope, live_steps,
     grad_spikes, components, width,
@@ -207,7 +209,7 @@ def _walk_backward(
         tiny = fill(neurons.tiny, beta)
         zero = fill(0.0, beta)
         none = fill(0.0, decay)
-        smallest = fill_rows(tiny, decay)
+        smallest = repeat(tiny, decay)
         lost = sub(factor, fill(1.0, beta))
         mask = load(live_steps, offset, n, lanes, width)
         never = both(mask, opposite(mask))
@@ -231,13 +233,13 @@ def _walk_backward(
             live = load(live_steps, offset + t, n, lanes, width)
             open_ = either(live, integrate)
             held = both(hold, opposite(live))
-            if neurons.pulls:
+            if neurons.listens_after:
                 into_v = add_rows(into_v, select(after, mul(pull, into_c), none))
             lambda_s = load(grad_spikes, t, n, lanes, width)  # (35)
             if rule.through_adaptation:
-                lambda_s = add_rows(lambda_s, mul(jump, into_c))
+                lambda_s = add_products(lambda_s, jump, into_c)
             if rule.through_reset:
-                lambda_s = add(lambda_s, mul(add(mul(lost, u), reset), into_v))
+                lambda_s = multiply_add(multiply_add(lost, u, reset), into_v, lambda_s)
             delta = mul(load(slope, offset + t, n, lanes, width), lambda_s)
             lambda_u = delta  # (36)
             if cotangents.has_voltage:
@@ -249,27 +251,31 @@ def _walk_backward(
             current = select(open_, lambda_u, zero)
             store(current, out.current, row + t, n, valid)
             sum_bias = add(sum_bias, current)
-            sum_beta = add(sum_beta, select(held, zero, mul(lambda_u, handed)))
+            sum_beta = select(held, sum_beta, multiply_add(lambda_u, handed, sum_beta))
             sum_theta = sub(sum_theta, delta)
-            sum_factor = add(sum_factor, select(spike, mul(into_v, u), zero))
-            sum_reset = add(sum_reset, select(spike, into_v, zero))
-            v = select(spike, add(mul(factor, u), reset), u)
-            sum_decay = add(sum_decay, mul(into_c, c))
-            sum_jump = add(sum_jump, select(spike, into_c, none))
-            sum_pull = add(sum_pull, mul(into_c, select(after, fill_rows(v, c), fill_rows(u, c))))
-            sum_drive = add(sum_drive, mul(c, current))
-            sum_rise = sub(sum_rise, mul(c, delta))
+            # an addition that is then selected is one instruction; so is not one to which a selected zero is added
+            sum_factor = select(spike, multiply_add(into_v, u, sum_factor), sum_factor)
+            sum_reset = select(spike, add(sum_reset, into_v), sum_reset)
+            sum_decay = multiply_add(into_c, c, sum_decay)
+            sum_jump = select(spike, add(sum_jump, into_c), sum_jump)
+            heard = repeat(u, c)
+            if neurons.listens_after:
+                heard = select(after, repeat(select(spike, multiply_add(factor, u, reset), u), c), heard)
+            sum_pull = multiply_add(into_c, heard, sum_pull)
+            sum_drive = multiply_add(c, repeat(current, c), sum_drive)
+            less_delta = repeat(sub(zero, delta), c)
+            sum_rise = multiply_add(c, less_delta, sum_rise)
             into_c = mul(decay, into_c)  # (37)
             if neurons.raises:
-                into_c = sub(into_c, mul(rise, delta))
+                into_c = multiply_add(rise, less_delta, into_c)
             if neurons.drives:
-                into_c = add(into_c, mul(drive, current))
-            into_c = flush(into_c, smallest, none)
+                into_c = multiply_add(drive, repeat(current, c), into_c)
             into_v = select(held, lambda_u, flush(mul(beta, lambda_u), tiny, zero))
             spike = spike_before
             u = u_before
         store(into_v, out.voltage, sample, n, valid)
-        store_rows(into_c, out.components, sample * number, n, valid)
+        # once a chunk is often enough: of a gradient only the speed of tiny numbers matters
+        store_rows(flush(into_c, smallest, none), out.components, sample * number, n, valid)
         _add_sum(sum_beta, out.sums, 0 * batch + sample, n, valid, width)
         _add_sum(sum_theta, out.sums, 1 * batch + sample, n, valid, width)
         _add_sum(sum_bias, out.sums, 2 * batch + sample, n, valid, width)
@@ -282,7 +288,7 @@ def _walk_backward(
         _add_sums(sum_rise, out.component_sums, (4 * batch + sample) * number, n, valid, components, width)
 
 
-@helper
+@inlined
 def _through_synapses(neurons, tape, out, now, sample, batch, steps, start, rows, begin, end, width):
     """(38) for one block, last step first."""
     lanes = lanes_of(width)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .compiling import helper, inlined, kernel
+from .compiling import inlined, kernel
 from .forward import CHUNK, flush
 from .simd import (
     add,
@@ -30,6 +30,7 @@ from .simd import (
     mul,
     number_of_rows,
     opposite,
+    repeat,
     select,
     splat,
     store,
@@ -54,6 +55,7 @@ class LinearNeurons(NamedTuple):
     hold: bool
     integrate: bool
     pulls: bool  # some k is not zero
+    listens_after: bool  # some of those components listen to V after the reset
     drives: bool  # some g
     raises: bool  # some h
     tiny: Any  # magnitude below which values are flushed
@@ -100,7 +102,7 @@ class LinearRecorded(NamedTuple):
     keep_tape: bool
 
 
-@helper
+@inlined
 def _fill(neurons, given, row, total_rows, rows, begin, end, incoming, width):
     """incoming OUT: bias and inputs, (27), of the direct current and of each receptor."""
     lanes = lanes_of(width)
@@ -123,7 +125,7 @@ def _fill(neurons, given, row, total_rows, rows, begin, end, incoming, width):
                 store(total, incoming, target * CHUNK + t, n, lanes)
 
 
-@helper
+@inlined
 def _add_recurrent(recurrent, spikes, row, history, history_row, step, rows, size, incoming, width):
     """incoming INOUT += S[t - d] R for t = step .., connection by connection, rows of R in ascending order: (27)."""
     lanes = lanes_of(width)
@@ -146,7 +148,7 @@ def _add_recurrent(recurrent, spikes, row, history, history_row, step, rows, siz
                         store(total, incoming, to + t, n, lanes)
 
 
-@helper
+@inlined
 def _filter(neurons, carry, out, sample, steps, step, rows, begin, end, incoming, width):
     """The synapses, (28), and their currents added to the direct one, (29)."""
     lanes = lanes_of(width)
@@ -177,7 +179,8 @@ def _filter(neurons, carry, out, sample, steps, step, rows, begin, end, incoming
                 store(current, incoming, t, n, lanes)
                 if out.keep_tape:
                     store(s, out.synapses, of_trace + t, n, valid)
-                    store(z, out.rising, of_trace + t, n, valid)
+                    if neurons.alpha[r]:
+                        store(z, out.rising, of_trace + t, n, valid)
             store(s, carry.synapses, of_state, n, valid)
             store(z, carry.rising, of_state, n, valid)
 
@@ -193,19 +196,17 @@ def threshold_of(neurons, theta, to_threshold, c):
 @inlined
 def next_components(neurons, decay, jump, from_voltage, after, c, u, v, spike, tiny, zero):
     """(34)."""
-    c = add(mul(decay, c), select(spike, jump, fill(0.0, jump)))
+    c = mul(decay, c)
+    c = select(spike, add(c, jump), c)
     if neurons.pulls:
-        c = add(c, mul(from_voltage, select(after, fill_rows(v, c), fill_rows(u, c))))
-    return flush(c, fill_rows(tiny, c), fill_rows(zero, c))
+        heard = repeat(u, c)
+        if neurons.listens_after:
+            heard = select(after, repeat(v, c), heard)
+        c = add(c, mul(from_voltage, heard))
+    return flush(c, repeat(tiny, c), repeat(zero, c))
 
 
 @inlined
-def fill_rows(lanes, like):
-    """The lanes in every row of a stack."""
-    return add(fill(0.0, like), lanes)
-
-
-@helper
 def _dynamics(neurons, carry, out, sample, row, rows, begin, end, current, components, width):
     """One chunk of (29)-(34): current IN (rows, N); carry INOUT; out OUT from `row` on."""
     lanes = lanes_of(width)
@@ -254,7 +255,7 @@ def _dynamics(neurons, carry, out, sample, row, rows, begin, end, current, compo
         store(left, carry.refractory, sample, n, valid)
 
 
-@helper
+@inlined
 def _copy(of, to, from_row, to_row, rows, begin, end):
     for each in range(rows):
         for n in range(begin, end):

@@ -5,6 +5,7 @@ Owns the layout of parameters, the split of work and the widths; `launch` does t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -39,7 +40,7 @@ from .simd import number_of_lanes
 from .threads import number_of_threads
 
 # Bytes of one vector of lanes: the more components, the fewer neurons at a time have their state in registers.
-FORWARD_BYTES, ADJOINT_BYTES = (256, 128, 128, 64), (128, 64, 64, 64)
+FORWARD_BYTES, ADJOINT_BYTES = (256, 128, 128, 128), (128, 64, 64, 64)
 
 
 class Prepared(NamedTuple):
@@ -150,7 +151,8 @@ def layer_adjoint(
     batch, steps = len(grad_carry.voltage), tape.traces.spikes.shape[1]
     of_spikes = added(engine, gradient, batch, steps, layer)
     if not _are_few(layer, batch):
-        return _adjoint(engine, layer, tape, rule, of_spikes, grad_voltage, grad_carry, grad_history)
+        result = _adjoint(engine, layer, tape, rule, of_spikes, grad_voltage, grad_carry, grad_history)
+        return replace(result, sums=_by_parameter(*result.sums))
     folded, padded = _folded(engine, layer, batch)
     into = fold_record(grad_carry, padded)
     result = _adjoint(
@@ -167,11 +169,16 @@ def layer_adjoint(
         unfold(result.current, batch, layer.size),
         None,
         None,
-        unfold_record(result.sums, batch, layer.size),
+        _by_parameter(*(unfold(each, batch, layer.size, 1) for each in result.sums)),
         unfold_record(result.carry, batch, layer.size),
         grad_history,
         unfold(result.filtered, batch, layer.size),
     )
+
+
+def _by_parameter(of_neurons: np.ndarray, of_components: np.ndarray, of_synapses: np.ndarray) -> LinearParameters:
+    """The stacked sums of the kernel by the names of their parameters."""
+    return LinearParameters(*of_neurons, *of_components, *of_synapses)
 
 
 def _adjoint(
@@ -239,11 +246,12 @@ def _adjoint(
         _components(layer),
         width,
     )
-    of_neurons = out.sums.reshape(5, batch, size)
-    of_components = out.component_sums.reshape(5, batch, components, size)
-    of_synapses = out.synapse_sums.reshape(3, batch, receptors, size)
-    sums = LinearParameters(*of_neurons, *of_components, *of_synapses)
     before = history_gradient(engine, layer, rule, grad, grad_history)
+    sums = (
+        out.sums.reshape(5, batch, size),
+        out.component_sums.reshape(5, batch, components, size),
+        out.synapse_sums.reshape(3, batch, receptors, size),
+    )
     return AdjointResult(grad.direct, None, None, sums, into, before, grad.filtered)
 
 
@@ -298,6 +306,7 @@ def _neurons(layer: LinearLayer, lanes: int) -> linear_forward.LinearNeurons:
             hold=layer.mode == "hold",
             integrate=layer.mode == "integrate",
             pulls=bool(neuron.from_voltage.any()),
+            listens_after=any(layer.after_reset),
             drives=bool(neuron.to_voltage.any()),
             raises=bool(neuron.to_threshold.any()),
             tiny=dtype.type(tiny(dtype)),

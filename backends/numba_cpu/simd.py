@@ -254,6 +254,16 @@ def store_rows(typingctx: Any, stack: Any, array: Any, i: Any, j: Any, valid: An
 
 
 @intrinsic
+def repeat(typingctx: Any, lanes: Any, like: Any) -> Any:
+    """A stack, of as many rows as another, that all hold the lanes."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _by_row(context, builder, sig, args, lambda one, _: one)
+
+    return Stack(lanes.dtype, lanes.count, like.rows)(lanes, like), generate
+
+
+@intrinsic
 def add_rows(typingctx: Any, lanes: Any, stack: Any) -> Any:
     """The lanes, plus each row of the stack in its order."""
 
@@ -264,6 +274,24 @@ def add_rows(typingctx: Any, lanes: Any, stack: Any) -> Any:
         return total
 
     return lanes(lanes, stack), generate
+
+
+@intrinsic
+def add_products(typingctx: Any, lanes: Any, x: Any, y: Any) -> Any:
+    """The lanes, plus x * y of each row in its order, each in one rounding where the processor can."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        total = args[0]
+        kind = total.type
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.{_vector_name(kind)}"
+        )
+        for row in range(x.rows):
+            one, other = (builder.extract_value(value, row) for value in args[1:])
+            total = builder.call(function, (one, other, total))
+        return total
+
+    return lanes(lanes, x, y), generate
 
 
 @intrinsic
