@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._connections import Exponential
 from blocksim._layer import Layer
 from blocksim._network import LeakyReadout, Network
 from blocksim._network_run import NetworkRun
 from blocksim._neurons import ALIF, LIF, Neuron
+from blocksim._presets import AdLIF
 from blocksim._simulation import simulate
-from blocksim._validation import MOST_SIZE, flag, found, instance, items, milliseconds, number, precision, whole
+from blocksim._validation import MOST_SIZE, choice, flag, found, instance, items, milliseconds, number, precision, whole
 from blocksim.errors import ArgumentError
 
 # Gains that `calibrate` tries lie within these factors of the weights it is given.
 GAINS = (1e-3, 1e3)
+NEURONS = ("alif", "lif", "adlif")
 
 
 def log_uniform(low: float, high: float, size: int, rng: np.random.Generator, dtype: Any = np.float32) -> np.ndarray:
@@ -57,12 +60,14 @@ def fluctuating_weights(
     beta: float,
     rng: np.random.Generator,
     deviation: float = 1.0,
+    synapse: float = 0.0,
     dtype: Any = np.float32,
 ) -> np.ndarray:
     """Weights of mean zero by which Poisson input makes the potential fluctuate by `deviation` about zero.
 
     With K inputs that spike r times a step, V of equation (3) without spikes has the variance
-    K r sigma^2 / (1 - beta^2); so sigma = deviation sqrt((1 - beta^2) / (K r)).
+    K r sigma^2 / (1 - beta^2); so sigma = deviation sqrt((1 - beta^2) / (K r)). An exponential synapse of decay s and
+    gain 1 multiplies the variance by (1 + beta s) / ((1 - s^2) (1 - beta s)).
 
     Parameters
     ----------
@@ -75,6 +80,8 @@ def fluctuating_weights(
     rng : numpy.random.Generator
     deviation : float
         Standard deviation of the potential; thresholds are 1 by default.
+    synapse : float
+        Decay of an exponential synapse in a step; 0 for input that acts at once.
     dtype : float32 or float64
 
     Returns
@@ -84,12 +91,12 @@ def fluctuating_weights(
     Raises
     ------
     ArgumentError
-        The density is not above 0, or beta no decay factor.
+        The density is not above 0, or beta or synapse no decay factor.
 
     Notes
     -----
     Source: Rossbroich, Gygax, Zenke, "Fluctuation-driven initialization for spiking neural network training",
-    Neuromorphic Computing and Engineering 2 (2022), for current-based synapses; here a spike acts in one step.
+    Neuromorphic Computing and Engineering 2 (2022), for current-based synapses.
 
     Examples
     --------
@@ -102,9 +109,12 @@ def fluctuating_weights(
     inputs, neurons = whole("inputs", inputs, 1, MOST_SIZE), whole("neurons", neurons, 1, MOST_SIZE)
     density, beta = number("density", density, above=0), number("beta", beta)
     deviation, dtype = number("deviation", deviation, least=0), precision("dtype", dtype)
-    if not 0 <= beta < 1:
-        raise ArgumentError(f"beta: expected a decay factor in [0, 1); found {beta}")
-    sigma = deviation * math.sqrt((1 - beta**2) / (inputs * density))
+    synapse = number("synapse", synapse)
+    for name, factor in (("beta", beta), ("synapse", synapse)):
+        if not 0 <= factor < 1:
+            raise ArgumentError(f"{name}: expected a decay factor in [0, 1); found {factor}")
+    more = (1 + beta * synapse) / ((1 - synapse**2) * (1 - beta * synapse))
+    sigma = deviation * math.sqrt((1 - beta**2) / (inputs * density * more))
     return _generator(rng).normal(0.0, sigma, (inputs, neurons)).astype(dtype)
 
 
@@ -118,6 +128,8 @@ def make_network(
     tau_mem: float | tuple[float, float] = (10.0, 300.0),
     tau_adapt: float | tuple[float, float] = (50.0, 500.0),
     adaptation: float = 0.2,
+    neuron: str = "alif",
+    tau_syn: float | tuple[float, float] | None = None,
     recurrent: bool = True,
     recurrent_share: float = 0.05,
     tau_out: float = 80.0,
@@ -128,7 +140,7 @@ def make_network(
     seed: int = 0,
     dtype: Any = np.float32,
 ) -> Network:
-    """Draw a network of adaptive (or, without adaptation, plain) neurons with a leaky readout.
+    """Draw a network of spiking neurons with a leaky readout.
 
     Weights are those of `fluctuating_weights` for inputs that fire at `input_rate` and hidden neurons that fire at
     `rate`; they are a start, of the right order. `calibrate` then holds the layers to `rate` on real input.
@@ -146,7 +158,13 @@ def make_network(
     tau_mem, tau_adapt : float or (low, high)
         Time constants in ms: one for all neurons, or drawn on a logarithmic scale, one a neuron.
     adaptation : float
-        Rise of the threshold at each spike; 0 makes LIF neurons.
+        Rise of the threshold of an ALIF neuron at each spike; 0 makes LIF neurons.
+    neuron : {"alif", "lif", "adlif"}
+        The model. An adaptive LIF neuron with subthreshold adaptation, `AdLIF`, gets a drawn evenly from 0 to 1 and b
+        from 0 to 2 (Baronig et al. 2024), and no `adaptation`.
+    tau_syn : float, (low, high) or None
+        Time constant of an exponential synapse in ms, through which all input and all recurrent spikes reach a neuron;
+        None: they act at once.
     recurrent : bool
         Whether layers feed back on themselves.
     recurrent_share : float
@@ -188,6 +206,7 @@ def make_network(
     rate = number("rate", rate, above=0, what="a rate in Hz")
     recurrent_share = number("recurrent_share", recurrent_share, least=0)
     adaptation = number("adaptation", adaptation)
+    choice("neuron", neuron, NEURONS)
     rng = np.random.default_rng(whole("seed", seed, 0))
 
     def constants(name: str, value: Any, size: int) -> np.ndarray:
@@ -202,21 +221,31 @@ def make_network(
             "tau_mem": constants("tau_mem", tau_mem, size), "theta": np.ones(size, dtype), "refractory": refractory,
             "dt": dt, "rounding": rounding,
         }  # fmt: skip
-        neuron: Neuron
-        if adaptation:
-            neuron = ALIF.from_ms(
+        neurons: Neuron
+        if neuron == "adlif":
+            taus = constants("tau_adapt", tau_adapt, size)
+            a, b = rng.uniform(0, 1, size).astype(dtype), rng.uniform(0, 2, size).astype(dtype)
+            neurons = AdLIF.from_ms(tau_adapt=taus, a=a, b=b, **common)
+        elif neuron == "alif" and adaptation:
+            neurons = ALIF.from_ms(
                 tau_adapt=constants("tau_adapt", tau_adapt, size), adaptation=np.full(size, adaptation, dtype), **common
             )
         else:
-            neuron = LIF.from_ms(**common)
-        beta = float(np.median(neuron.parameters()["beta"]))
-        weights = fluctuating_weights(before, size, density=spikes, beta=beta, rng=rng, dtype=dtype)
+            neurons = LIF.from_ms(**common)
+        synapses = []
+        if tau_syn is not None:
+            synapses.append(Exponential.from_ms(constants("tau_syn", tau_syn, size), dt, np.ones(size, dtype)))
+        of_input: dict[str, Any] = {
+            "beta": float(np.median(neurons.parameters()["beta"])),
+            "synapse": float(np.median(synapses[0].decay)) if synapses else 0.0,
+            "rng": rng,
+            "dtype": dtype,
+        }
+        weights = fluctuating_weights(before, size, density=spikes, **of_input)
         own = None
         if recurrent:
-            own = fluctuating_weights(
-                size, size, density=rate * per_step, beta=beta, rng=rng, deviation=recurrent_share, dtype=dtype
-            )
-        layers.append(Layer(neuron, weights, np.zeros(size, dtype), own))
+            own = fluctuating_weights(size, size, density=rate * per_step, deviation=recurrent_share, **of_input)
+        layers.append(Layer(neurons, weights, np.zeros(size, dtype), own, synapses=synapses))
         before, spikes = size, rate * per_step
     weights = rng.normal(0.0, 1 / math.sqrt(before), (before, classes)).astype(dtype)
     beta_out = math.exp(-dt / milliseconds("tau_out", tau_out))
@@ -266,13 +295,13 @@ def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any 
     instance("network", network, Network, "a blocksim.Network")
     rate, dt = number("rate", rate, above=0, what="a rate in Hz"), milliseconds("dt", dt)
     for place, layer in enumerate(network.layers):
-        if layer.weights is None:
+        if layer.inputs is None:
             raise ArgumentError(f"layers[{place}]: expected a layer with weights to scale; found one without")
-        name = f"layers.{place}.weights"
+        own = {f"layers.{place}.{name}": value for name, value in layer.parameters().items() if _is_input(name)}
         first = Network(network.layers[: place + 1])
 
-        def fires(gain: float, first: Network = first, name: str = name, weights: np.ndarray = layer.weights) -> float:
-            run = _run(first.with_parameters({name: (weights * gain).astype(weights.dtype)}), x, backend)
+        def fires(gain: float, first: Network = first, own: dict[str, np.ndarray] = own) -> float:
+            run = _run(first.with_parameters(_scaled(own, gain)), x, backend)
             return float(np.mean(run.output)) / (run.steps * dt / 1000)
 
         low, high = GAINS
@@ -288,8 +317,7 @@ def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any 
             low, high = (gain, high) if reached < rate else (low, gain)
             if abs(reached - rate) < 0.01 * rate:
                 break
-        scaled = (layer.weights * gain).astype(layer.weights.dtype)
-        network = network.with_parameters({name: scaled})
+        network = network.with_parameters(_scaled(own, gain))
     readout = network.readout
     if isinstance(readout, LeakyReadout):
         spread = float(np.std(np.asarray(_run(network, x, backend).output, np.float64)))
@@ -301,6 +329,15 @@ def calibrate(network: Network, x: Any, *, rate: float, dt: float, backend: Any 
             scaled = (readout.weights / spread).astype(readout.weights.dtype)
             network = network.with_parameters({"readout.weights": scaled})
     return network
+
+
+def _is_input(name: str) -> bool:
+    """Whether a parameter of a layer is that of weights of its input."""
+    return name == "weights" or (name.startswith("inputs.") and name.endswith(".weights"))
+
+
+def _scaled(weights: dict[str, np.ndarray], gain: float) -> dict[str, np.ndarray]:
+    return {name: (value * gain).astype(value.dtype) for name, value in weights.items()}
 
 
 def _run(network: Network, x: Any, backend: Any) -> NetworkRun:

@@ -66,10 +66,10 @@ VALID = {
     "blocksim.initialisers.log_uniform": {"low": 1.0, "high": 2.0, "size": 3, "rng": np.random.default_rng(0),
                                           "dtype": np.float32},
     "blocksim.initialisers.fluctuating_weights": {"inputs": 3, "neurons": 4, "density": 0.1, "beta": 0.9,
-                                                  "rng": np.random.default_rng(0), "deviation": 1.0},
+                                                  "rng": np.random.default_rng(0), "deviation": 1.0, "synapse": 0.5},
     "blocksim.initialisers.make_network": {
         "inputs": 3, "hidden": [4], "classes": 2, "dt": 1.0, "refractory": 2.0, "tau_mem": (5.0, 9.0), "tau_adapt": 9.0,
-        "adaptation": 0.1, "recurrent": True, "recurrent_share": 0.1, "tau_out": 10.0, "decode": "mean", "input_rate": 9.0,
+        "adaptation": 0.1, "neuron": "adlif", "tau_syn": 5.0, "recurrent": True, "recurrent_share": 0.1, "tau_out": 10.0, "decode": "mean", "input_rate": 9.0,
         "rate": 5.0, "rounding": None, "seed": 0, "dtype": np.float32,
     },
     "blocksim.initialisers.calibrate": {"network": NETWORK, "x": X, "rate": 50.0, "dt": 1.0, "backend": "numpy"},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import blocksim
+from blocksim import LIF, Connection, Exponential, Layer, Network, simulate
 from blocksim.initialisers import calibrate, fluctuating_weights, log_uniform, make_network
 
 RNG = np.random.default_rng(0)
@@ -96,3 +97,36 @@ def test_weights_that_overflow_are_an_error_or_none(name):
         return
     with pytest.raises(blocksim.ArgumentError, match="finite"):
         calibrate(huge, x, rate=10, dt=2, backend="numpy")
+
+
+@pytest.mark.parametrize(("neuron", "tau_syn"), [("lif", 5.0), ("adlif", (5.0, 10.0)), ("adlif", None)])
+def test_networks_of_the_family_begin_at_their_rate(neuron, tau_syn):
+    x = np.random.default_rng(0).random((6, 300, 40)) < 0.02
+    network = make_network(40, (32, 16), 5, dt=1, refractory=5, neuron=neuron, tau_syn=tau_syn, input_rate=20, rate=10)
+    assert not network.layers[0].is_simple
+    assert all(value.dtype == np.float32 for value in network.parameters().values() if value.ndim)
+    calibrated = calibrate(network, x, rate=10, dt=1)
+    for counts in simulate(calibrated, x).counts:
+        assert float(counts.mean()) / 0.3 == pytest.approx(10, rel=0.05)
+
+
+def test_a_synapse_multiplies_the_variance_of_the_potential():
+    """Against a long run without a threshold."""
+    beta, decay = 0.9, 0.7
+    rng = np.random.default_rng(0)
+    weights = fluctuating_weights(50, 200, density=0.1, beta=beta, synapse=decay, rng=rng, dtype=np.float64)
+    layer = Layer(LIF(beta, theta=1e6), weights, synapses=[Exponential(decay)])
+    voltage = simulate(layer, rng.random((3000, 50)) < 0.1, "numpy", record="voltage").voltage[100:]
+    # the mean over neurons of the variance in time, of input that spikes or does not
+    assert voltage.var(axis=0).mean() == pytest.approx(1 - 0.1, rel=0.1)
+
+
+def test_connections_are_calibrated_too():
+    rng = np.random.default_rng(0)
+    each = [Connection(rng.normal(0.1, 0.1, (20, 8)), delay) for delay in (0, 3)]
+    network = Network([Layer(LIF(0.9, refractory_steps=3), inputs=each)])
+    x = rng.random((4, 400, 20)) < 0.05
+    calibrated = calibrate(network, x, rate=20, dt=1)
+    assert float(simulate(calibrated, x).output.mean()) / 0.4 == pytest.approx(20, rel=0.05)
+    ratio = calibrated.parameters()["layers.0.inputs.1.weights"] / each[1].weights
+    np.testing.assert_allclose(ratio, ratio[0, 0])

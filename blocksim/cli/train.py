@@ -18,6 +18,7 @@ from blocksim._settings import read_settings, section
 from blocksim.cli.options import Several, backend_option, console
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.executors import open_executor, run_tasks
+from blocksim.initialisers import NEURONS
 from blocksim.training._settings import Training
 from blocksim.training.experiment import (
     DataChoices,
@@ -33,6 +34,7 @@ PLACES = {
     "dt": "data", "duration": "data", "pool": "data", "trim": "data", "span": "data",
     "delays": "data",
     "hidden": "network", "rate": "network", "adaptation": "network",
+    "neuron": "network", "tau_syn": "network",
     "epochs": "training", "batch_size": "training", "learning_rate": "training", "validation": "training",
     "validation_by": "training", "patience": "training", "shares": "training", "seed": "training",
 }  # fmt: skip
@@ -68,6 +70,12 @@ def _default(name: str) -> str:
 )
 @click.option("--rate", type=float, help="Initial firing rate of the layers in Hz." + _default("rate"))
 @click.option("--adaptation", type=float, help="Threshold increase per spike; 0 for LIF." + _default("adaptation"))
+@click.option("--neuron", type=click.Choice(NEURONS), help="Neuron model.  [default: alif]")
+@click.option(
+    "--tau-syn",
+    type=Several(float, "times in ms"),
+    help="Synaptic time constant in ms, or the lowest and the highest of a layer.  [default: no synapse]",
+)
 @click.option(
     "--refractory",
     "--arp",
@@ -130,8 +138,11 @@ def train(
     """
     choices = read_settings(config) if config else {}
     for name, place in PLACES.items():
-        if flags[name] is not None:
-            choices[place] = {**section(place, choices), name: flags[name]}
+        value = flags[name]
+        if name == "tau_syn" and value is not None and len(value) == 1:  # of all neurons
+            (value,) = value
+        if value is not None:
+            choices[place] = {**section(place, choices), name: value}
     common = experiment_of(choices, str(path.absolute()), str(output.absolute()), backend)
     experiments = grid_of(common, seeds, refractory=refractory or (), method=method or (), gradient=gradient or ())
     check_folder(output if output.exists() else output.parent)

@@ -85,6 +85,9 @@ class NetworkChoices:
     tau_mem, tau_adapt : float or (float, float)
         ms.
     adaptation : float
+    neuron : str
+    tau_syn : float, (float, float) or None
+        ms.
     tau_out : float
         ms.
     decode : str
@@ -100,6 +103,8 @@ class NetworkChoices:
     tau_mem: float | tuple[float, float] = (10.0, 300.0)
     tau_adapt: float | tuple[float, float] = (50.0, 500.0)
     adaptation: float = 0.2
+    neuron: str = "alif"
+    tau_syn: float | tuple[float, float] | None = None
     tau_out: float = 80.0
     decode: str = "mean"
     rate: float = 5.0
