@@ -9,7 +9,7 @@ import numpy as np
 
 import blocksim
 
-from .workloads import Currents, DigitsNetwork, Long, OneNeuron, PaperLayer, require
+from .workloads import Currents, DigitsNetwork, Family, Long, OneNeuron, PaperLayer, require
 
 
 class Layer:
@@ -114,6 +114,27 @@ class Dynamics:
 
     def time_fit_step_of_one_neuron(self, backend):
         self.one.fit_step(backend)
+
+
+class LinearFamily:
+    """One exponential synapse, and a GIF of two currents and two thresholds, beside ALIF; currents given."""
+
+    params = (list(Family.models), [False, True])
+    param_names = ("model", "few")
+    timeout = 120
+
+    def setup(self, model, few):
+        require("numba")
+        if not hasattr(blocksim, "LinearIF"):
+            raise NotImplementedError("this commit has no linear family")
+        self.work = Family(model, few)
+        self.work.step()  # compiles
+
+    def time_forward(self, model, few):
+        self.work.forward()
+
+    def time_forward_and_backward(self, model, few):
+        self.work.step()
 
 
 class Silence:

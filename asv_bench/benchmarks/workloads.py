@@ -199,3 +199,38 @@ class DigitsNetwork:
         run = self.forward(backend, method, tape)
         self.update(self.backward(run))
         return run
+
+
+class Family:
+    """Neurons of the linear family with the paper's sizes, or one neuron, currents given; ALIF beside them."""
+
+    models = ("alif", "cuba", "gif")
+
+    def __init__(self, model: str, few: bool = False, dtype: type = np.float32) -> None:
+        batch, steps, size = (3, 10_000, 1) if few else (64, 1024, 128)
+        rng = np.random.default_rng(0)
+        self.x = rng.normal(0.08, 0.15, (batch, steps, size)).astype(dtype)
+        self.grad_spikes = rng.normal(size=self.x.shape).astype(dtype)
+
+        def each(value: float) -> np.ndarray:
+            return np.full(size, value, dtype)
+
+        common = {"beta": each(0.95), "theta": each(1.0), "refractory_steps": 20}
+        if model == "alif":
+            self.layer = blocksim.Layer(blocksim.ALIF(p=each(0.99), b=each(0.2), **common))
+        elif model == "cuba":
+            synapse = blocksim.Exponential(each(0.8), each(0.3))
+            self.layer = blocksim.Layer(blocksim.LIF(**common), synapses=[synapse])
+        else:
+            components = [
+                blocksim.Component(each(decay), each(1.0), each(0.0), each(current), each(rise))
+                for decay, current, rise in ((0.99, -0.01, 0), (0.9, -0.02, 0), (0.99, 0, 0.1), (0.95, 0, 0.1))
+            ]
+            gif = blocksim.LinearIF(**common, components=components, refractory="hold")
+            self.layer = blocksim.Layer(gif)
+
+    def forward(self, backend: str = "numba") -> blocksim.Run:
+        return blocksim.simulate(self.layer, self.x, backend)
+
+    def step(self, backend: str = "numba") -> blocksim.Gradients:
+        return blocksim.simulate(self.layer, self.x, backend, tape=True).backward(self.grad_spikes)
