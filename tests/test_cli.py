@@ -298,3 +298,42 @@ def test_all_kernels_are_compiled_ahead(run, monkeypatch):
     assert "compiled for float64" in result.stdout
     assert used == set(KERNELS)
     assert run("compile", "--dtype", "float16").exit_code == 2
+
+
+def test_a_model_of_the_family_from_a_file(run, tmp_path):
+    (tmp_path / "gif.toml").write_text(
+        "[neuron]\ntheta = 2.0\ncurrents = [[20.0, -3.0]]\nthresholds = [[30.0, 0.5], [300.0, 0.1]]\n"
+        "[[synapses]]\nkind = 'alpha'\ntau = 4.0\n[[synapses]]\ntau = 9.0\n"
+    )
+    result = run(*SIMULATE, "--neuron", "gif", "--config", "gif.toml", "--record", "voltage,threshold", "--chunk", "37")
+    assert result.exit_code == 0, result.output
+    neuron = blocksim.GIF.from_ms(
+        tau_mem=20.0, dt=1.0, theta=2.0, refractory=3.0, currents=[(20.0, -3.0)], thresholds=[(30.0, 0.5), (300.0, 0.1)]
+    )
+    synapses = [blocksim.Alpha.from_ms(4.0, 1.0), blocksim.Exponential.from_ms(9.0, 1.0)]
+    expected = blocksim.simulate(
+        blocksim.Layer(neuron, bias=0.0, synapses=synapses), np.load("x.npy"), "numpy", record=("voltage", "threshold")
+    )
+    assert expected.spikes.any()
+    got = load()
+    np.testing.assert_array_equal(got["voltage"].reshape(expected.voltage.shape), expected.voltage)
+    np.testing.assert_array_equal(got["state_components"], expected.state.components)
+    assert json.loads(str(got["meta"]))["neuron"] == "gif"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[neuron]\ntau = 3.0\n", "tau_mem"),
+        ("[neurons]\ntheta = 3.0\n", "neuron"),
+        ("[[synapses]]\nkind = 'beta'\n", "alpha"),
+        ("[[synapses]]\ngain = 2.0\n", "tau"),
+        ("[neuron]\ncurrents = [5.0]\n", "tau in ms, amplitude"),
+    ],
+)
+def test_a_wrong_file_of_a_model_is_one_line(run, tmp_path, text, words):
+    (tmp_path / "gif.toml").write_text(text)
+    result = run(*SIMULATE, "--neuron", "gif", "--config", "gif.toml")
+    assert result.exit_code == 2
+    assert words in result.output
+    assert "Traceback" not in result.output

@@ -21,10 +21,12 @@ from blocksim._array_io import InputFile, check_output, fill_npz, open_input, re
 from blocksim._atomic_io import Scratch, memory, reserve
 from blocksim._milliseconds import MAX_STEPS, ROUNDINGS
 from blocksim._options import METHODS
+from blocksim._parameters import values
 from blocksim._simulation import RECORD
 from blocksim._state import LinearState, State
 from blocksim._validation import choices, number
 from blocksim.backend import get_backend
+from blocksim.cli.neurons import MODELS, read_neuron
 from blocksim.cli.options import backend_option, console, progress
 from blocksim.errors import ArgumentError, FileError
 
@@ -70,6 +72,10 @@ class _Result:
 @click.option("--tau-adapt", type=float, default=100.0, help="Adaptation time constant in ms.")
 @click.option("--adaptation", type=float, default=0.0, help="Threshold increase per spike; 0 for LIF.")
 @click.option("--theta", type=float, default=1.0, help="Threshold at rest.")
+@click.option("--neuron", type=click.Choice(list(MODELS)), help="Neuron model.  [default: alif, or lif]")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Parameters of the neuron model and its synapses, .toml or .json."
+)
 @click.option("--refractory", type=float, default=2.0, help="Absolute refractory period in ms.")
 @click.option(
     "--rounding",
@@ -103,6 +109,8 @@ def simulate(
     tau_adapt: float,
     adaptation: float,
     theta: float,
+    neuron: str | None,
+    config: Path | None,
     refractory: float,
     rounding: str | None,
     gain: float,
@@ -131,23 +139,24 @@ def simulate(
     common: dict[str, Any] = {
         "tau_mem": tau_mem, "theta": theta, "refractory": refractory, "dt": dt, "rounding": rounding,
     }  # fmt: skip
-    neuron: blocksim.LIF | blocksim.ALIF
-    if adaptation:
-        neuron = blocksim.ALIF.from_ms(tau_adapt=tau_adapt, adaptation=adaptation, **common)
-    else:
-        neuron = blocksim.LIF.from_ms(**common)
+    common |= {"tau_adapt": tau_adapt, "adaptation": adaptation}
+    model = neuron or ("alif" if adaptation else "lif")
+    if config is not None and neuron is None:
+        raise ArgumentError("--config: expected --neuron too, the model whose parameters it holds; found none")
+    neurons, synapses = read_neuron(model, config, common)
     file = open_input(source, key, sweeps)
     kind = np.dtype(dtype or (file.dtype if file.dtype.kind == "f" and file.dtype.itemsize > 2 else np.float64))
     layer = blocksim.Layer(
-        neuron,
+        neurons,
         None if weights is None else gain * read_array(weights, kind, "weights"),
         np.full(1, bias, kind)[0].item(),
         None if recurrent is None else read_array(recurrent, kind, "recurrent weights"),
         None if latency is None else _whole_steps(latency, dt),
+        synapses=synapses,
     )
     batch, steps, inputs = file.shape
-    neurons = layer.size or inputs
-    a_step = batch * (8 * inputs + 32 * neurons)
+    size = layer.size or inputs
+    a_step = batch * (8 * inputs + 32 * size)
     if a_step > memory():
         raise FileError(
             f"{source}: expected steps that fit in memory; found {a_step} bytes for one, of {batch} x {inputs} inputs"
@@ -158,7 +167,7 @@ def simulate(
     with contextlib.ExitStack() as stack, written(output) as part, progress("steps") as bar:
         result = _Result()
         for name in recorded:
-            result.traces[name] = stack.enter_context(Scratch(output.parent, (batch, steps, neurons), kind))
+            result.traces[name] = stack.enter_context(Scratch(output.parent, (batch, steps, size), kind))
         # the traces are copied into the output at the end: its room is kept from the beginning
         reserve(part, sum(trace.nbytes for trace in result.traces.values()))
         task = bar.add_task("simulating", total=steps)
@@ -176,7 +185,8 @@ def simulate(
             "blocksim": blocksim.__version__, "input": source.name, "backend": engine.name, "method": method,
             "block_length": length, "dtype": str(kind), "dt_ms": dt, "tau_mem_ms": tau_mem,
             "tau_adapt_ms": tau_adapt if adaptation else None, "adaptation": adaptation, "theta": theta,
-            "refractory_ms": refractory, "refractory_steps": neuron.refractory_steps, "gain": gain, "bias": bias,
+            "refractory_ms": refractory, "refractory_steps": neurons.refractory_steps, "gain": gain, "bias": bias,
+            "neuron": model, "parameters": {name: value.tolist() for name, value in values(layer.neuron).items()},
             "latency_steps": layer.latency_steps if recurrent is not None else None,
         }  # fmt: skip
         fill_npz(
@@ -186,20 +196,20 @@ def simulate(
                 "spike_step": step,
                 "spike_neuron": number,
                 "spike_time_ms": step * dt,
-                "shape": np.array([batch, steps, neurons]),
+                "shape": np.array([batch, steps, size]),
                 **result.traces,
-                **{f"state_{name}": getattr(state, name) for name in ("voltage", "adaptation", "refractory", "spikes")},
+                **{f"state_{name}": array for name, array in vars(state).items()},
                 "meta": np.array(json.dumps(meta)),
             },
         )
     if plot is not None:
-        if neurons == 1:
+        if size == 1:
             figure = plotting.raster(step * dt, sample, batch, steps * dt, label="sample")
         else:
             first = sample == 0
-            figure = plotting.raster(step[first] * dt, number[first], neurons, steps * dt)
+            figure = plotting.raster(step[first] * dt, number[first], size, steps * dt)
         plotting.save(figure, plot)
-    _report(output, plot, file, neurons, len(step), steps * dt, took, engine.name, method, length)
+    _report(output, plot, file, size, len(step), steps * dt, took, engine.name, method, length)
 
 
 def _stretches(
