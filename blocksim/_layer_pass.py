@@ -40,7 +40,7 @@ from blocksim.arrays import (
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
 
-# bytes of a state's spikes: one a neuron and step of delay
+# bytes of a state's spikes, one a neuron and step of delay; and of its input
 MOST_HISTORY = 1 << 34
 
 
@@ -171,6 +171,11 @@ def _start(
         raise ArgumentError(
             f"latency_steps: expected the spikes of {latency} steps to fit into {MOST_HISTORY} bytes; found "
             f"{batch} samples of {arrays.size} neurons (a shorter latency needs less)"
+        )
+    if batch * lead * x.shape[2] * dtype.itemsize > MOST_HISTORY:
+        raise ArgumentError(
+            f"delay_steps: expected the input of {lead} steps to fit into {MOST_HISTORY} bytes; found {batch} samples "
+            f"of {x.shape[2]} inputs (a shorter delay needs less)"
         )
     shapes = arrays.carry_shapes(batch) | {"spikes": (batch, latency, arrays.size)}
     kinds = dict.fromkeys(shapes, dtype) | {"refractory": np.dtype(np.int32), "spikes": np.dtype(np.bool_)}

@@ -433,3 +433,37 @@ CONNECTION = Connection(np.ones((2, 3)))
 )  # fmt: skip
 def test_what_is_wrong_is_said(make, words):
     assert_refused(make, words)
+
+
+def test_delays_longer_than_the_run(engine):
+    rng = np.random.default_rng(0)
+    weights, own = rng.normal(0.4, 0.4, (4, 3)), rng.normal(0.2, 0.3, (3, 3))
+    inputs = [Connection(weights), Connection(weights, 25)]
+    layer = Layer(LinearIF(0.9, refractory_steps=2), inputs=inputs, recurrent=[Connection(own, 17)])
+    x = rng.random((2, 60, 4)) < 0.3
+    whole = simulate(layer, x, engine, tape=True, record="voltage")
+    parts, state = [], None
+    for start in range(0, 60, 10):
+        parts.append(simulate(layer, x[:, start : start + 10], engine, tape=True, record="voltage", state=state))
+        state = parts[-1].state
+    assert whole.spikes.any()
+    assert_same_bits("voltage", np.concatenate([part.voltage for part in parts], axis=1), whole.voltage)
+    cotangent, after, total = rng.normal(size=whole.spikes.shape), None, {}
+    for number in reversed(range(6)):
+        gradients = parts[number].backward(cotangent[:, 10 * number : 10 * number + 10], grad_state=after)
+        after = gradients.state
+        total = {name: value + total.get(name, 0) for name, value in gradients.parameters().items()}
+    for name, value in whole.backward(cotangent).parameters().items():
+        assert relative(total[name], value) < 1e-9, name
+
+
+def test_a_delay_that_takes_all_memory_is_refused(engine):
+    layer = Layer(LIF(0.9), inputs=[Connection(np.ones((1000, 2)), 2**30)])
+    assert_refused(lambda: simulate(layer, np.ones((5, 1000), bool), engine), ["delay_steps", "bytes"])
+
+
+def test_a_backend_without_the_family_says_so(backend):
+    if backend.computes_family:
+        pytest.skip(f"backend {backend.name} computes it")
+    layer = Layer(LIF(0.9), np.ones((3, 2)), synapses=[Exponential(0.9)])
+    assert_refused(lambda: simulate(layer, np.ones((5, 3), bool), backend), ["backend", "synapses", "numba"])
