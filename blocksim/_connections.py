@@ -20,6 +20,7 @@ from blocksim.transforms import Decay
 
 Number = float | np.ndarray
 MOST_SYNAPSES = 2**16
+WORDS = ("one a weight", "a delay in ms, over dt")  # of delays, in errors
 
 
 class Synapse:
@@ -148,10 +149,10 @@ class Connection:
                     f"delay_steps: expected one delay, or one for each weight, shape {self.weights.shape}; found "
                     f"{found(delays)}"
                 )
-            flat = whole_numbers("delay_steps", delays.ravel())
+            flat = whole_numbers("delay_steps", delays.ravel(), *WORDS)
             set_field(self, "delay_steps", frozen(np.asarray(flat).reshape(delays.shape)))
         else:
-            set_field(self, "delay_steps", whole_numbers("delay_steps", self.delay_steps))
+            set_field(self, "delay_steps", whole_numbers("delay_steps", self.delay_steps, *WORDS))
         set_field(self, "synapse", whole("synapse", self.synapse, 0, MOST_SYNAPSES))
 
     @property

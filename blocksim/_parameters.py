@@ -198,15 +198,17 @@ def check_fields(owner: Any) -> None:
             )
 
 
-def whole_numbers(name: str, value: Any, most: int = MAX_STEPS) -> int | np.ndarray:
-    """Check steps: an int, or an integer array, as int32 of its own."""
+def whole_numbers(
+    name: str, value: Any, each: str = "one a neuron", hint: str = "periods in ms: use from_ms"
+) -> int | np.ndarray:
+    """Check steps: an int, or an integer array, as int32 of its own. `each`, `hint`: words of the error."""
     array = real_array(name, value)
     whole = array.dtype.kind in "iu"
-    if not whole or array.ndim > 1 or (array < 0).any() or (array > most).any():
+    if not whole or array.ndim > 1 or (array < 0).any() or (array > MAX_STEPS).any():
         shown = array[(array < 0)].flat[0] if whole and (array < 0).any() else found(value)
         raise ArgumentError(
-            f"{name}: expected whole numbers of steps, 0 or more, one number or one a neuron; "
-            f"found {shown} (periods in ms: use from_ms)"
+            f"{name}: expected whole numbers of steps, from 0 to {MAX_STEPS}, one number or {each}; found {shown} "
+            f"({hint})"
         )
     return int(array) if array.ndim == 0 else frozen(array.astype(np.int32))
 

@@ -236,7 +236,11 @@ class GLIF(LinearIF):
         components = [
             Component(
                 component.decay,
-                component.jump * np.asarray(component.decay) ** -np.asarray(steps, np.float64),
+                _like(
+                    component.jump * np.asarray(component.decay) ** -np.asarray(steps, np.float64),
+                    component.jump,
+                    component.decay,
+                ),
                 to_voltage=component.to_voltage,
                 to_threshold=component.to_threshold,
             )
@@ -320,12 +324,14 @@ class AdLIF(LinearIF):
         r = gain[1] / gain[0]
         q = step[1][1] - r * step[0][1]
         k = (step[1][0] - r * step[0][0] + r * q) / q
-        beta = step[0][0] + step[0][1] * (r - k)
+        own, q, r, k, drive = (
+            _like(value, beta, decay, a) for value in (step[0][0] + step[0][1] * (r - k), q, r, k, step[0][1])
+        )
         return cls(
-            beta,
+            own,
             components=[
-                Component(q, jump, r, to_voltage=step[0][1]),
-                Component(q, 0.0, k - r, to_voltage=step[0][1], listens="after"),
+                Component(q, jump, r, to_voltage=drive),
+                Component(q, 0.0, k - r, to_voltage=drive, listens="after"),
             ],
             **common,
         )
@@ -357,14 +363,22 @@ def _rise(given: Any, dt: float) -> Component:
     """A rise of the threshold at a spike that decays from the spike on."""
     tau, amplitude = _pair(given)
     decay = decay_of_ms("tau", tau, dt)
-    return Component(decay, decay * amplitude, to_threshold=1.0)
+    return Component(decay, _like(decay * amplitude, decay, amplitude), to_threshold=1.0)
 
 
 def _current(given: Any, tau_mem: Any, dt: float) -> Component:
     """A current that begins at a spike and decays."""
     tau, amplitude = _pair(given)
     decay = decay_of_ms("tau", tau, dt)
-    return Component(decay, amplitude, to_voltage=propagators(tau, tau_mem, dt)[0])
+    return Component(decay, amplitude, to_voltage=_like(propagators(tau, tau_mem, dt)[0], decay, tau_mem))
+
+
+def _like(value: Any, *others: Any) -> Any:
+    """A value in the precision of the floating arrays among what it was made from; of plain numbers, as it is."""
+    dtypes = [
+        other.dtype for other in others if isinstance(other, np.ndarray) and other.ndim and other.dtype.kind == "f"
+    ]
+    return np.asarray(value).astype(np.result_type(*dtypes)) if dtypes and np.ndim(value) else value
 
 
 def _coupled(tau_mem: np.ndarray, tau_adapt: np.ndarray, a: np.ndarray, dt: float) -> tuple[Any, Any]:

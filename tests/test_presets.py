@@ -164,3 +164,23 @@ def test_cuba_lif_filters_its_input(engine, tmp_path):
 )
 def test_what_is_wrong_is_said(make, words):
     assert_refused(make, words)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_of_one_precision_make_neurons_of_it(dtype):
+    def each(value):
+        return np.full(3, value, dtype)
+
+    common = {"tau_mem": each(9.0), "dt": 1.0, "theta": each(1.0)}
+    pairs = {"currents": [(each(9.0), -1.0), (5.0, each(-1.0))], "thresholds": [(each(30.0), each(0.1))]}
+    adapt = {"tau_adapt": each(60.0), "a": each(0.5), "b": each(1.0)}
+    for neuron in (
+        GIF.from_ms(**common, **pairs),
+        GLIF.from_ms(**common, **pairs, refractory=2.0),
+        MAT.from_ms(**common, thresholds=pairs["thresholds"]),
+        AdLIF.from_ms(**common, **adapt),
+        AdLIF.from_ms(**common, **adapt, discretisation="exact"),
+        CubaLIF.from_ms(**common, tau_syn=each(5.0)),
+    ):
+        run = simulate(Layer(neuron), np.ones((4, 3), dtype), "numpy", record="voltage")
+        assert run.voltage.dtype == dtype, type(neuron).__name__
