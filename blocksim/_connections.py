@@ -142,8 +142,8 @@ class Connection:
     def __post_init__(self) -> None:
         set_field = object.__setattr__
         set_field(self, "weights", matrix("weights", self.weights, "(inputs, neurons)"))
-        if np.ndim(self.delay_steps):
-            delays = real_array("delay_steps", self.delay_steps)
+        delays = real_array("delay_steps", self.delay_steps)
+        if delays.ndim:
             if delays.shape != self.weights.shape:
                 raise ArgumentError(
                     f"delay_steps: expected one delay, or one for each weight, shape {self.weights.shape}; found "

@@ -5,7 +5,7 @@ Owns the shapes that belong together; `blocksim._layer_arrays` turns a layer int
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from blocksim._connections import Connection, Synapse, matrix
 from blocksim._milliseconds import MAX_STEPS
 from blocksim._neurons import Neuron
-from blocksim._parameters import held, parameter, parts, replacements, values, with_values
+from blocksim._parameters import held, parameter, parts, replacements, tuple_of, values, with_values
 from blocksim._validation import found, whole
 from blocksim._validation import parameter as checked
 from blocksim.errors import ArgumentError
@@ -99,8 +99,10 @@ class Layer:
         input_connections: Any = (),
     ) -> None:
         given = {
-            "neuron": neuron, "weights": weights, "bias": bias, "recurrent": recurrent, "latency_steps": latency_steps,
-            "input_connections": inputs if _sequence_of(inputs) != () else input_connections, "synapses": synapses,
+            "neuron": neuron, "weights": weights, "bias": bias, "latency_steps": latency_steps,
+            # an iterator is used up by the first look at it
+            "recurrent": tuple(recurrent) if isinstance(recurrent, Iterator) else recurrent,
+            "input_connections": tuple_of(inputs) or input_connections, "synapses": synapses,
         }  # fmt: skip
         for name, value in given.items():
             object.__setattr__(self, name, value)
@@ -253,34 +255,25 @@ def square(name: str, weights: Any) -> int:
     return int(columns)
 
 
-def _sequence_of(value: Any) -> Any:
-    """A tuple of the parts that a caller passes, one or several; anything else as it is."""
-    if isinstance(value, (Connection, Synapse)):
-        return (value,)
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, np.ndarray)):
-        return tuple(value)
-    return value
-
-
 def _is_matrix(value: Any) -> bool:
     """Whether recurrent weights are an array, and no Connections."""
-    given = _sequence_of(value)
-    return not isinstance(given, tuple) or (bool(given) and not any(isinstance(each, Connection) for each in given))
+    given = tuple_of(value)
+    return isinstance(value, np.ndarray) or (bool(given) and not any(isinstance(each, Connection) for each in given))
 
 
 def _connections(name: str, value: Any) -> tuple[Connection, ...]:
-    given = _sequence_of(value)
-    for each in given if isinstance(given, tuple) else (given,):
+    given: tuple[Connection, ...] = tuple_of(value)
+    for each in given:
         if not isinstance(each, Connection):
             raise ArgumentError(f"{name}: expected a sequence of blocksim.Connection; found {found(each)}")
-    return given  # type: ignore[no-any-return]
+    return given
 
 
 def _synapses(value: Any) -> tuple[Synapse | None, ...]:
-    given = _sequence_of(value)
-    for each in given if isinstance(given, tuple) else (given,):
+    given: tuple[Synapse | None, ...] = tuple_of(value)
+    for each in given:
         if each is not None and not isinstance(each, Synapse):
             raise ArgumentError(
                 f"synapses: expected a sequence of blocksim.Exponential, blocksim.Alpha or None; found {found(each)}"
             )
-    return given  # type: ignore[no-any-return]
+    return given

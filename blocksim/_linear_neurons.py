@@ -5,7 +5,7 @@ Owns `LinearIF` and its components, equations (30)-(34).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from blocksim._milliseconds import decay_of_ms
 from blocksim._neurons import Neuron, Number, membrane, refractory_period, threshold
-from blocksim._parameters import check_fields, decay, parameter, parts, setting
+from blocksim._parameters import check_fields, decay, parameter, parts, setting, tuple_of
 from blocksim._validation import found, milliseconds
 from blocksim.errors import ArgumentError
 from blocksim.transforms import Decay
@@ -115,8 +115,7 @@ class LinearIF(Neuron):
     refractory: str = setting("ignore", REFRACTORY)
 
     def __post_init__(self) -> None:
-        given: Any = self.components
-        components = tuple(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else (given,)
+        components = tuple_of(self.components)
         for place, each in enumerate(components):
             if not isinstance(each, Component):
                 raise ArgumentError(f"components: expected a sequence of blocksim.Component; found {found(each)} "

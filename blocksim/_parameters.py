@@ -7,7 +7,7 @@ that is not declared is an error when its class is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
@@ -173,6 +173,13 @@ def made(kind: type[T], given: Mapping[str, Any]) -> T:
         object.__setattr__(new, item.name, given.get(item.name, item.default))
     new.__post_init__()  # type: ignore[attr-defined]
     return new
+
+
+def tuple_of(value: Any) -> Any:
+    """A sequence of parts as a tuple, a part by itself as a tuple of one; an array, or a string, is neither."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, np.ndarray)):
+        return tuple(value)
+    return (value,)
 
 
 def check_fields(owner: Any) -> None:

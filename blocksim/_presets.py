@@ -6,7 +6,7 @@ Between spikes all are exact for input that is constant within a step, unless th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from blocksim._connections import Exponential, Synapse
 from blocksim._linear_neurons import Component, LinearIF
 from blocksim._milliseconds import decay_of_ms, propagators, steps_of_ms
 from blocksim._neurons import LIF
-from blocksim._parameters import parts
+from blocksim._parameters import parts, tuple_of
 from blocksim._validation import choice, found, milliseconds, real_array
 from blocksim.errors import ArgumentError
 
@@ -48,8 +48,7 @@ class CubaLIF(LIF):
     synapses: Sequence[Synapse] = parts("synapses", default=())
 
     def __post_init__(self) -> None:
-        given = self.synapses if isinstance(self.synapses, Iterable) else (self.synapses,)
-        object.__setattr__(self, "synapses", tuple(given))
+        object.__setattr__(self, "synapses", tuple_of(self.synapses))
         if not self.synapses or not all(isinstance(each, Synapse) for each in self.synapses):
             raise ArgumentError(f"synapses: expected at least one Exponential or Alpha; found {found(self.synapses)}")
         super().__post_init__()

@@ -76,7 +76,8 @@ def check_backend(backend: Any, *, layers: int = 60, seed: int = 0, own_products
 
     Notes
     -----
-    `gradient="paper"` is checked unless the backend refuses it with an `ArgumentError`.
+    `gradient="paper"` is checked unless the backend refuses it with an `ArgumentError`. Where the backend computes the
+    linear family, every third layer has several components, synapses and delays.
 
     Examples
     --------

@@ -467,3 +467,12 @@ def test_a_backend_without_the_family_says_so(backend):
         pytest.skip(f"backend {backend.name} computes it")
     layer = Layer(LIF(0.9), np.ones((3, 2)), synapses=[Exponential(0.9)])
     assert_refused(lambda: simulate(layer, np.ones((5, 3), bool), backend), ["backend", "synapses", "numba"])
+
+
+def test_generators_of_parts_are_used_up_once():
+    rng = np.random.default_rng(0)
+    each = [Connection(rng.normal(size=(3, 3)), 1) for _ in range(2)]
+    listed = Layer(LIF(0.9), inputs=each, recurrent=each, synapses=[Exponential(0.5)])
+    given = Layer(LIF(0.9), inputs=iter(each), recurrent=iter(each), synapses=iter([Exponential(0.5)]))
+    assert list(given.parameters()) == list(listed.parameters())
+    assert LinearIF(0.9, components=iter([Component(0.5)])).components[0].decay == 0.5
