@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
 from blocksim._milliseconds import decay_of_ms
-from blocksim._parameters import check_fields, decay, held, one_length, parameter, whole_numbers
+from blocksim._parameters import check_fields, decay, one_length, parameter, whole_numbers
 from blocksim._validation import finite, found, frozen, milliseconds, real_array, whole
 from blocksim.errors import ArgumentError
 from blocksim.transforms import Decay
@@ -26,17 +25,16 @@ WORDS = ("one a weight", "a delay in ms, over dt")  # of delays, in errors
 class Synapse:
     """A receptor with a time course: a frozen dataclass whose fields declare its parameters."""
 
+    _size: int | None
+
     def __post_init__(self) -> None:
         check_fields(self)
-        one_length(
-            "synapse parameters",
-            {name: np.size(each.value) for name, each in held(self).items() if np.ndim(each.value)},
-        )
+        object.__setattr__(self, "_size", one_length("synapse parameters", self))
 
-    @cached_property
+    @property
     def size(self) -> int | None:
         """Number of neurons where a parameter is an array; None where all are numbers (they fit any layer)."""
-        return next((np.size(each.value) for each in held(self).values() if np.ndim(each.value)), None)
+        return self._size
 
 
 @dataclass(frozen=True, eq=False)

@@ -110,7 +110,9 @@ class Layer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.neuron, Neuron):
-            raise ArgumentError(f"neuron: expected a blocksim.LIF or blocksim.ALIF; found {found(self.neuron)}")
+            raise ArgumentError(
+                f"neuron: expected neurons, such as blocksim.LIF or blocksim.ALIF; found {found(self.neuron)}"
+            )
         set_field = object.__setattr__
         sizes = {"neuron": self.neuron.size}
         set_field(self, "input_connections", _connections("inputs", self.input_connections))

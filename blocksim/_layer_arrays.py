@@ -40,12 +40,17 @@ def arrays_of(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend)
 
 
 def _per_neuron(name: str, value: Any, neurons: int, dtype: np.dtype[Any], engine: Backend) -> Array:
+    return engine.asarray(_on_host(name, value, neurons, dtype), dtype)
+
+
+def _on_host(name: str, value: Any, neurons: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """A parameter's value for each neuron, (N,)."""
     with np.errstate(over="ignore"):
         array = np.asarray(value, dtype)
     if name in DECAYS:
         array = np.minimum(array, np.nextafter(dtype.type(1), dtype.type(0)))
     finite(f"{name} (as {dtype})", array)
-    return engine.asarray(np.broadcast_to(array, (neurons,)), dtype)
+    return np.broadcast_to(array, (neurons,))
 
 
 def _matrix(name: str, array: np.ndarray | None, dtype: np.dtype[Any], engine: Backend) -> Any:
@@ -84,9 +89,10 @@ def _linear(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -
 
     def stack(name: str, rows: list[Any]) -> Array:
         """The values of each component or receptor: (C, N) or (R, N)."""
-        shape = (len(rows), neurons)
-        whole = [engine.to_numpy(_per_neuron(name, row, neurons, dtype, engine)) for row in rows]
-        return engine.asarray(np.reshape(whole, shape) if whole else np.empty(shape, dtype), dtype)
+        stacked = np.empty((len(rows), neurons), dtype)
+        for place, row in enumerate(rows):
+            stacked[place] = _on_host(name, row, neurons, dtype)
+        return engine.asarray(stacked)
 
     def components(name: str) -> Array:
         return stack(name, [values[f"components.{place}.{name}"] for place in range(_components(values))])

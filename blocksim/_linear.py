@@ -155,7 +155,11 @@ def adjoint(
             sums,
         )
     before = history_gradient(backend, layer, rule, grad, grad_history)
-    weights, recurrent = weight_gradients(backend, layer, x, tape, grad)
+    recurrent = tuple(
+        recurrent_gradient(backend, traces.spikes, history_of(tape.history, each.delay), receiving(grad, each.receptor))
+        for each in layer.recurrent
+    )
+    weights = input_weight_gradients(backend, layer, x, grad)
     return AdjointResult(grad.direct, weights, recurrent, sums, grad_carry, before, grad.filtered)
 
 
@@ -186,21 +190,12 @@ def history_gradient(
     return before
 
 
-def weight_gradients(
-    backend: Backend, layer: LinearLayer, x: Input, tape: LinearTape, grad: Drive
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """The gradients of the weights of each connection: of inputs, and recurrent."""
-    inputs = tuple(
+def input_weight_gradients(backend: Backend, layer: LinearLayer, x: Input, grad: Drive) -> tuple[Array, ...]:
+    """The gradient (K, N) of the weights of each input connection."""
+    return tuple(
         backend.projection_adjoint(shifted(x, layer.lead, each.delay), receiving(grad, each.receptor))
         for each in layer.inputs
     )
-    recurrent = tuple(
-        recurrent_gradient(
-            backend, tape.traces.spikes, history_of(tape.history, each.delay), receiving(grad, each.receptor)
-        )
-        for each in layer.recurrent
-    )
-    return inputs, recurrent
 
 
 def input_gradient(backend: Backend, layer: LinearLayer, result: AdjointResult) -> Array:

@@ -40,6 +40,7 @@ class Neuron:
     refractory_steps: int | np.ndarray
     refractory: str = "ignore"  # what the potential does meanwhile, (30)
     synapses: Any = ()  # receptors that a layer of these neurons has
+    _size: int | None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -81,10 +82,7 @@ class Neuron:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        one_length(
-            "neuron parameters",
-            {name: np.size(value) for name, value in self.parameters().items() if np.ndim(value)},
-        )
+        object.__setattr__(self, "_size", one_length("neuron parameters", self))
         self.linear_parameters()
 
     def parameters(self) -> dict[str, Any]:
@@ -96,7 +94,7 @@ class Neuron:
 
         Those of (1)-(6); or of the family, component i's as "components.i.decay" and so on.
         """
-        every = flat(self.linear(**self._own()))
+        every = flat(self.linear(**self._trained))
         found = {name: value for name, value in every.items() if not name.startswith("synapses.")}
         known = dict(SIMPLE)
         if set(found) - set(SIMPLE):
@@ -124,7 +122,7 @@ class Neuron:
 
     def pullback(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Gradients of the class's own parameters, (N,), from those of the parameters of the equations."""
-        own = self._own()
+        own = self._trained
         if type(self).linear.__func__ is Neuron.linear.__func__:  # type: ignore[attr-defined]
             return {name: gradients[name] for name in own}
         found_gradients = {}
@@ -140,17 +138,14 @@ class Neuron:
             )
         return found_gradients
 
-    def _own(self) -> dict[str, Any]:
-        return self._trained
-
     @cached_property
     def _trained(self) -> dict[str, Any]:
         return {name: each.value for name, each in held(self).items() if each.known.trained}
 
-    @cached_property
+    @property
     def size(self) -> int | None:
         """Number of neurons where a parameter is an array; None where all are numbers (they fit any layer)."""
-        return next((np.size(value) for value in self.parameters().values() if np.ndim(value)), None)
+        return self._size
 
     @cached_property
     def block_length(self) -> int:
@@ -169,6 +164,15 @@ def flat(given: Mapping[str, Any]) -> dict[str, Any]:
 def membrane() -> Any:
     """The field beta."""
     return decay("decay of the membrane in one step", "tau_mem", Decay(0.5, 1e4))
+
+
+def membrane_of_ms(tau_mem: Any, dt: float, theta: Any, refractory: Any, rounding: str | None) -> dict[str, Any]:
+    """The fields that every neuron has, from times in ms; dt is checked already."""
+    return {
+        "beta": decay_of_ms("tau_mem", tau_mem, dt),
+        "theta": theta,
+        "refractory_steps": steps_of_ms("refractory", refractory, dt, rounding),
+    }
 
 
 def threshold() -> Any:
@@ -237,12 +241,7 @@ class LIF(Neuron):
         >>> LIF.from_ms(tau_mem=20, refractory=2, dt=0.1).refractory_steps
         20
         """
-        dt = milliseconds("dt", dt)
-        return cls(
-            beta=decay_of_ms("tau_mem", tau_mem, dt),
-            theta=theta,
-            refractory_steps=steps_of_ms("refractory", refractory, dt, rounding),
-        )
+        return cls(**membrane_of_ms(tau_mem, milliseconds("dt", dt), theta, refractory, rounding))
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,9 +312,7 @@ class ALIF(Neuron):
         """
         dt = milliseconds("dt", dt)
         return cls(
-            beta=decay_of_ms("tau_mem", tau_mem, dt),
             p=decay_of_ms("tau_adapt", tau_adapt, dt),
             b=adaptation,
-            theta=theta,
-            refractory_steps=steps_of_ms("refractory", refractory, dt, rounding),
+            **membrane_of_ms(tau_mem, dt, theta, refractory, rounding),
         )

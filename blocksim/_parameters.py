@@ -175,8 +175,8 @@ def made(kind: type[T], given: Mapping[str, Any]) -> T:
     return new
 
 
-def tuple_of(value: Any) -> Any:
-    """A sequence of parts as a tuple, a part by itself as a tuple of one; an array, or a string, is neither."""
+def tuple_of(value: Any) -> tuple[Any, ...]:
+    """A sequence of parts as a tuple; anything else, an array or a string too, as a tuple of one."""
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes, np.ndarray)):
         return tuple(value)
     return (value,)
@@ -193,11 +193,11 @@ def check_fields(owner: Any) -> None:
             choice(item.name, value, item.metadata["choices"])
         elif "parameter" in item.metadata:
             known = item.metadata["parameter"]
-            of_whole = not known.trained
-            good = (
-                whole_numbers(item.name, value) if of_whole else checked(item.name, value, known.expected, known.valid)
-            )
-            object.__setattr__(owner, item.name, good)
+            if known.trained:
+                value = checked(item.name, value, known.expected, known.valid)
+            else:
+                value = whole_numbers(item.name, value)
+            object.__setattr__(owner, item.name, value)
         elif "parts" not in item.metadata:
             raise ArgumentError(
                 f"{type(owner).__name__}: expected every field to declare a parameter; found {item.name} "
@@ -220,13 +220,18 @@ def whole_numbers(
     return int(array) if array.ndim == 0 else frozen(array.astype(np.int32))
 
 
-def one_length(what: str, lengths: Mapping[str, int]) -> None:
-    """Raise unless arrays have one length, not zero: one value a neuron."""
+def one_length(what: str, owner: Any) -> int | None:
+    """The length of the arrays among an object's parameters; None where all are numbers, which fit any layer.
+
+    Raises `ArgumentError` unless arrays have one length, not zero: one value a neuron.
+    """
+    lengths = {name: np.size(each.value) for name, each in held(owner).items() if np.ndim(each.value)}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         raise ArgumentError(
             f"{what}: expected arrays of one length, one value a neuron; found "
             + ", ".join(f"{name} of length {length}" for name, length in lengths.items())
         )
+    return next(iter(lengths.values()), None)
 
 
 def _changed(prefix: str, part: Any, given: Mapping[str, Any]) -> Any:

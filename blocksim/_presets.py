@@ -7,15 +7,15 @@ Between spikes all are exact for input that is constant within a step, unless th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from blocksim._connections import Exponential, Synapse
 from blocksim._linear_neurons import Component, LinearIF
-from blocksim._milliseconds import decay_of_ms, propagators, steps_of_ms
-from blocksim._neurons import LIF
+from blocksim._milliseconds import decay_of_ms, propagators
+from blocksim._neurons import LIF, membrane_of_ms
 from blocksim._parameters import parts, tuple_of
 from blocksim._validation import choice, found, milliseconds, real_array
 from blocksim.errors import ArgumentError
@@ -76,11 +76,10 @@ class CubaLIF(LIF):
         gain : float or (N,) array
             Current for a unit of synaptic state.
         """
-        plain = LIF.from_ms(tau_mem=tau_mem, dt=dt, refractory=refractory, theta=theta, rounding=rounding)
-        taus = tau_syn if isinstance(tau_syn, (tuple, list)) else (tau_syn,)
         dt = milliseconds("dt", dt)
+        taus = tau_syn if isinstance(tau_syn, (tuple, list)) else (tau_syn,)
         synapses = tuple(Exponential(decay_of_ms("tau_syn", tau, dt), gain) for tau in taus)
-        return cls(plain.beta, plain.theta, plain.refractory_steps, synapses)
+        return cls(**membrane_of_ms(tau_mem, dt, theta, refractory, rounding), synapses=synapses)
 
 
 class GIF(LinearIF):
@@ -130,10 +129,8 @@ class GIF(LinearIF):
         """
         dt = milliseconds("dt", dt)
         return cls(
-            beta=decay_of_ms("tau_mem", tau_mem, dt),
-            theta=theta,
-            refractory_steps=steps_of_ms("refractory", refractory, dt, rounding),
-            components=[_current(each, tau_mem, dt) for each in currents] + [_rise(each, dt) for each in thresholds],
+            **membrane_of_ms(tau_mem, dt, theta, refractory, rounding),
+            components=_components(currents, thresholds, tau_mem, dt),
             v_reset=v_reset,
             refractory="hold",
         )
@@ -177,10 +174,8 @@ class MAT(LinearIF):
         """
         dt = milliseconds("dt", dt)
         return cls(
-            beta=decay_of_ms("tau_mem", tau_mem, dt),
-            theta=theta,
-            refractory_steps=steps_of_ms("refractory", refractory, dt, rounding),
-            components=[_rise(each, dt) for each in thresholds],
+            **membrane_of_ms(tau_mem, dt, theta, refractory, rounding),
+            components=_components((), thresholds, tau_mem, dt),
             reset_factor=1.0,
             refractory="integrate",
         )
@@ -231,28 +226,14 @@ class GLIF(LinearIF):
             As in `GIF.from_ms`, but that amplitudes are those at the end of the refractory period.
         """
         dt = milliseconds("dt", dt)
-        steps = steps_of_ms("refractory", refractory, dt, rounding)
-        components = [
-            Component(
-                component.decay,
-                _like(
-                    component.jump * np.asarray(component.decay) ** -np.asarray(steps, np.float64),
-                    component.jump,
-                    component.decay,
-                ),
-                to_voltage=component.to_voltage,
-                to_threshold=component.to_threshold,
-            )
-            for component in [
-                *(_current(each, tau_mem, dt) for each in currents),
-                *(_rise(each, dt) for each in thresholds),
-            ]
-        ]
+        common = membrane_of_ms(tau_mem, dt, theta, refractory, rounding)
+        steps = np.asarray(common["refractory_steps"], np.float64)
         return cls(
-            beta=decay_of_ms("tau_mem", tau_mem, dt),
-            theta=theta,
-            refractory_steps=steps,
-            components=components,
+            **common,
+            components=[
+                replace(each, jump=_like(each.jump * np.asarray(each.decay) ** -steps, each.jump, each.decay))
+                for each in _components(currents, thresholds, tau_mem, dt)
+            ],
             v_reset=v_reset,
             reset_factor=reset_factor,
             refractory="hold",
@@ -309,16 +290,16 @@ class AdLIF(LinearIF):
         """
         choice("discretisation", discretisation, DISCRETISATIONS)
         dt = milliseconds("dt", dt)
-        beta, decay = decay_of_ms("tau_mem", tau_mem, dt), decay_of_ms("tau_adapt", tau_adapt, dt)
+        common = membrane_of_ms(tau_mem, dt, theta, refractory, rounding)
+        beta, decay = common["beta"], decay_of_ms("tau_adapt", tau_adapt, dt)
         a, b = real_array("a", a), real_array("b", b)
-        common = {"theta": theta, "refractory_steps": steps_of_ms("refractory", refractory, dt, rounding)}
         jump = (1 - decay) * b
         if discretisation == "symplectic":
             component = Component(decay, jump, (1 - decay) * a, to_voltage=-(1 - beta), listens="after")
-            return cls(beta, components=[component], **common)
+            return cls(**common, components=[component])
         step, gain = _coupled(real_array("tau_mem", tau_mem, "ms"), real_array("tau_adapt", tau_adapt, "ms"), a, dt)
         # With w of the model, c = w - r V is not moved by the current, for r as below, and becomes
-        # q c + (p - q r) V - r (V after the reset - U), p being what V alone makes of w - r U. A part k of V then moves
+        # q c + (p + q r) V - r (V after the reset - U), p being what V alone makes of w - r U. A part k of V then moves
         # from this step's c to U's own decay, so that c follows from U and V of its own step.
         r = gain[1] / gain[0]
         q = step[1][1] - r * step[0][1]
@@ -326,14 +307,11 @@ class AdLIF(LinearIF):
         own, q, r, k, drive = (
             _like(value, beta, decay, a) for value in (step[0][0] + step[0][1] * (r - k), q, r, k, step[0][1])
         )
-        return cls(
-            own,
-            components=[
-                Component(q, jump, r, to_voltage=drive),
-                Component(q, 0.0, k - r, to_voltage=drive, listens="after"),
-            ],
-            **common,
-        )
+        components = [
+            Component(q, jump, r, to_voltage=drive),
+            Component(q, 0.0, k - r, to_voltage=drive, listens="after"),
+        ]
+        return cls(**common | {"beta": own}, components=components)
 
     @staticmethod
     def current_gain(*, tau_mem: Any, dt: float, tau_adapt: Any = None, a: Any = 0.0) -> Any:
@@ -358,18 +336,17 @@ def _pair(given: Any) -> tuple[Any, Any]:
     return tau, real_array("amplitude", amplitude)
 
 
-def _rise(given: Any, dt: float) -> Component:
-    """A rise of the threshold at a spike that decays from the spike on."""
-    tau, amplitude = _pair(given)
-    decay = decay_of_ms("tau", tau, dt)
-    return Component(decay, _like(decay * amplitude, decay, amplitude), to_threshold=1.0)
-
-
-def _current(given: Any, tau_mem: Any, dt: float) -> Component:
-    """A current that begins at a spike and decays."""
-    tau, amplitude = _pair(given)
-    decay = decay_of_ms("tau", tau, dt)
-    return Component(decay, amplitude, to_voltage=_like(propagators(tau, tau_mem, dt)[0], decay, tau_mem))
+def _components(currents: Any, thresholds: Any, tau_mem: Any, dt: float) -> list[Component]:
+    """Currents that begin at a spike and decay, and rises of the threshold that decay from the spike on."""
+    components = []
+    for tau, amplitude in map(_pair, currents):
+        decay = decay_of_ms("tau", tau, dt)
+        gain = _like(propagators(tau, tau_mem, dt)[0], decay, tau_mem)
+        components.append(Component(decay, amplitude, to_voltage=gain))
+    for tau, amplitude in map(_pair, thresholds):
+        decay = decay_of_ms("tau", tau, dt)
+        components.append(Component(decay, _like(decay * amplitude, decay, amplitude), to_threshold=1.0))
+    return components
 
 
 def _like(value: Any, *others: Any) -> Any:

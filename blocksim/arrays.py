@@ -9,7 +9,7 @@ have C components, R receptors with a time course, and E steps of the longest de
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -60,14 +60,11 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Parameters(Record):
-    """One array for each parameter of equations (1)-(6): values (N,), or sums of gradients (B, N).
+    """One array for each parameter of equations (1)-(6): values (N,), or sums of gradients (B, N)."""
 
-    The metadata of a field say which are decay factors, and the value of one that a neuron does not have.
-    """
-
-    beta: Array = field(metadata={"decays": True})
-    p: Array = field(metadata={"decays": True, "absent": 0.0})
-    b: Array = field(metadata={"absent": 0.0})
+    beta: Array
+    p: Array
+    b: Array
     theta: Array  # theta_0
     bias: Array  # the layer's
 

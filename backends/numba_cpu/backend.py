@@ -13,7 +13,7 @@ import numpy as np
 
 from blocksim import _distances
 from blocksim._events import Events
-from blocksim._linear import receiving, shifted
+from blocksim._linear import input_weight_gradients, receiving
 from blocksim.arrays import (
     AdjointCarry,
     AdjointResult,
@@ -154,18 +154,13 @@ class NumbaBackend(FusedBackend, HostBackend):
             self, layer, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history
         )
         grad = Drive(result.current, result.filtered)
-
-        def of(receptor: int) -> np.ndarray:
-            return np.ascontiguousarray(receiving(grad, receptor))
-
-        weights = tuple(
-            self.projection_adjoint(shifted(x, layer.lead, each.delay), of(each.receptor)) for each in layer.inputs
-        )
         recurrent = tuple(
-            _delayed_gradient(tape.traces.spikes, tape.history, of(each.receptor), each.delay)
+            _delayed_gradient(
+                tape.traces.spikes, tape.history, np.ascontiguousarray(receiving(grad, each.receptor)), each.delay
+            )
             for each in layer.recurrent
         )
-        return replace(result, weights=weights, recurrent=recurrent)
+        return replace(result, weights=input_weight_gradients(self, layer, x, grad), recurrent=recurrent)
 
 
 def _train_distance(
