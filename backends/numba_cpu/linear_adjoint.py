@@ -16,19 +16,9 @@ from .compiling import inlined, kernel
 from .forward import CHUNK, flush
 from .linear_forward import (
     BETA,
-    DECAY,
-    FROM_VOLTAGE,
-    GAIN,
-    GAIN_RISING,
-    JUMP,
-    KAPPA,
-    RESET_FACTOR,
-    SIGMA,
-    THETA,
-    TO_THRESHOLD,
-    TO_VOLTAGE,
-    V_RESET,
+    constants_of,
     next_components,
+    synapse_of,
     threshold_of,
 )
 from .simd import (
@@ -113,19 +103,9 @@ def _walk_forward(
     number = number_of_rows(components)
     for n in range(begin, end, lanes):
         valid = end - n
-        theta = load(neurons.values, THETA, n, lanes, width)
-        factor = load(neurons.values, RESET_FACTOR, n, lanes, width)
-        reset = load(neurons.values, V_RESET, n, lanes, width)
-        decay = load_rows(neurons.components, DECAY * number, n, lanes, components, width)
-        jump = load_rows(neurons.components, JUMP * number, n, lanes, components, width)
-        pull = load_rows(neurons.components, FROM_VOLTAGE * number, n, lanes, components, width)
-        rise = load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width)
-        after = load_rows(neurons.after, 0, n, lanes, components, width)
-        period = load(neurons.refractory, 0, n, lanes, width)
+        p = constants_of(neurons, n, components, width)
         c = load_rows(tape.start_components, now * number, n, valid, components, width)
         left = load(tape.start_refractory, now, n, valid, width)
-        tiny = fill(neurons.tiny, theta)
-        zero = fill(0.0, theta)
         none = fill(0, left)
         step = fill(1, left)
         for t in range(rows):
@@ -134,11 +114,11 @@ def _walk_forward(
             live = equal(left, none)
             store(live, live_steps, t, n, lanes)
             store_rows(c, kept, t * number, n, lanes)
-            m = sub(u, threshold_of(neurons, theta, rise, c))
-            store(select(live, surrogate_slope(m, rule, lowest, terms), zero), slope, t, n, lanes)
-            v = select(spike, add(mul(factor, u), reset), u)
-            c = next_components(neurons, decay, jump, pull, after, c, u, v, spike, tiny, zero)
-            left = select(spike, period, select(live, none, sub(left, step)))
+            m = sub(u, threshold_of(neurons, p, c))
+            store(select(live, surrogate_slope(m, rule, lowest, terms), p.zero), slope, t, n, lanes)
+            v = select(spike, add(mul(p.factor, u), p.reset), u)
+            c = next_components(neurons, p, c, u, v, spike)
+            left = select(spike, p.period, select(live, none, sub(left, step)))
 
 
 @inlined
@@ -195,27 +175,17 @@ def _walk_backward(
     number = number_of_rows(components)
     for n in range(begin, end, lanes):
         valid = end - n
-        beta = load(neurons.values, BETA, n, lanes, width)
-        factor = load(neurons.values, RESET_FACTOR, n, lanes, width)
-        reset = load(neurons.values, V_RESET, n, lanes, width)
-        decay = load_rows(neurons.components, DECAY * number, n, lanes, components, width)
-        jump = load_rows(neurons.components, JUMP * number, n, lanes, components, width)
-        pull = load_rows(neurons.components, FROM_VOLTAGE * number, n, lanes, components, width)
-        drive = load_rows(neurons.components, TO_VOLTAGE * number, n, lanes, components, width)
-        rise = load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width)
-        after = load_rows(neurons.after, 0, n, lanes, components, width)
+        p = constants_of(neurons, n, components, width)
         into_v = load(out.voltage, sample, n, valid, width)
         into_c = load_rows(out.components, sample * number, n, valid, components, width)
-        tiny = fill(neurons.tiny, beta)
-        zero = fill(0.0, beta)
-        none = fill(0.0, decay)
-        smallest = repeat(tiny, decay)
-        lost = sub(factor, fill(1.0, beta))
+        none = fill(0.0, p.decay)
+        smallest = repeat(p.tiny, p.decay)
+        lost = sub(p.factor, fill(1.0, p.beta))
         mask = load(live_steps, offset, n, lanes, width)
         never = both(mask, opposite(mask))
         integrate = opposite(never) if neurons.integrate else never
         hold = opposite(never) if neurons.hold else never
-        sum_beta, sum_theta, sum_bias, sum_factor, sum_reset = zero, zero, zero, zero, zero
+        sum_beta, sum_theta, sum_bias, sum_factor, sum_reset = p.zero, p.zero, p.zero, p.zero, p.zero
         sum_decay, sum_jump, sum_pull, sum_drive, sum_rise = none, none, none, none, none
         spike = load(tape.spikes, row + rows - 1, n, valid, width)
         u = load(tape.voltage, row + rows - 1, n, valid, width)
@@ -224,7 +194,7 @@ def _walk_backward(
             if offset + t > 0:
                 spike_before = load(tape.spikes, row + t - 1, n, valid, width)
                 u_before = load(tape.voltage, row + t - 1, n, valid, width)
-                handed = select(spike_before, add(mul(factor, u_before), reset), u_before)
+                handed = select(spike_before, add(mul(p.factor, u_before), p.reset), u_before)
             else:
                 spike_before = spike
                 u_before = u
@@ -234,21 +204,21 @@ def _walk_backward(
             open_ = either(live, integrate)
             held = both(hold, opposite(live))
             if neurons.listens_after:
-                into_v = add_rows(into_v, select(after, mul(pull, into_c), none))
+                into_v = add_rows(into_v, select(p.after, mul(p.pull, into_c), none))
             lambda_s = load(grad_spikes, t, n, lanes, width)  # (35)
             if rule.through_adaptation:
-                lambda_s = add_products(lambda_s, jump, into_c)
+                lambda_s = add_products(lambda_s, p.jump, into_c)
             if rule.through_reset:
-                lambda_s = multiply_add(multiply_add(lost, u, reset), into_v, lambda_s)
+                lambda_s = multiply_add(multiply_add(lost, u, p.reset), into_v, lambda_s)
             delta = mul(load(slope, offset + t, n, lanes, width), lambda_s)
             lambda_u = delta  # (36)
             if cotangents.has_voltage:
                 lambda_u = add(lambda_u, load(cotangents.voltage, row + t, n, valid, width))
-            lambda_u = add(lambda_u, select(spike, mul(factor, into_v), into_v))
+            lambda_u = add(lambda_u, select(spike, mul(p.factor, into_v), into_v))
             if neurons.pulls:
-                lambda_u = add_rows(lambda_u, select(after, none, mul(pull, into_c)))
-            lambda_u = flush(lambda_u, tiny, zero)
-            current = select(open_, lambda_u, zero)
+                lambda_u = add_rows(lambda_u, select(p.after, none, mul(p.pull, into_c)))
+            lambda_u = flush(lambda_u, p.tiny, p.zero)
+            current = select(open_, lambda_u, p.zero)
             store(current, out.current, row + t, n, valid)
             sum_bias = add(sum_bias, current)
             sum_beta = select(held, sum_beta, multiply_add(lambda_u, handed, sum_beta))
@@ -260,17 +230,17 @@ def _walk_backward(
             sum_jump = select(spike, add(sum_jump, into_c), sum_jump)
             heard = repeat(u, c)
             if neurons.listens_after:
-                heard = select(after, repeat(select(spike, multiply_add(factor, u, reset), u), c), heard)
+                heard = select(p.after, repeat(select(spike, multiply_add(p.factor, u, p.reset), u), c), heard)
             sum_pull = multiply_add(into_c, heard, sum_pull)
             sum_drive = multiply_add(c, repeat(current, c), sum_drive)
-            less_delta = repeat(sub(zero, delta), c)
+            less_delta = repeat(sub(p.zero, delta), c)
             sum_rise = multiply_add(c, less_delta, sum_rise)
-            into_c = mul(decay, into_c)  # (37)
+            into_c = mul(p.decay, into_c)  # (37)
             if neurons.raises:
-                into_c = multiply_add(rise, less_delta, into_c)
+                into_c = multiply_add(p.rise, less_delta, into_c)
             if neurons.drives:
-                into_c = multiply_add(drive, repeat(current, c), into_c)
-            into_v = select(held, lambda_u, flush(mul(beta, lambda_u), tiny, zero))
+                into_c = multiply_add(p.drive, repeat(current, c), into_c)
+            into_v = select(held, lambda_u, flush(mul(p.beta, lambda_u), p.tiny, p.zero))
             spike = spike_before
             u = u_before
         store(into_v, out.voltage, sample, n, valid)
@@ -298,16 +268,11 @@ def _through_synapses(neurons, tape, out, now, sample, batch, steps, start, rows
         of_trace = of_state * steps + start
         for n in range(begin, end, lanes):
             valid = end - n
-            sigma = load(neurons.synapses, SIGMA * receptors + r, n, lanes, width)
-            kappa = load(neurons.synapses, KAPPA * receptors + r, n, lanes, width)
-            gain = load(neurons.synapses, GAIN * receptors + r, n, lanes, width)
-            rising = load(neurons.synapses, GAIN_RISING * receptors + r, n, lanes, width)
+            p = synapse_of(neurons, r, n, width)
             into_s = load(out.synapses, of_state, n, valid, width)
             into_z = load(out.rising, of_state, n, valid, width)
-            tiny = fill(neurons.tiny, sigma)
-            zero = fill(0.0, sigma)
-            euler = fill(np.e, sigma)
-            sum_decay, sum_gain, sum_rising = zero, zero, zero
+            euler = fill(np.e, p.sigma)
+            sum_decay, sum_gain, sum_rising = p.zero, p.zero, p.zero
             for back in range(rows):
                 t = rows - 1 - back
                 current = load(out.current, sample * steps + start + t, n, valid, width)
@@ -315,24 +280,24 @@ def _through_synapses(neurons, tape, out, now, sample, batch, steps, start, rows
                     s_before = load(tape.synapses, of_trace + t - 1, n, valid, width)
                 else:
                     s_before = load(tape.start_synapses, now * receptors + r, n, valid, width)
-                lambda_s = flush(add(into_s, mul(gain, current)), tiny, zero)
+                lambda_s = flush(add(into_s, mul(p.gain, current)), p.tiny, p.zero)
                 sum_gain = add(sum_gain, mul(current, load(tape.synapses, of_trace + t, n, valid, width)))
                 if neurons.alpha[r]:
                     if t > 0:
                         z_before = load(tape.rising, of_trace + t - 1, n, valid, width)
                     else:
                         z_before = load(tape.start_rising, now * receptors + r, n, valid, width)
-                    lambda_z = flush(add(into_z, mul(rising, current)), tiny, zero)
+                    lambda_z = flush(add(into_z, mul(p.rising, current)), p.tiny, p.zero)
                     sum_rising = add(sum_rising, mul(current, load(tape.rising, of_trace + t, n, valid, width)))
                     # d(sigma (s + kappa z))/d(sigma), with kappa's own slope -e / sigma
-                    slope = add(s_before, mul(sub(kappa, euler), z_before))
+                    slope = add(s_before, mul(sub(p.kappa, euler), z_before))
                     sum_decay = add(sum_decay, add(mul(lambda_s, slope), mul(lambda_z, z_before)))
                     store(lambda_z, out.filtered, of_trace + t, n, valid)
-                    into_z = flush(add(mul(sigma, lambda_z), mul(mul(sigma, kappa), lambda_s)), tiny, zero)
+                    into_z = flush(add(mul(p.sigma, lambda_z), mul(mul(p.sigma, p.kappa), lambda_s)), p.tiny, p.zero)
                 else:
                     sum_decay = add(sum_decay, mul(lambda_s, s_before))
                     store(lambda_s, out.filtered, of_trace + t, n, valid)
-                into_s = flush(mul(sigma, lambda_s), tiny, zero)
+                into_s = flush(mul(p.sigma, lambda_s), p.tiny, p.zero)
             store(into_s, out.synapses, of_state, n, valid)
             store(into_z, out.rising, of_state, n, valid)
             _add_sum(sum_decay, out.synapse_sums, (0 * batch + sample) * receptors + r, n, valid, width)

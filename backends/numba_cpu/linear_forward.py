@@ -148,6 +148,74 @@ def _add_recurrent(recurrent, spikes, row, history, history_row, step, rows, siz
                         store(total, incoming, to + t, n, lanes)
 
 
+class Constants(NamedTuple):
+    """A vector of neurons' parameters in registers: lanes, and stacks of their components."""
+
+    beta: Any
+    theta: Any
+    factor: Any
+    reset: Any
+    period: Any
+    decay: Any
+    jump: Any
+    pull: Any
+    drive: Any
+    rise: Any
+    after: Any
+    tiny: Any
+    zero: Any
+
+
+@inlined
+def constants_of(neurons, n, components, width):
+    """Those of the neurons from n on; what a caller does not use, the compiler does not load."""
+    lanes = lanes_of(width)
+    number = number_of_rows(components)
+    beta = load(neurons.values, BETA, n, lanes, width)
+    return Constants(
+        beta,
+        load(neurons.values, THETA, n, lanes, width),
+        load(neurons.values, RESET_FACTOR, n, lanes, width),
+        load(neurons.values, V_RESET, n, lanes, width),
+        load(neurons.refractory, 0, n, lanes, width),
+        load_rows(neurons.components, DECAY * number, n, lanes, components, width),
+        load_rows(neurons.components, JUMP * number, n, lanes, components, width),
+        load_rows(neurons.components, FROM_VOLTAGE * number, n, lanes, components, width),
+        load_rows(neurons.components, TO_VOLTAGE * number, n, lanes, components, width),
+        load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width),
+        load_rows(neurons.after, 0, n, lanes, components, width),
+        fill(neurons.tiny, beta),
+        fill(0.0, beta),
+    )
+
+
+class SynapseConstants(NamedTuple):
+    """A receptor's parameters in registers."""
+
+    sigma: Any
+    kappa: Any
+    gain: Any
+    rising: Any
+    tiny: Any
+    zero: Any
+
+
+@inlined
+def synapse_of(neurons, r, n, width):
+    """Those of receptor r, of the neurons from n on."""
+    lanes = lanes_of(width)
+    receptors = len(neurons.alpha)
+    sigma = load(neurons.synapses, SIGMA * receptors + r, n, lanes, width)
+    return SynapseConstants(
+        sigma,
+        load(neurons.synapses, KAPPA * receptors + r, n, lanes, width),
+        load(neurons.synapses, GAIN * receptors + r, n, lanes, width),
+        load(neurons.synapses, GAIN_RISING * receptors + r, n, lanes, width),
+        fill(neurons.tiny, sigma),
+        fill(0.0, sigma),
+    )
+
+
 @inlined
 def _filter(neurons, carry, out, sample, steps, step, rows, begin, end, incoming, width):
     """The synapses, (28), and their currents added to the direct one, (29)."""
@@ -158,24 +226,19 @@ def _filter(neurons, carry, out, sample, steps, step, rows, begin, end, incoming
         of_trace = of_state * steps + step
         for n in range(begin, end, lanes):
             valid = end - n
-            sigma = load(neurons.synapses, SIGMA * receptors + r, n, lanes, width)
-            kappa = load(neurons.synapses, KAPPA * receptors + r, n, lanes, width)
-            gain = load(neurons.synapses, GAIN * receptors + r, n, lanes, width)
-            rising = load(neurons.synapses, GAIN_RISING * receptors + r, n, lanes, width)
+            p = synapse_of(neurons, r, n, width)
             s = load(carry.synapses, of_state, n, valid, width)
             z = load(carry.rising, of_state, n, valid, width)
-            tiny = fill(neurons.tiny, sigma)
-            zero = fill(0.0, sigma)
             for t in range(rows):
                 i = load(incoming, (r + 1) * CHUNK + t, n, lanes, width)
                 current = load(incoming, t, n, lanes, width)
                 if neurons.alpha[r]:
-                    s = flush(mul(sigma, add(s, mul(kappa, z))), tiny, zero)
-                    z = flush(add(mul(sigma, z), i), tiny, zero)
-                    current = add(add(current, mul(gain, s)), mul(rising, z))
+                    s = flush(mul(p.sigma, add(s, mul(p.kappa, z))), p.tiny, p.zero)
+                    z = flush(add(mul(p.sigma, z), i), p.tiny, p.zero)
+                    current = add(add(current, mul(p.gain, s)), mul(p.rising, z))
                 else:
-                    s = flush(add(mul(sigma, s), i), tiny, zero)
-                    current = add(current, mul(gain, s))
+                    s = flush(add(mul(p.sigma, s), i), p.tiny, p.zero)
+                    current = add(current, mul(p.gain, s))
                 store(current, incoming, t, n, lanes)
                 if out.keep_tape:
                     store(s, out.synapses, of_trace + t, n, valid)
@@ -186,24 +249,24 @@ def _filter(neurons, carry, out, sample, steps, step, rows, begin, end, incoming
 
 
 @inlined
-def threshold_of(neurons, theta, to_threshold, c):
+def threshold_of(neurons, p, c):
     """(31)."""
     if neurons.raises:
-        return add_rows(theta, mul(to_threshold, c))
-    return theta
+        return add_rows(p.theta, mul(p.rise, c))
+    return p.theta
 
 
 @inlined
-def next_components(neurons, decay, jump, from_voltage, after, c, u, v, spike, tiny, zero):
+def next_components(neurons, p, c, u, v, spike):
     """(34)."""
-    c = mul(decay, c)
-    c = select(spike, add(c, jump), c)
+    c = mul(p.decay, c)
+    c = select(spike, add(c, p.jump), c)
     if neurons.pulls:
         heard = repeat(u, c)
         if neurons.listens_after:
-            heard = select(after, repeat(v, c), heard)
-        c = add(c, mul(from_voltage, heard))
-    return flush(c, repeat(tiny, c), repeat(zero, c))
+            heard = select(p.after, repeat(v, c), heard)
+        c = add(c, mul(p.pull, heard))
+    return flush(c, repeat(p.tiny, c), repeat(p.zero, c))
 
 
 @inlined
@@ -213,22 +276,10 @@ def _dynamics(neurons, carry, out, sample, row, rows, begin, end, current, compo
     number = number_of_rows(components)
     for n in range(begin, end, lanes):
         valid = end - n
-        beta = load(neurons.values, BETA, n, lanes, width)
-        theta = load(neurons.values, THETA, n, lanes, width)
-        factor = load(neurons.values, RESET_FACTOR, n, lanes, width)
-        reset = load(neurons.values, V_RESET, n, lanes, width)
-        decay = load_rows(neurons.components, DECAY * number, n, lanes, components, width)
-        jump = load_rows(neurons.components, JUMP * number, n, lanes, components, width)
-        pull = load_rows(neurons.components, FROM_VOLTAGE * number, n, lanes, components, width)
-        drive = load_rows(neurons.components, TO_VOLTAGE * number, n, lanes, components, width)
-        rise = load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width)
-        after = load_rows(neurons.after, 0, n, lanes, components, width)
-        period = load(neurons.refractory, 0, n, lanes, width)
+        p = constants_of(neurons, n, components, width)
         v = load(carry.voltage, sample, n, valid, width)
         c = load_rows(carry.components, sample * number, n, valid, components, width)
         left = load(carry.refractory, sample, n, valid, width)
-        tiny = fill(neurons.tiny, beta)
-        zero = fill(0.0, beta)
         none = fill(0, left)
         step = fill(1, left)
         integrate = equal(none, fill(0 if neurons.integrate else 1, left))
@@ -237,19 +288,19 @@ def _dynamics(neurons, carry, out, sample, row, rows, begin, end, current, compo
             live = equal(left, none)  # (1)
             j = load(current, t, n, lanes, width)
             if neurons.drives:
-                j = add_rows(j, mul(drive, c))  # (29)
-            u = add(mul(beta, v), select(either(live, integrate), j, zero))  # (30)
-            u = select(both(hold, opposite(live)), v, flush(u, tiny, zero))
-            threshold = threshold_of(neurons, theta, rise, c)  # (31)
+                j = add_rows(j, mul(p.drive, c))  # (29)
+            u = add(mul(p.beta, v), select(either(live, integrate), j, p.zero))  # (30)
+            u = select(both(hold, opposite(live)), v, flush(u, p.tiny, p.zero))
+            threshold = threshold_of(neurons, p, c)  # (31)
             spike = both(live, greater(u, threshold))  # (32)
             store(spike, out.spikes, row + t, n, valid)
             if out.keep_voltage:
                 store(u, out.voltage, row + t, n, valid)
             if out.keep_threshold:
                 store(threshold, out.threshold, row + t, n, valid)
-            v = select(spike, add(mul(factor, u), reset), u)  # (33)
-            c = next_components(neurons, decay, jump, pull, after, c, u, v, spike, tiny, zero)
-            left = select(spike, period, select(live, none, sub(left, step)))
+            v = select(spike, add(mul(p.factor, u), p.reset), u)  # (33)
+            c = next_components(neurons, p, c, u, v, spike)
+            left = select(spike, p.period, select(live, none, sub(left, step)))
         store(v, carry.voltage, sample, n, valid)
         store_rows(c, carry.components, sample * number, n, valid)
         store(left, carry.refractory, sample, n, valid)
