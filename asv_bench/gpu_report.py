@@ -1,9 +1,10 @@
 """Tests and timings of the CuPy backend on a GPU, as a report: python asv_bench/gpu_report.py [-o FOLDER].
 
-Runs the test suite's GPU part, timings of its own against the estimate on paper (gpu_model.py), asv's benchmarks of the
-backend, and last the slow tests; writes report.md and report.json anew after each part, so that a run that is cut short
-leaves what it had. Without a GPU it says so and stops; --emulate tries the script itself in CPU emulation, at small
-sizes, and whatever it times there is marked as no GPU's.
+Runs the test suite's GPU part, timings of its own, asv's benchmarks of the backend, and last the slow tests; writes
+report.md and report.json anew after each part, so that a run that is cut short leaves what it had. --timings runs the
+timings alone; --page FILE writes their tables into a page, between its marks, from a report.json that is there. Without
+a GPU it says so and stops. --emulate tries the script itself in CPU emulation, at small sizes, and whatever it times
+there is marked as no GPU's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,7 +25,6 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
-import gpu_model as model  # noqa: E402
 import numpy as np  # noqa: E402
 from benchmarks.workloads import PaperLayer  # noqa: E402
 from blocksim.backends.cupy_cuda.backend import CupyBackend  # noqa: E402
@@ -110,89 +111,200 @@ class Small(PaperLayer):
     inputs, neurons, steps = 30, 10, 45
 
 
+def both_passes(layer: blocksim.Layer, x: Any, engine: CupyBackend, grad: Any, method: str = "blocks") -> object:
+    return blocksim.simulate(layer, x, engine, method, tape=True).backward(grad)
+
+
+class Timed:
+    """Milliseconds that each of the backend's kernels takes on the device, however long the host takes to launch it."""
+
+    def __init__(self, engine: CupyBackend) -> None:
+        self.cuda, self.inner = engine.cupy.cuda, engine.launch
+        self.seen: dict[str, list[Any]] = {}
+        engine.launch = self.launch
+
+    def launch(self, kernel: str, *how: Any) -> Callable[..., None]:
+        inner = self.inner(kernel, *how)
+
+        def launch(*arguments: Any) -> None:
+            before, after = self.cuda.Event(), self.cuda.Event()
+            before.record()
+            inner(*arguments)
+            after.record()
+            self.seen.setdefault(kernel, []).append((before, after))
+
+        return launch
+
+    def __call__(self, work: Callable[[], object]) -> dict[str, float]:
+        """Medians over calls of the time of all launches of a kernel; the first call, which compiles, is left out."""
+        times: dict[str, list[float]] = {}
+        for repeat in range(REPEATS + 1):
+            self.seen.clear()
+            work()
+            self.cuda.Device().synchronize()
+            for kernel, launches in self.seen.items() if repeat else ():
+                total = sum(self.cuda.get_elapsed_time(*each) for each in launches)
+                times.setdefault(kernel, []).append(total)
+        return {kernel: float(np.median(each)) for kernel, each in times.items()}
+
+
 def paper_layer(cupy: Any) -> list[Times]:
-    """The paper's layer by method, events given, or flags and gradients that lie on the device."""
+    """The paper's layer by method: events given, or flags and gradients that lie on the device."""
     watch = Stopwatch(cupy)
     paper = Small(2) if watch.emulated else PaperLayer()
     engine = CupyBackend(cupy, scan=False)
     flags, grad = engine.asarray(paper.dense), engine.asarray(paper.grad_spikes)
     rows = []
     for method in ("blocks", "standard"):
-
-        def on_device(method: str = method) -> object:
-            return blocksim.simulate(paper.layer, flags, engine, method, tape=True).backward(grad)
-
         calls = {
-            "forward": lambda method=method: paper.forward(engine, method),
-            "forward and backward": lambda method=method: paper.step(engine, method),
-            "forward and backward, all on the device": on_device,
+            "forward": partial(blocksim.simulate, paper.layer, flags, engine, method, tape=True),
+            "forward and backward": partial(both_passes, paper.layer, flags, engine, grad, method),
+            "the same, from events and to NumPy arrays": partial(paper.step, engine, method),
         }
-        for name, call in calls.items():
-            before = engine.copies.to_device, engine.copies.to_host
-            times = watch(call)
-            copies = (engine.copies.to_device - before[0] + engine.copies.to_host - before[1]) / (REPEATS + 1)
-            rows.append({"work": f"{name}, {method}", "ms": times, "copies a call": round(copies, 1)})
+        rows += [{"work": name, "method": method, "ms": watch(call)} for name, call in calls.items()]
+    return rows
+
+
+def refractory_periods(cupy: Any) -> list[Times]:
+    """The paper's layer, forward and backward, by refractory period: blocks against step by step."""
+    watch = Stopwatch(cupy)
+    rows = []
+    for refractory in (3, 5) if watch.emulated else (0, 10, 20, 40, 60, 80, 100):
+        paper = Small(2, refractory=refractory) if watch.emulated else PaperLayer(refractory=refractory)
+        engine = CupyBackend(cupy, scan=False)
+        flags, grad = engine.asarray(paper.dense), engine.asarray(paper.grad_spikes)
+        row: Times = {"refractory period, steps": refractory}
+        for method in ("blocks", "standard"):
+            row[method] = watch(partial(both_passes, paper.layer, flags, engine, grad, method))
+        row["standard / blocks"] = round(row["standard"][0] / row["blocks"][0], 1)
+        rows.append(row)
+    return rows
+
+
+def neurons(cupy: Any) -> list[Times]:
+    """Kernels alone, currents given: few and many samples of 128 neurons and 1024 steps."""
+    emulated = Stopwatch(cupy).emulated
+    forms = [2, 3] if emulated else [64, 2048]
+    steps, size = (45, 10) if emulated else (1024, 128)
+    period = 40
+    models = {
+        "ALIF": blocksim.Layer(blocksim.ALIF(beta=0.95, p=0.99, b=0.2, refractory_steps=period)),
+        "LIF, an exponential synapse": blocksim.Layer(
+            blocksim.LIF(0.95, refractory_steps=period), synapses=[blocksim.Exponential(0.9)]
+        ),
+        "GIF, two currents and two thresholds": blocksim.Layer(
+            blocksim.LinearIF(0.95, 1.0, period, [
+                blocksim.Component(0.99, -0.05, to_voltage=1), blocksim.Component(0.999, -0.02, to_voltage=1),
+                blocksim.Component(0.98, 0.1, to_threshold=1), blocksim.Component(0.999, 0.1, to_threshold=1),
+            ])
+        ),
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    rows = []
+    for batch in forms:
+        of_alif: dict[str, float] = {}
+        x, grad = (
+            rng.normal(mean, width, (batch, steps, size)).astype(np.float32) for mean, width in ((0.06, 0.05), (0, 1))
+        )
+        for name, layer in models.items():
+            engine = CupyBackend(cupy, scan=False)
+            on_device, gradient, timed = engine.asarray(x), engine.asarray(grad), Timed(engine)
+            seen = timed(partial(both_passes, layer, on_device, engine, gradient))
+            passes = {
+                "forward": sum(ms for kernel, ms in seen.items() if "forward" in kernel),
+                "backward": sum(ms for kernel, ms in seen.items() if "adjoint" in kernel),
+            }
+            of_alif = of_alif or passes
+            rows.append(
+                {"samples": batch, "neuron": name}
+                | {f"{each}, ms": round(ms, 3) for each, ms in passes.items()}
+                | {"both / ALIF": round(sum(passes.values()) / sum(of_alif.values()), 2)}
+            )
     return rows
 
 
 def bandwidth(cupy: Any) -> list[Times]:
-    """Bytes that the dynamics of a layer must move, over the time they take; beside a copy on the same device."""
-    watch = Stopwatch(cupy)
-    batch, steps, neurons = (2, 40, 130) if watch.emulated else (2048, 1024, 128)
+    """A full device: bytes that ALIF's kernels must move over the time they take, beside a copy on the same device."""
+    emulated = Stopwatch(cupy).emulated
+    shape = (2, 40, 130) if emulated else (2048, 1024, 128)
     engine = CupyBackend(cupy, scan=False)
-    x = engine.empty((batch, steps, neurons), np.float32)
+    timed = Timed(engine)
+    x, y = engine.empty(shape, np.float32), engine.empty(shape, np.float32)
     x[...] = 0.05
     layer = blocksim.Layer(blocksim.ALIF(beta=0.95, p=0.99, b=0.2, refractory_steps=40))
     run = blocksim.simulate(layer, x, engine, tape=True)
-    grad = engine.empty(x.shape, np.float32)
-    grad[...] = 1
-    work = {
-        "copy": (8, lambda: x.copy()),
-        "forward": (model.KERNELS["forward"].bytes, lambda: blocksim.simulate(layer, x, engine)),
-        "forward, with a tape": (
-            model.KERNELS["forward, with a tape"].bytes,
-            lambda: blocksim.simulate(layer, x, engine, tape=True),
-        ),
-        "adjoint": (model.KERNELS["adjoint"].bytes, lambda: run.backward(grad)),
+
+    def copy() -> None:
+        before, after = cupy.cuda.Event(), cupy.cuda.Event()
+        before.record()
+        y[...] = x
+        after.record()
+        timed.seen["copy"] = [(before, after)]
+
+    # read and written: x and a copy; x, spikes, potentials; with gradients, and twice the adaptation kept of a block
+    work: dict[str, tuple[int, str, Callable[[], object]]] = {
+        "copy": (8, "copy", copy),
+        "forward": (5, "forward", lambda: blocksim.simulate(layer, x, engine)),
+        "forward, with a tape": (9, "forward", lambda: blocksim.simulate(layer, x, engine, tape=True)),
+        "backward": (22, "adjoint", lambda: run.backward(x)),
     }
     rows = []
-    for name, (each, call) in work.items():
-        times = watch(call)
-        rows.append({"work": name, "bytes a neuron-step": each, "ms": times,
-                     "GB/s": round(each * batch * steps * neurons / times[0] / 1e6, 1)})  # fmt: skip
+    for name, (each, kernel, call) in work.items():
+        ms = round(timed(call)[kernel], 4)
+        rows.append({"work": name, "bytes a neuron-step": each, "ms": ms,
+                     "GB/s": round(each * x.size / ms / 1e6, 1)})  # fmt: skip
     for row in rows:
-        row["of a copy's"] = round(row["GB/s"] / rows[0]["GB/s"], 3)
-        row["of the H100's, on paper"] = round(row["GB/s"] * 1e9 / model.H100.bandwidth, 3)
+        row["of a copy's"] = round(row["GB/s"] / rows[0]["GB/s"], 2)
     return rows
 
 
 def scans(cupy: Any) -> list[Times]:
-    """Few neurons: the scan against the sequential kernels."""
-    watch = Stopwatch(cupy)
-    steps, sizes = (100, (1, 3)) if watch.emulated else (10_000, (1, 64, 1024, 8448, 65536))
+    """Few neurons: kernels of the scan against the sequential ones."""
+    emulated = Stopwatch(cupy).emulated
+    shapes = [(1, 1, 100), (3, 2, 100)] if emulated else [
+        (1, 1, 10_000), (64, 1, 10_000), (1024, 1, 10_000), (4096, 1, 10_000), (8192, 1, 10_000), (16384, 1, 4096),
+        (65536, 1, 1024), (512, 8, 4096), (1024, 8, 4096), (4096, 8, 1024), (8, 128, 4096), (16, 128, 4096),
+        (32, 128, 4096), (64, 128, 4096),
+    ]  # fmt: skip
     layer = blocksim.Layer(blocksim.ALIF(beta=0.99, p=0.999, b=0.2, refractory_steps=20))
     rows = []
-    for units in sizes:
-        row: Times = {"neurons x samples": units, "steps": steps}
-        for scan in (False, True):
+    for batch, size, steps in shapes:
+        row: Times = {"samples": batch, "neurons": size, "steps": steps}
+        currents = np.random.default_rng(3).normal(0.02, 0.05, (batch, steps, size)).astype(np.float32)
+        for scan, name in ((False, "sequential"), (True, "scan")):
             engine = CupyBackend(cupy, scan=scan)
-            currents = np.random.default_rng(3).normal(0.02, 0.05, (units, steps, 1)).astype(np.float32)
-            x, grad = engine.asarray(currents), engine.asarray(currents)
-            run = blocksim.simulate(layer, x, engine, tape=True)
-            name = "scan" if scan else "sequential"
-            row[f"{name}, forward"] = watch(lambda x=x, engine=engine: blocksim.simulate(layer, x, engine, tape=True))
-            row[f"{name}, adjoint"] = watch(lambda run=run, grad=grad: run.backward(grad))
-        for part in ("forward", "adjoint"):
-            row[f"sequential / scan, {part}"] = round(row[f"sequential, {part}"][0] / row[f"scan, {part}"][0], 2)
+            x, timed = engine.asarray(currents), Timed(engine)
+            seen = timed(partial(both_passes, layer, x, engine, x))
+            for each, word in (("forward", "forward"), ("backward", "adjoint")):
+                row[f"{name}, {each}, ms"] = round(sum(ms for kernel, ms in seen.items() if word in kernel), 3)
+        sequential, scanned = (
+            row[f"{name}, forward, ms"] + row[f"{name}, backward, ms"] for name in ("sequential", "scan")
+        )
+        row["sequential / scan"] = round(sequential / scanned, 2)
         rows.append(row)
     return rows
 
 
 PARTS = {
     "The paper's layer": paper_layer,
+    "Blocks against step by step": refractory_periods,
+    "Neurons of other families": neurons,
     "Bandwidth": bandwidth,
     "The scan against the sequential kernels": scans,
 }
+MARKS = ("<!-- gpu_report.py -->\n", "<!-- end of gpu_report.py -->\n")
+
+
+def page(report: Report, path: Path) -> None:
+    """Put the tables of the timings into a page, between its marks."""
+    text = path.read_text()
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    here, cupy = report["device"], next(value for name, value in report["versions"].items() if name.startswith("cupy"))
+    lines = ["", f"Measured on an {here['name']} ({here['multiprocessors']} multiprocessors), CuPy {cupy}."]
+    for title, rows in report["timings"].items():
+        lines += ["", f"**{title}.** {PARTS[title].__doc__}", "", *_table(rows, list(rows[0]))]
+    path.write_text(before + MARKS[0] + "\n".join(lines) + "\n\n" + MARKS[1] + after)
 
 
 def collect(
@@ -204,15 +316,21 @@ def collect(
         "asv": {"not run": "not reached"},
     }  # fmt: skip
     done(report)
+
+    def timings() -> None:
+        for part, measure in PARTS.items():
+            report["timings"][part] = measure(cupy)
+            done(report)
+        report["asv"] = benchmarks()
+        done(report)
+
     for number, (title, run) in enumerate(tests.items()):
         if number == 1:  # what takes long comes last
-            for part, measure in PARTS.items():
-                report["timings"][part] = measure(cupy)
-                done(report)
-            report["asv"] = benchmarks()
-            done(report)
+            timings()
         report["tests"][title] = run()
         done(report)
+    if not tests:
+        timings()
     return report
 
 
@@ -234,12 +352,15 @@ def markdown(report: dict[str, Any]) -> str:
             lines += ["```", *(str(value) for value in tests.values()), "```"]
     for title, rows in report["timings"].items():
         lines += ["", f"## {title}", "", f"Times in {unit}: median (quartiles).", ""]
-        rates = ("GB/s", "of ", "sequential / ")  # what only a GPU's times are good for
-        names = [name for name in rows[0] if not (emulated and name.startswith(rates))]
-        lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-        lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
+        names = [name for name in rows[0] if not (emulated and ("GB/s" in name or "of a" in name or " / " in name))]
+        lines += _table(rows, names)
     lines += ["", "## asv", "", "```", *(str(value) for value in report["asv"].values()), "```", ""]
     return "\n".join(lines)
+
+
+def _table(rows: list[Times], names: list[str]) -> list[str]:
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return lines + ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
 
 
 def _cell(value: Any) -> str:
@@ -258,8 +379,15 @@ def write(report: dict[str, Any], folder: Path) -> list[Path]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu-report"), metavar="FOLDER")
+    parser.add_argument("--timings", action="store_true", help="time, without tests and asv")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="write the tables of FOLDER's report.json into a page"
+    )
     parser.add_argument("--emulate", action="store_true", help="try the script in CPU emulation; no GPU is timed")
     options = parser.parse_args(arguments)
+    if options.page:
+        page(json.loads((options.output / "report.json").read_text()), options.page)
+        return 0
     if options.emulate:
         from tests.cuda_emulation import emulated_cupy as cupy
 
@@ -279,6 +407,8 @@ def main(arguments: list[str] | None = None) -> int:
         import cupy
 
         tests, benchmarks = {"Tests": lambda: suite(ON_GPU), "Slow tests": lambda: suite(ON_GPU, "--slow")}, asv
+    if options.timings:
+        tests, benchmarks = {}, lambda: {"not run": "timings alone"}
     report = collect(cupy, tests, benchmarks, lambda so_far: write(so_far, options.output))
     for path in write(report, options.output):
         print(path)

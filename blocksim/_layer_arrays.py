@@ -162,7 +162,9 @@ def _as_family(values: Mapping[str, Any]) -> dict[str, Any]:
     return FAMILY | one | {AS_COMPONENT.get(name, name): value for name, value in values.items()}
 
 
-def parameter_gradients(layer: Layer, result: AdjointResult, sums: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def parameter_gradients(
+    layer: Layer, result: AdjointResult, sums: Mapping[str, np.ndarray], engine: Backend
+) -> dict[str, Any]:
     """The gradient of every parameter, by name: (N,) float64, or what the backend returned for weights.
 
     `sums` are those of the result, over samples too.
@@ -181,13 +183,13 @@ def parameter_gradients(layer: Layer, result: AdjointResult, sums: Mapping[str, 
             names["gain_rising"] = "gain_rising"
         of_synapses |= {f"synapses.{number}.{name}": sums[own][row] for name, own in names.items()}
     gradients = {"bias": sums["bias"]} | of_synapses | layer.neuron.pullback(known | of_synapses)
-    of_inputs = _joined(_inputs(layer), result.weights)
-    of_recurrent = _joined(_recurrent(layer), result.recurrent)
+    of_inputs = _joined(_inputs(layer), result.weights, engine)
+    of_recurrent = _joined(_recurrent(layer), result.recurrent, engine)
     gradients |= _named("weights", "inputs", layer.input_connections, of_inputs)
     return gradients | _named("recurrent", "recurrent", layer.recurrent_connections, of_recurrent)
 
 
-def _joined(connections: list[Connection], each: tuple[Array, ...]) -> list[Array]:
+def _joined(connections: list[Connection], each: tuple[Array, ...], engine: Backend) -> list[Array]:
     """The gradient of each connection's weights, from those of its parts of one delay each."""
     parts = iter(each)
     joined = []
@@ -195,7 +197,7 @@ def _joined(connections: list[Connection], each: tuple[Array, ...]) -> list[Arra
         total = None
         for _, where in connection.by_delay():
             part = next(parts)
-            part = part if where is None else part * where
+            part = part if where is None else part * engine.asarray(where)
             total = part if total is None else total + part
         joined.append(total)
     return joined

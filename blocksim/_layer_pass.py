@@ -39,6 +39,7 @@ from blocksim.arrays import (
 )
 from blocksim.backend import Backend
 from blocksim.errors import ArgumentError
+from blocksim.numerics import spike_rows
 
 # bytes of a state's spikes, one a neuron and step of delay; and of its input
 MOST_HISTORY = 1 << 34
@@ -162,8 +163,8 @@ def forward_pass(layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], sta
 
 def _start(
     state: Any, x: Input, lead: int, layer: Layer, arrays: LayerArrays | LinearLayer, engine: Backend
-) -> tuple[Any, Array, Array | None]:
-    """What a run starts from, as the backend's arrays: the carry, earlier spikes, and earlier input."""
+) -> tuple[Any, Array, np.ndarray]:
+    """What a run starts from: the carry and earlier spikes, as the backend's arrays; earlier input, on the host."""
     form, dtype, batch = form_of(arrays), arrays.dtype, x.shape[0]
     delays = layer.recurrent_delays
     latency = 0 if delays is None else delays[1]
@@ -179,13 +180,15 @@ def _start(
         )
     shapes = arrays.carry_shapes(batch) | {"spikes": (batch, latency, arrays.size)}
     kinds = dict.fromkeys(shapes, dtype) | {"refractory": np.dtype(np.int32), "spikes": np.dtype(np.bool_)}
-    if form is FAMILY:
-        shapes, kinds = shapes | {"inputs": (batch, lead, x.shape[2])}, kinds | {"inputs": dtype}
+    earlier = np.zeros((batch, lead, x.shape[2]), dtype)
     if state is None:
         ready = {name: zeros(engine, shape, kinds[name]) for name, shape in shapes.items()}
     else:
+        if form is FAMILY:
+            shapes, kinds = shapes | {"inputs": earlier.shape}, kinds | {"inputs": dtype}
         ready = _checked_state(state, form, shapes, kinds, layer, engine)
-    history, earlier = ready.pop("spikes"), ready.pop("inputs", None)
+        earlier = ready.pop("inputs", earlier)
+    history = ready.pop("spikes")
     return form.carry(**ready), history, earlier
 
 
@@ -193,7 +196,7 @@ def _checked_state(
     state: Any, form: Form, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, Any], layer: Layer,
     engine: Backend,
 ) -> dict[str, Array]:  # fmt: skip
-    """The arrays of a state that a caller gave, copied."""
+    """The arrays of a state that a caller gave, copied; its inputs stay on the host."""
     if not isinstance(state, form.state):
         raise ArgumentError(
             f"state: expected a blocksim.{form.state.__name__}, the `state` of a run of this layer; found "
@@ -226,7 +229,8 @@ def _checked_state(
             f"found {' and '.join(str(arrays[name].dtype) for name in real)}"
         )
     # kernels may not change a state that its owner uses again
-    return {name: engine.asarray(array.copy(), kinds[name]) for name, array in given.items()}
+    ready = {name: engine.asarray(array.copy(), kinds[name]) for name, array in given.items() if name != "inputs"}
+    return ready | {name: arrays[name] for name in arrays if name == "inputs"}
 
 
 def _checked_gradients(
@@ -251,16 +255,21 @@ def _checked_gradients(
     return arrays
 
 
-def _after(engine: Backend, earlier: Array, x: Input) -> Input:
-    """x with the rows of `earlier` (B, E, K) before it, as events where both are."""
-    if isinstance(x, Events):
-        spikes = engine.events(earlier)
-        if isinstance(spikes, Events):
-            return spikes.followed_by(x)
-        x = engine.asarray(x.to_dense(earlier.dtype))
-    joined = engine.empty((x.shape[0], earlier.shape[1] + x.shape[1], x.shape[2]), earlier.dtype)
-    joined[:, : earlier.shape[1]] = earlier
-    joined[:, earlier.shape[1] :] = x
+def _after(engine: Backend, earlier: np.ndarray, x: Input) -> Input:
+    """x with the rows of `earlier` (B, E, K), which are on the host, before it; as spikes where both are."""
+    batch, lead, inputs = earlier.shape
+    kind = earlier.dtype
+    if isinstance(x, Events) or x.dtype.itemsize == 1:
+        counts = bool(spike_rows(earlier.reshape(-1, inputs)).all())
+        if counts and isinstance(x, Events):
+            return Events.from_dense(earlier).followed_by(x)
+        if isinstance(x, Events):
+            x = engine.asarray(x.to_dense(kind))
+        elif counts and earlier.max() <= np.iinfo(np.uint8).max:  # spikes in a backend's own form
+            kind = x.dtype if earlier.max() <= 1 else np.dtype(np.uint8)
+    joined = engine.empty((batch, lead + x.shape[1], inputs), kind)
+    joined[:, :lead] = engine.asarray(earlier, kind)
+    joined[:, lead:] = x
     return joined
 
 

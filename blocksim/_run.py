@@ -245,7 +245,7 @@ def gradients_of(done: Differentiated, view: View) -> Gradients:
             return view.whole.of(backend, gradient)
         return float(gradient.sum()) if name in values and not values[name].ndim else gradient.astype(dtype)
 
-    every = {name: shaped(name, value) for name, value in parameter_gradients(layer, result, sums).items()}
+    every = {name: shaped(name, value) for name, value in parameter_gradients(layer, result, sums, backend).items()}
     return Gradients(
         weights=every.pop("weights", None),
         bias=every.pop("bias"),

@@ -12,6 +12,12 @@ def tiny(dtype: Any) -> float:
     return 1e-30 if np.dtype(dtype) == np.float32 else 1e-290
 
 
+def rise(sigma: np.ndarray) -> np.ndarray:
+    """kappa of (28) from the decay of an alpha synapse: its answer to a unit peaks at 1. Of a decay of 0 it is 0."""
+    kappa: np.ndarray = -np.e * np.log(np.where(sigma > 0, sigma, 1))
+    return kappa.astype(sigma.dtype)
+
+
 # A row of input with more spikes than this for each input is real-valued: spike counts rise that high by mistake only,
 # as where a recording's integers are taken for counts, and their events would take more memory than the array.
 MOST_SPIKES = 8

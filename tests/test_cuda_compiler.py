@@ -31,6 +31,9 @@ NAMES = ["rows_of_events"] + [
         *(f"add_spikes<{kind}, {counts}>" for counts in (0, 1)),
         f"forward_scan<{kind}>",
         *(f"{name}<{kind}, {number}>" for name in ("adjoint", "adjoint_of_paper", "adjoint_scan") for number in KINDS),
+        *(f"linear_forward<{kind}, {c}, {r}>" for c in range(5) for r in range(3)),
+        *(f"linear_adjoint<{kind}, {c}, {number}>" for c in range(5) for number in KINDS),
+        f"synapses_adjoint<{kind}>",
     )
 ]
 
@@ -45,13 +48,18 @@ def library():
 
 
 def budget(name):
-    """Registers a thread may take: 64 leave half of a multiprocessor's threads their place, 96 a third.
+    """Registers a thread may take: 64 leave half of a multiprocessor's threads their place, 128 a quarter.
 
-    A scan is for few neurons, which do not fill a device in any case.
+    What a thread reads ahead takes registers, and is worth more than other threads (docs/performance.md). A scan is for
+    few neurons, which do not fill a device in any case.
     """
+    double = "double" in name
+    if name.startswith("linear"):
+        components = int(name.split(",")[1].strip(" >"))
+        return 255 if double else 152 + 6 * components
     if "scan" in name:
-        return 128 if "double" in name else 80
-    return 96 if "double" in name else 72 if "paper" in name else 64
+        return 128 if double else 80
+    return 152 if double else 96
 
 
 @pytest.mark.parametrize("architecture", [70, 80, 90, 120])

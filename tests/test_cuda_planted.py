@@ -14,6 +14,8 @@ import pytest
 from blocksim.backends.cupy_cuda.backend import CupyBackend
 from blocksim.backends.cupy_cuda.kernels import text
 
+from blocksim import Alpha, Component, Connection, Exponential, Layer, LinearIF, simulate
+
 from .helpers import assert_close, assert_same_run, make_case
 
 TEXT = text()
@@ -42,6 +44,42 @@ def exercise(cupy):
     assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-10)
 
 
+def exercise_family(cupy):
+    """The same for the linear family: recurrent with several delays and receptors, and currents as they are given."""
+    for seed, mode in enumerate(("ignore", "hold", "integrate")):
+        rng = np.random.default_rng(seed)
+
+        def each(low, high, rng=rng):
+            return rng.uniform(low, high, 40).astype(np.float32)
+
+        neuron = LinearIF(
+            each(0.6, 0.98), each(0.4, 1.0), rng.integers(2, 7, 40),
+            [Component(each(0.5, 0.99), each(-0.5, 1), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4), heard)
+             for heard in ("before", "after")],
+            each(-0.4, 0.2), each(-0.3, 0.6), mode,
+        )  # fmt: skip
+        synapses = [Alpha(each(0.5, 0.95), each(0.3, 1), each(-0.3, 0.3)), Exponential(each(0.5, 0.95), each(0.3, 1))]
+
+        def connection(rows, delay, receptor, rng=rng):
+            return Connection(rng.normal(0.05, 0.2, (rows, 40)).astype(np.float32), delay, receptor)
+
+        connected = Layer(
+            neuron, bias=each(0, 0.2), synapses=synapses, inputs=[connection(20, 1, 0), connection(20, 0, 2)],
+            recurrent=[connection(40, 5, 1), connection(40, 9, 2)],
+        )  # fmt: skip
+        given = Layer(neuron, bias=each(0, 0.2), synapses=synapses[seed % 2 :])
+        spikes = rng.random((3, 70, 20)) < 0.2
+        currents = rng.normal(0.2, 0.4, (3, 70, 40)).astype(np.float32)
+        g_s, g_v = rng.normal(size=(2, 3, 70, 40)).astype(np.float32)
+        for layer, x in ((connected, spikes), (given, currents)):
+            earlier = simulate(layer, x, "numpy").state
+            options = {"tape": True, "detach": (), "record": ("voltage", "threshold"), "state": earlier}
+            run, expected = (simulate(layer, x, each, **options) for each in (CupyBackend(cupy), "numpy"))
+            assert expected.spikes.any()
+            assert_same_run(run, expected)
+            assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-5)
+
+
 PLANTED = {
     "contracted to one rounding": (
         "float add(float x, float y) { return __fadd_rn(x, y); }",
@@ -50,7 +88,7 @@ PLANTED = {
     "threads beyond the last neuron": ("if (unit >= units) return;\n    const Place place", "const Place place"),
     "a crossing at the threshold counts": ("live && v > theta", "live && v >= theta * 0.999f"),
     "refractory one step too long": ("live ? 0 : left - 1", "live ? 0 : left"),
-    "state of the block before": ("(Index)(t / block_length) * units", "(Index)(t / block_length / 2) * units"),
+    "state of the block before": ("Index block = begin / block_length;", "Index block = begin / block_length / 2;"),
     "a lane too few in the vote": ("first + lane < inputs", "first + lane + 1 < inputs"),
     "vote without every lane": (
         "for (int first = 0; first < inputs; first += 32) {",
@@ -72,11 +110,36 @@ PLANTED = {
     "liveness after the first spike, not the last": ("__clz((int)before)", "__clz((int)(before & -before))"),
     "the ramp without its sum": ("ramp += plain;  ", "ramp = plain;  "),
 }
+PLANTED_IN_FAMILY = {
+    "state of the block before": ("Index block = begin / block_length;", "Index block = begin / block_length / 2;"),
+    "inputs of the steps after": ("read(begin, given);\n    for", "read(begin + 1, given);\n    for"),
+    "a target's currents in another's place": ("((1ull << target) - 1)", "((2ull << target) - 1)"),
+    "an alpha synapse that decays before it rises": ("add(s[r], mul(kappa[r], z[r]))", "add(s[r], z[r])"),
+    "a bias left out": ("total = neuron.bias;", "total = T(0);"),
+    "a potential that moves while it is held": ("mode == HOLD && !live ? v : driven", "driven"),
+    "no current while it is integrated": ("live || mode == INTEGRATE ? total", "live ? total"),
+    "the potential before the reset is heard": ("is_set(after, j) ? v : u;", "u;"),
+    "a reset without its factor": ("spike ? add(mul(factor, u), reset) : u", "spike ? reset : u"),
+    "components of the step after": ("kept[((Index)(t - start) * C + j) * units + unit] = c[j];",
+                                     "kept[((Index)(max(t - 1 - start, 0)) * C + j) * units + unit] = c[j];"),
+    "the jump's path left out": ("lambda_s += neuron.d[j] * into_c[j]", "lambda_s += T(0)"),
+    "the reset's path with the wrong sign": ("(neuron.factor - T(1)) * u + neuron.reset", "(neuron.factor - T(1)) * u"),
+    "what is heard is not told": ("lambda_u += neuron.k[j] * into_c[j]", "lambda_u += T(0)"),
+    "a gradient where it is held": ("sum[0] += held ? T(0) : lambda_u * handed", "sum[0] += lambda_u * handed"),
+    "a sum that is added twice": ("    part = T(0);", "    part = part / 2;"),
+    "a sum's last steps left out": ("summed < STEPS_OF_A_SUM && start > begin", "summed < STEPS_OF_A_SUM"),
+    "the rise of an alpha synapse taken for its own": ("lambda = lambda_z;", "lambda = lambda_s;"),
+    "kappa without a slope": ("(kappa - T(2.718281828459045)) * z", "kappa * z"),
+    "the state before the run left out": ("t < 0 ? start_synapses[unit]", "t < 0 ? T(0)"),
+}  # fmt: skip
+PLANTS = [("exercise", *item) for item in PLANTED.items()]
+PLANTS += [("exercise_family", *item) for item in PLANTED_IN_FAMILY.items()]
 
 
 @needs_compiler
-def test_nothing_planted_nothing_found(tmp_path):
-    done = run_apart(TEXT, tmp_path)
+@pytest.mark.parametrize("exercise", ["exercise", "exercise_family"])
+def test_nothing_planted_nothing_found(exercise, tmp_path):
+    done = run_apart(exercise, TEXT, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "clean" in done.stdout
 
@@ -87,8 +150,8 @@ SANITIZERS = {
 }
 
 
-def run_apart(text, tmp_path, environment=(), prefix=()):
-    """Run `exercise` on a kernel text in a process of its own, which may crash."""
+def run_apart(exercise, text, tmp_path, environment=(), prefix=()):
+    """Run one of the two on a kernel text in a process of its own, which may crash."""
     source = tmp_path / "kernels.cu"
     source.write_text(text)
     program = (
@@ -97,7 +160,7 @@ def run_apart(text, tmp_path, environment=(), prefix=()):
         "from tests import test_cuda_planted\n"
         "from tests.cuda_emulation import emulated_cupy\n"
         "kernels.text = Path(sys.argv[1]).read_text\n"
-        "test_cuda_planted.exercise(emulated_cupy)\n"
+        f"test_cuda_planted.{exercise}(emulated_cupy)\n"
         "print('clean')\n"
     )
     return subprocess.run(
@@ -106,7 +169,7 @@ def run_apart(text, tmp_path, environment=(), prefix=()):
     )  # fmt: skip
 
 
-def run_sanitized(kind, text, tmp_path):
+def run_sanitized(kind, exercise, text, tmp_path):
     """The same, watched by a sanitizer."""
     flags, libraries = SANITIZERS[kind]
     found = [
@@ -126,16 +189,16 @@ def run_sanitized(kind, text, tmp_path):
     }
     # the thread sanitizer wants its shadow where address randomisation may put libraries
     prefix = ("setarch", platform.machine(), "-R") if kind == "threads" else ()
-    return run_apart(text, tmp_path, environment, prefix)
+    return run_apart(exercise, text, tmp_path, environment, prefix)
 
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", PLANTED)
-def test_planted_bugs_are_caught(bug, tmp_path):
-    good, bad = PLANTED[bug]
+@pytest.mark.parametrize(("exercise", "bug", "change"), PLANTS)
+def test_planted_bugs_are_caught(exercise, bug, change, tmp_path):
+    good, bad = change
     assert good in TEXT
-    done = run_apart(TEXT.replace(good, bad), tmp_path)
+    done = run_apart(exercise, TEXT.replace(good, bad), tmp_path)
     assert done.returncode != 0, f"not caught: {bug}"
     # by a comparison, a barrier's own check, or a crash
     caught = "AssertionError" in done.stderr or "deadlock" in done.stderr or done.returncode < 0
@@ -145,8 +208,9 @@ def test_planted_bugs_are_caught(bug, tmp_path):
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SANITIZERS)
-def test_kernels_are_clean_under(kind, tmp_path):
-    done = run_sanitized(kind, TEXT, tmp_path)
+@pytest.mark.parametrize("exercise", ["exercise", "exercise_family"])
+def test_kernels_are_clean_under(kind, exercise, tmp_path):
+    done = run_sanitized(kind, exercise, TEXT, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "clean" in done.stdout
 
@@ -169,6 +233,6 @@ def test_kernels_are_clean_under(kind, tmp_path):
 ])  # fmt: skip
 def test_sanitizers_catch(kind, good, bad, said, tmp_path):
     assert good in TEXT
-    done = run_sanitized(kind, TEXT.replace(good, bad), tmp_path)
+    done = run_sanitized(kind, "exercise", TEXT.replace(good, bad), tmp_path)
     assert done.returncode != 0
     assert said in done.stderr

@@ -12,7 +12,6 @@ from blocksim import simulate
 from blocksim.interop import from_allen, from_nest
 
 from .helpers import assert_refused
-from .test_linear import BACKENDS
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +24,8 @@ def nest(shared_data):
 EVERY = [number if number % 10 == 0 else pytest.param(number, marks=pytest.mark.slow) for number in range(40)]
 
 
-@pytest.mark.parametrize("engine", BACKENDS)
 @pytest.mark.parametrize("number", EVERY)
-def test_every_spike_of_nest(nest, number, engine):
+def test_every_spike_of_nest(nest, number, backend):
     case = {name: nest[f"case{number}/{name}"] for name in ("excitatory", "inhibitory", "spikes", "json")}
     how = json.loads(str(case["json"]))
     dt, steps = how["dt"], round(how["duration"] / how["dt"])
@@ -35,7 +33,7 @@ def test_every_spike_of_nest(nest, number, engine):
     for column, source in enumerate(("excitatory", "inhibitory")):
         arrivals = np.rint((case[source] + how["delay"]) / dt).astype(int) - 1
         np.add.at(x[:, column], arrivals[arrivals < steps], 1)
-    run = simulate(from_nest(how["model"], how["params"], dt, how["weights"]), x, engine)
+    run = simulate(from_nest(how["model"], how["params"], dt, how["weights"]), x, backend)
     assert len(case["spikes"]) > 0
     np.testing.assert_array_equal(np.flatnonzero(run.spikes[:, 0]) + 1, np.rint(case["spikes"] / dt).astype(int))
 
@@ -130,7 +128,7 @@ def test_every_spike_of_allens_rules(level):
     for _ in range(3):
         config = glif(level, rng)
         expected = steps_of_glif(config, current)
-        run = simulate(from_allen(config), current[:, None] * 1e12, BACKENDS[-1])
+        run = simulate(from_allen(config), current[:, None] * 1e12)
         assert len(expected) > 3
         np.testing.assert_array_equal(np.flatnonzero(run.spikes[:, 0]), expected)
 

@@ -16,15 +16,10 @@ from blocksim._parameters import parameter
 from blocksim.models import load_network, save_model
 from blocksim.transforms import Positive
 
+from .conftest import engine_names
 from .helpers import assert_close, assert_refused, assert_same_bits, assert_same_run, assert_same_state, relative
 
 TOLERANCE = 1e-10
-BACKENDS = [name for name in ("numpy", "numba") if blocksim.get_backend(name).computes_family]
-
-
-@pytest.fixture(params=BACKENDS)
-def engine(request):
-    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +72,19 @@ FEW = (2, 4, 9, 11, 18, 20, 27, 29)
 
 @pytest.mark.parametrize("method", ["blocks", "standard"])
 @pytest.mark.parametrize(
-    ("engine", "number"),
+    ("backend", "number"),
     [
-        pytest.param(name, number, marks=() if name == "numpy" or number in FEW else pytest.mark.slow)
-        for name in BACKENDS
+        pytest.param(name, number, marks=() if name in ("numpy", "cupy") or number in FEW else pytest.mark.slow)
+        for name in engine_names()
         for number in range(90)
     ],
+    indirect=["backend"],
 )
-def test_golden_values(golden, engine, number, method):
+def test_golden_values(golden, backend, number, method):
     arrays, how = case_of(golden, number)
     layer = layer_of(arrays, how)
     run = simulate(
-        layer, arrays["x"], engine, method, record=("voltage", "threshold"), tape=True, surrogate=how["surrogate"],
+        layer, arrays["x"], backend, method, record=("voltage", "threshold"), tape=True, surrogate=how["surrogate"],
         detach=tuple(how["detach"]),
     )  # fmt: skip
     np.testing.assert_array_equal(run.spikes, arrays["spikes"])
@@ -158,10 +154,12 @@ def random_layer(rng, dtype, size=5, inputs=4):
     )  # fmt: skip
 
 
-def random_input(rng, steps, dtype):
-    """Spikes, real values, or events."""
+def random_input(rng, steps, dtype, bits=None):
+    """Spikes, real values, or events. A GPU multiplies real values in another order: none where `bits` count."""
     spikes = rng.random((2, steps, 4)) < 0.4
     kind = int(rng.integers(0, 3))
+    if bits is not None and bits.name.startswith("cupy"):
+        kind = kind // 2 * 2
     return [spikes, (spikes * rng.uniform(0, 1.5, spikes.shape)).astype(dtype), blocksim.Events.from_dense(spikes)][
         kind
     ]
@@ -172,30 +170,30 @@ def steps_of(x, start, stop):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_block_lengths_and_chunks_give_the_same_bits(engine, seed):
+def test_block_lengths_and_chunks_give_the_same_bits(backend, seed):
     rng = np.random.default_rng(seed)
     dtype = (np.float32, np.float64)[seed % 2]
     layer = random_layer(rng, dtype, size=(5, 33)[seed % 6 == 0])
     steps, cut = 31, int(rng.integers(1, 31))
-    x, record = random_input(rng, steps, dtype), ("voltage", "threshold")
+    x, record = random_input(rng, steps, dtype, backend), ("voltage", "threshold")
     whole = simulate(layer, x, "numpy", "standard", record=record)
     assert whole.spikes.any()
-    blocks = simulate(layer, x, engine, record=record)
+    blocks = simulate(layer, x, backend, record=record)
     assert blocks.block_length == min(layer.block_length, steps)
     assert_same_run(blocks, whole)
-    assert_same_run(simulate(layer, x, engine, record=record, block_length=max(layer.block_length - 1, 1)), whole)
-    one = simulate(layer, steps_of(x, 0, cut), engine, record=record)
-    two = simulate(layer, steps_of(x, cut, steps), engine, record=record, state=one.state)
+    assert_same_run(simulate(layer, x, backend, record=record, block_length=max(layer.block_length - 1, 1)), whole)
+    one = simulate(layer, steps_of(x, 0, cut), backend, record=record)
+    two = simulate(layer, steps_of(x, cut, steps), backend, record=record, state=one.state)
     for name in ("spikes", *record):
         joined = np.concatenate([getattr(one, name), getattr(two, name)], axis=1)
         assert_same_bits(f"{name} of chunks", joined, getattr(whole, name))
     assert_same_state(two.state, whole.state)
     alone = x.samples(1, 2) if isinstance(x, blocksim.Events) else x[1:]
-    assert_same_bits("a sample alone", simulate(layer, alone, engine, record=record).voltage, whole.voltage[1:])
+    assert_same_bits("a sample alone", simulate(layer, alone, backend, record=record).voltage, whole.voltage[1:])
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_gradients_of_chunks_and_checkpoints_are_those_of_one_run(engine, seed):
+def test_gradients_of_chunks_and_checkpoints_are_those_of_one_run(backend, seed):
     rng = np.random.default_rng(seed)
     layer = random_layer(rng, np.float64)
     steps, cut = 24, 11
@@ -203,13 +201,13 @@ def test_gradients_of_chunks_and_checkpoints_are_those_of_one_run(engine, seed):
     cotangents = rng.normal(size=(2, 2, steps, layer.size))
     options = {"tape": True, "detach": ()}
     whole = simulate(layer, x, "numpy", **options)
-    first = simulate(layer, steps_of(x, 0, cut), engine, **options)
-    second = simulate(layer, steps_of(x, cut, steps), engine, state=first.state, **options)
+    first = simulate(layer, steps_of(x, 0, cut), backend, **options)
+    second = simulate(layer, steps_of(x, cut, steps), backend, state=first.state, **options)
     end = whole.backward(*cotangents).state
     end = replace(end, **{name: rng.normal(size=array.shape) for name, array in vars(end).items()})
     expected = whole.backward(*cotangents, grad_state=end).arrays()
-    assert_close(simulate(layer, x, engine, **options).backward(*cotangents, grad_state=end), expected, TOLERANCE)
-    checkpoints = simulate(layer, x, engine, tape="checkpoint", detach=())
+    assert_close(simulate(layer, x, backend, **options).backward(*cotangents, grad_state=end), expected, TOLERANCE)
+    checkpoints = simulate(layer, x, backend, tape="checkpoint", detach=())
     assert_close(checkpoints.backward(*cotangents, grad_state=end), expected, TOLERANCE)
     later = second.backward(*cotangents[:, :, cut:], grad_state=end).arrays()
     sooner = first.backward(*cotangents[:, :, :cut], grad_state=second.backward(
@@ -223,12 +221,12 @@ def test_gradients_of_chunks_and_checkpoints_are_those_of_one_run(engine, seed):
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_finite_differences_with_spikes_frozen(engine, seed):
+def test_finite_differences_with_spikes_frozen(backend, seed):
     """A box so narrow that no potential lies in it is a surrogate whose gradient is that of the potentials alone."""
     rng = np.random.default_rng(seed)
     layer = random_layer(rng, np.float64)
     x, cotangent = random_input(rng, 20, np.float64), rng.normal(size=(2, 20, layer.size))
-    run = simulate(layer, x, engine, tape=True, surrogate=blocksim.surrogates.BoxCar(width=1e-9), detach=())
+    run = simulate(layer, x, backend, tape=True, surrogate=blocksim.surrogates.BoxCar(width=1e-9), detach=())
     gradients = run.backward(grad_voltage=cotangent).parameters()
     small = 1e-6
     for name, value in layer.parameters().items():
@@ -256,14 +254,14 @@ def alif_layers(rng, dtype):
     )
 
 
-def test_alif_is_an_instance_with_its_bits_and_gradients(engine):
+def test_alif_is_an_instance_with_its_bits_and_gradients(backend):
     rng = np.random.default_rng(3)
     x = rng.random((2, 50, 4)) < 0.4
     plain, family = alif_layers(rng, np.float32)
     assert plain.is_simple
     assert not family.is_simple
     expected = simulate(plain, x, "numpy", record=("voltage", "threshold"), tape=True)
-    got = simulate(family, x, engine, record=("voltage", "threshold"), tape=True)
+    got = simulate(family, x, backend, record=("voltage", "threshold"), tape=True)
     for name in ("spikes", "voltage", "threshold"):
         assert_same_bits(name, getattr(got, name), getattr(expected, name))
     of_plain, of_family = (run.backward(np.ones((2, 50, 6))).parameters() for run in (expected, got))
@@ -273,7 +271,7 @@ def test_alif_is_an_instance_with_its_bits_and_gradients(engine):
         assert relative(gradient, of_plain[names.get(name, name)]) < 1e-5, name
 
 
-def test_delays_of_single_synapses_are_connections_of_one_delay_each(engine):
+def test_delays_of_single_synapses_are_connections_of_one_delay_each(backend):
     rng = np.random.default_rng(5)
     weights, delays = rng.normal(0.4, 0.4, (4, 3)), rng.integers(0, 3, (4, 3))
     recurrent, own = rng.normal(0, 0.4, (3, 3)), rng.integers(2, 4, (3, 3))
@@ -284,7 +282,7 @@ def test_delays_of_single_synapses_are_connections_of_one_delay_each(engine):
         inputs=[Connection(weights * (delays == delay), delay) for delay in range(3)],
         recurrent=[Connection(recurrent * (own == delay), delay) for delay in (2, 3)],
     )
-    runs = [simulate(layer, x, engine, tape=True, record="voltage") for layer in (one, several)]
+    runs = [simulate(layer, x, backend, tape=True, record="voltage") for layer in (one, several)]
     assert runs[0].spikes.any()
     assert_same_bits("voltage", runs[0].voltage, runs[1].voltage)
     got, parts = (run.backward(np.ones(run.spikes.shape)).parameters() for run in runs)
@@ -296,13 +294,13 @@ def test_delays_of_single_synapses_are_connections_of_one_delay_each(engine):
 
 @pytest.mark.parametrize("synapses", [(), (Exponential(0.8),)])
 @pytest.mark.parametrize("columns", [1, 3])
-def test_a_current_is_the_input_of_a_layer_without_connections(engine, synapses, columns):
+def test_a_current_is_the_input_of_a_layer_without_connections(backend, synapses, columns):
     rng = np.random.default_rng(6)
     neuron = LinearIF(np.full(3, 0.9), components=[Component(0.9, to_threshold=0.3)] * 2, refractory_steps=1)
     current = rng.uniform(0, 0.3, (30, columns))
-    given = simulate(Layer(neuron, synapses=synapses), current, engine, tape=True, record="voltage")
+    given = simulate(Layer(neuron, synapses=synapses), current, backend, tape=True, record="voltage")
     weights = np.eye(3) if columns == 3 else np.ones((1, 3))
-    connected = simulate(Layer(neuron, weights, synapses=synapses), current, engine, tape=True, record="voltage")
+    connected = simulate(Layer(neuron, weights, synapses=synapses), current, backend, tape=True, record="voltage")
     assert given.spikes.any()
     np.testing.assert_allclose(given.voltage, connected.voltage, rtol=1e-12)
     cotangent = rng.normal(size=given.spikes.shape)
@@ -319,11 +317,11 @@ def mixed_network(rng):
     ], blocksim.LeakyReadout(rng.normal(0, 0.5, (4, 2))))  # fmt: skip
 
 
-def test_layers_of_several_kinds_make_a_network(engine, tmp_path):
+def test_layers_of_several_kinds_make_a_network(backend, tmp_path):
     rng = np.random.default_rng(11)
     network = mixed_network(rng)
     x = rng.random((3, 40, 4)) < 0.4
-    run = simulate(network, x, engine, tape=True)
+    run = simulate(network, x, backend, tape=True)
     assert all(counts.any() for counts in run.counts)
     gradients = run.backward(grad_output=np.ones((3, 2)))
     assert set(gradients.parameters()) == set(network.parameters()) == set(network.transforms())
@@ -331,10 +329,10 @@ def test_layers_of_several_kinds_make_a_network(engine, tmp_path):
     assert_close(gradients.parameters(), expected.parameters(), TOLERANCE)
     save_model(tmp_path / "network.npz", network)
     back = load_network(tmp_path / "network.npz")
-    assert_same_bits("output", simulate(back, x, engine).output, run.output)
+    assert_same_bits("output", simulate(back, x, backend).output, run.output)
     assert back.parameters().keys() == network.parameters().keys()
-    first = simulate(network, x[:, :17], engine, tape=True)
-    second = simulate(network, x[:, 17:], engine, tape=True, state=first.state)
+    first = simulate(network, x[:, :17], backend, tape=True)
+    second = simulate(network, x[:, 17:], backend, tape=True, state=first.state)
     assert_same_bits("readout", second.state.readout, run.state.readout)
     later = second.backward(grad_readout=np.ones((3, 23, 2)))
     sooner = first.backward(grad_readout=np.ones((3, 17, 2)), grad_state=later.state).parameters()
@@ -375,12 +373,12 @@ class Preset(LinearIF):
         super().__init__(np.full(size, 0.9), components=[Component(0.8, to_threshold=0.2)], reset_factor=0.5)
 
 
-def test_a_class_of_a_users_own(engine, tmp_path):
+def test_a_class_of_a_users_own(backend, tmp_path):
     x = np.random.default_rng(0).random((2, 60, 3)) < 0.3
     weights = np.random.default_rng(1).normal(0.5, 0.3, (3, 4))
 
     def gradients(neuron):
-        run = simulate(Layer(neuron, weights), x, engine, tape=True, detach=())
+        run = simulate(Layer(neuron, weights), x, backend, tape=True, detach=())
         return run.spikes, run.backward(np.ones((2, 60, 4))).parameters()
 
     decay = np.exp(-1 / 10)
@@ -396,7 +394,7 @@ def test_a_class_of_a_users_own(engine, tmp_path):
     back = load_network(tmp_path / "own.npz")
     assert [type(layer.neuron) for layer in back.layers] == [Preset, Tied]
     assert back.layers[0].neuron.components[0].jump == 0.7
-    assert_same_bits("output", simulate(back, x, engine).output, simulate(network, x, engine).output)
+    assert_same_bits("output", simulate(back, x, backend).output, simulate(network, x, backend).output)
 
 
 CONNECTION = Connection(np.ones((2, 3)))
@@ -435,16 +433,16 @@ def test_what_is_wrong_is_said(make, words):
     assert_refused(make, words)
 
 
-def test_delays_longer_than_the_run(engine):
+def test_delays_longer_than_the_run(backend):
     rng = np.random.default_rng(0)
     weights, own = rng.normal(0.4, 0.4, (4, 3)), rng.normal(0.2, 0.3, (3, 3))
     inputs = [Connection(weights), Connection(weights, 25)]
     layer = Layer(LinearIF(0.9, refractory_steps=2), inputs=inputs, recurrent=[Connection(own, 17)])
     x = rng.random((2, 60, 4)) < 0.3
-    whole = simulate(layer, x, engine, tape=True, record="voltage")
+    whole = simulate(layer, x, backend, tape=True, record="voltage")
     parts, state = [], None
     for start in range(0, 60, 10):
-        parts.append(simulate(layer, x[:, start : start + 10], engine, tape=True, record="voltage", state=state))
+        parts.append(simulate(layer, x[:, start : start + 10], backend, tape=True, record="voltage", state=state))
         state = parts[-1].state
     assert whole.spikes.any()
     assert_same_bits("voltage", np.concatenate([part.voltage for part in parts], axis=1), whole.voltage)
@@ -457,16 +455,9 @@ def test_delays_longer_than_the_run(engine):
         assert relative(total[name], value) < 1e-9, name
 
 
-def test_a_delay_that_takes_all_memory_is_refused(engine):
+def test_a_delay_that_takes_all_memory_is_refused(backend):
     layer = Layer(LIF(0.9), inputs=[Connection(np.ones((1000, 2)), 2**30)])
-    assert_refused(lambda: simulate(layer, np.ones((5, 1000), bool), engine), ["delay_steps", "bytes"])
-
-
-def test_a_backend_without_the_family_says_so(backend):
-    if backend.computes_family:
-        pytest.skip(f"backend {backend.name} computes it")
-    layer = Layer(LIF(0.9), np.ones((3, 2)), synapses=[Exponential(0.9)])
-    assert_refused(lambda: simulate(layer, np.ones((5, 3), bool), backend), ["backend", "synapses", "numba"])
+    assert_refused(lambda: simulate(layer, np.ones((5, 1000), bool), backend), ["delay_steps", "bytes"])
 
 
 def test_generators_of_parts_are_used_up_once():

@@ -7,24 +7,17 @@ from blocksim import GIF, GLIF, MAT, AdLIF, Connection, CubaLIF, Exponential, La
 from blocksim.models import load_network, save_model
 
 from .helpers import assert_refused
-from .test_linear import BACKENDS
-
-
-@pytest.fixture(params=BACKENDS)
-def engine(request):
-    return request.param
-
 
 CURRENT = 0.3 + 0.5 * np.sin(np.arange(600) / 40)
 
 
-def spikes_and_potential(neuron, current, engine, gain=1.0):
-    run = simulate(Layer(neuron), gain * current[:, None], engine, record=("voltage", "threshold"))
+def spikes_and_potential(neuron, current, backend, gain=1.0):
+    run = simulate(Layer(neuron), gain * current[:, None], backend, record=("voltage", "threshold"))
     assert run.spikes.any()
     return np.flatnonzero(run.spikes[:, 0]), run.voltage[:, 0], run.threshold[:, 0]
 
 
-def test_symplectic_adlif_is_the_published_update(engine):
+def test_symplectic_adlif_is_the_published_update(backend):
     alpha, beta, a, b = np.exp(-1 / 10.0), np.exp(-1 / 60.0), 0.7, 1.5
     u = w = 0.0
     spikes, potential = [], []
@@ -38,13 +31,13 @@ def test_symplectic_adlif_is_the_published_update(engine):
         w = beta * w + (1 - beta) * (a * u + b * z)
     neuron = AdLIF.from_ms(tau_mem=10.0, tau_adapt=60.0, a=a, b=b, dt=1.0)
     gain = AdLIF.current_gain(tau_mem=10.0, dt=1.0)
-    got, voltage, _ = spikes_and_potential(neuron, 10 * CURRENT, engine, gain)
+    got, voltage, _ = spikes_and_potential(neuron, 10 * CURRENT, backend, gain)
     np.testing.assert_array_equal(got, spikes)
     np.testing.assert_allclose(voltage, potential, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("a", "size"), [(0.7, 4), (6.0, 16)])
-def test_exact_adlif_solves_the_differential_equations(engine, a, size):
+def test_exact_adlif_solves_the_differential_equations(backend, a, size):
     tau, tau_w, b, dt, fine = 10.0, 60.0, 1.5, 1.0, 2000
     given = size * CURRENT[:100]
     jump = (1 - np.exp(-dt / tau_w)) * b
@@ -62,12 +55,12 @@ def test_exact_adlif_solves_the_differential_equations(engine, a, size):
             u, w = 0.0, w + jump
     neuron = AdLIF.from_ms(tau_mem=tau, tau_adapt=tau_w, a=a, b=b, dt=dt, discretisation="exact")
     gain = AdLIF.current_gain(tau_mem=tau, dt=dt, tau_adapt=tau_w, a=a)
-    got, voltage, _ = spikes_and_potential(neuron, given, engine, gain)
+    got, voltage, _ = spikes_and_potential(neuron, given, backend, gain)
     np.testing.assert_array_equal(got, spikes)
     np.testing.assert_allclose(voltage, potential, rtol=1e-6, atol=1e-7)
 
 
-def test_gif_has_the_currents_and_thresholds_of_its_spikes(engine):
+def test_gif_has_the_currents_and_thresholds_of_its_spikes(backend):
     dt, tau, refractory = 0.5, 20.0, 8
     currents, thresholds = [(100.0, -4.0), (30.0, -2.0)], [(50.0, 3.0)]
     neuron = GIF.from_ms(
@@ -98,15 +91,15 @@ def test_gif_has_the_currents_and_thresholds_of_its_spikes(engine):
         if not left and v > theta and (not times or t - times[-1] > refractory):
             times.append(t)
             v, left = 2.0, refractory
-    got, voltage, moving = spikes_and_potential(neuron, given, engine, 1 - beta)
+    got, voltage, moving = spikes_and_potential(neuron, given, backend, 1 - beta)
     np.testing.assert_array_equal(got, times)
     np.testing.assert_allclose(voltage, potential, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(moving, threshold, rtol=1e-10)
 
 
-def test_mat_is_never_reset(engine):
+def test_mat_is_never_reset(backend):
     neuron = MAT.from_ms(tau_mem=5.0, dt=0.5, theta=1.0, refractory=2.0, thresholds=[(10.0, 3.0), (200.0, 0.2)])
-    got, voltage, threshold = spikes_and_potential(neuron, CURRENT, engine)
+    got, voltage, threshold = spikes_and_potential(neuron, CURRENT, backend)
     potential = np.zeros(len(CURRENT) + 1)
     for t, current in enumerate(CURRENT):
         potential[t] = np.exp(-0.5 / 5.0) * potential[t - 1] + current
@@ -117,18 +110,18 @@ def test_mat_is_never_reset(engine):
     assert np.diff(got).min() > 4
 
 
-def test_glif_amplitudes_are_those_after_the_refractory_period(engine):
+def test_glif_amplitudes_are_those_after_the_refractory_period(backend):
     neuron = GLIF.from_ms(
         tau_mem=20.0, dt=1.0, theta=1.0, refractory=5.0, v_reset=0.1, reset_factor=0.3, currents=[(50.0, -0.5)],
         thresholds=[(30.0, 0.4)],
     )  # fmt: skip
-    got, voltage, threshold = spikes_and_potential(neuron, CURRENT, engine)
+    got, voltage, threshold = spikes_and_potential(neuron, CURRENT, backend)
     first = got[0]
     np.testing.assert_allclose(voltage[first + 1 : first + 6], 0.3 * voltage[first] + 0.1, rtol=1e-12)
     np.testing.assert_allclose(threshold[first + 6], 1 + 0.4 * np.exp(-1 / 30.0), rtol=1e-12)
 
 
-def test_cuba_lif_filters_its_input(engine, tmp_path):
+def test_cuba_lif_filters_its_input(backend, tmp_path):
     neuron = CubaLIF.from_ms(tau_mem=20.0, tau_syn=(5.0, 50.0), dt=1.0, refractory=2.0)
     weights = np.random.default_rng(0).normal(0.1, 0.1, (2, 6, 3))
     layer = Layer(neuron, inputs=[Connection(weights[place], 0, place) for place in range(2)])
@@ -138,7 +131,7 @@ def test_cuba_lif_filters_its_input(engine, tmp_path):
         inputs=layer.input_connections,
         synapses=[Exponential.from_ms(5.0, 1.0), Exponential.from_ms(50.0, 1.0)],
     )
-    run, expected = (simulate(each, x, engine, tape=True, record="voltage") for each in (layer, other))
+    run, expected = (simulate(each, x, backend, tape=True, record="voltage") for each in (layer, other))
     assert run.spikes.any()
     np.testing.assert_array_equal(run.voltage, expected.voltage)
     got, wanted = (each.backward(np.ones(run.spikes.shape)).parameters() for each in (run, expected))
@@ -149,7 +142,7 @@ def test_cuba_lif_filters_its_input(engine, tmp_path):
     save_model(tmp_path / "cuba.npz", network)
     back = load_network(tmp_path / "cuba.npz")
     assert list(back.parameters()) == list(network.parameters())
-    np.testing.assert_array_equal(simulate(back, x, engine).output, simulate(network, x, engine).output)
+    np.testing.assert_array_equal(simulate(back, x, backend).output, simulate(network, x, backend).output)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@
 // bias; adaptation: scratch (L, B, N).
 template <typename T, int KIND>
 __global__ void adjoint(
-    const T* values, const int* refractory, const T* voltage, const Flag* spikes, const T* start_voltage,
-    const T* start_adaptation, const int* start_refractory, const T* grad_spikes, const T* grad_voltage, T* into_voltage,
-    T* into_adaptation, T* grad_current, double* sums, T* adaptation, T s0, T s1, T s2, T s3, T s4, int through_reset,
+    const T* values, const int* refractory, const T* __restrict__ voltage, const Flag* __restrict__ spikes,
+    const T* __restrict__ start_voltage, const T* __restrict__ start_adaptation, const int* __restrict__ start_refractory,
+    const T* __restrict__ grad_spikes, const T* __restrict__ grad_voltage, T* into_voltage, T* into_adaptation,
+    T* __restrict__ grad_current, double* sums, T* __restrict__ adaptation, T s0, T s1, T s2, T s3, T s4, int through_reset,
     int through_adaptation, Index units, int neurons, int steps, int begin, int end, int block_length, T tiny) {
     const Index unit = thread_number();
     if (unit >= units) return;
@@ -24,36 +25,72 @@ __global__ void adjoint(
         // what the tape does not hold: adaptation, and when the neuron spiked
         T a = start_adaptation[at_start];
         int spiked_at = stop;
-        for (int t = start; t < stop; ++t) {
-            adaptation[(t - start) * units + unit] = a;
-            const bool spike = spikes[first + (Index)t * neurons];
-            if (spike) spiked_at = t;
-            a = flush(add(mul(neuron.p, a), spike ? T(1) : T(0)), tiny);
+        Flag fired[AHEAD], fired_later[AHEAD];
+        const auto read_spikes = [&](int from, Flag* into) {
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) into[i] = from + i < stop ? spikes[first + (Index)(from + i) * neurons] : 0;
+        };
+        read_spikes(start, fired);
+        for (int from = start; from < stop; from += AHEAD) {
+            read_spikes(from + AHEAD, fired_later);
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) {
+                if (from + i >= stop) break;
+                adaptation[(from + i - start) * units + unit] = a;
+                if (fired[i]) spiked_at = from + i;
+                a = flush(add(mul(neuron.p, a), fired[i] ? T(1) : T(0)), tiny);
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) fired[i] = fired_later[i];
         }
-        for (int t = stop - 1; t >= start; --t) {
-            const Index here = first + (Index)t * neurons;
-            const T v = voltage[here];
-            a = adaptation[(t - start) * units + unit];
-            const bool live = t >= live_from && t <= spiked_at;
-            const T m = v - add(neuron.theta, mul(neuron.b, a));
-            const T slope = live ? slope_of<T, KIND>(m, s0, s1, s2, s3, s4) : T(0);
-            T lambda_s = grad_spikes[here];  // (7)
-            if (through_adaptation) lambda_s += into_a;
-            if (through_reset) lambda_s -= v * into_v;
-            const T delta = slope * lambda_s;  // (8)
-            T lambda_v = delta + (t == spiked_at ? T(0) : into_v);  // (9)
-            if (grad_voltage) lambda_v += grad_voltage[here];
-            lambda_v = flush(lambda_v, tiny);
-            const T current = live ? lambda_v : T(0);  // (11)
-            grad_current[here] = current;
-            const T handed = t == start ? start_voltage[at_start] : t - 1 == spiked_at ? T(0) : voltage[here - neurons];
-            sum_bias += current;
-            sum_beta += lambda_v * handed;  // (12)
-            sum_p += into_a * a;
-            sum_b -= delta * a;
-            sum_theta -= delta;
-            into_a = flush(neuron.p * into_a - neuron.b * delta, tiny);  // (10)
-            into_v = flush(neuron.beta * lambda_v, tiny);
+        // of steps from, from - 1, ...; the potential of one more, which hands it on
+        struct Steps {
+            T v[AHEAD + 1], a[AHEAD], grad_s[AHEAD], grad_v[AHEAD];
+        } now, sooner;
+        const auto read = [&](int from, Steps& into) {
+#pragma unroll
+            for (int i = 0; i <= AHEAD; ++i) {
+                const bool there = from - i >= start;
+                const Index here = first + (Index)(from - i) * neurons;
+                into.v[i] = there ? voltage[here] : T(0);
+                if (i < AHEAD) {
+                    into.a[i] = there ? adaptation[(from - i - start) * units + unit] : T(0);
+                    into.grad_s[i] = there ? grad_spikes[here] : T(0);
+                    into.grad_v[i] = there && grad_voltage ? grad_voltage[here] : T(0);
+                }
+            }
+        };
+        const T before = start_voltage[at_start];
+        read(stop - 1, now);
+        for (int from = stop - 1; from >= start; from -= AHEAD) {
+            read(from - AHEAD, sooner);
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) {
+                const int t = from - i;
+                if (t < start) break;
+                const T v = now.v[i];
+                a = now.a[i];
+                const bool live = t >= live_from && t <= spiked_at;
+                const T m = v - add(neuron.theta, mul(neuron.b, a));
+                const T slope = live ? slope_of<T, KIND>(m, s0, s1, s2, s3, s4) : T(0);
+                T lambda_s = now.grad_s[i];  // (7)
+                if (through_adaptation) lambda_s += into_a;
+                if (through_reset) lambda_s -= v * into_v;
+                const T delta = slope * lambda_s;                                         // (8)
+                T lambda_v = delta + (t == spiked_at ? T(0) : into_v) + now.grad_v[i];    // (9)
+                lambda_v = flush(lambda_v, tiny);
+                const T current = live ? lambda_v : T(0);                                 // (11)
+                grad_current[first + (Index)t * neurons] = current;
+                const T handed = t == start ? before : t - 1 == spiked_at ? T(0) : now.v[i + 1];
+                sum_bias += current;
+                sum_beta += lambda_v * handed;  // (12)
+                sum_p += into_a * a;
+                sum_b -= delta * a;
+                sum_theta -= delta;
+                into_a = flush(neuron.p * into_a - neuron.b * delta, tiny);  // (10)
+                into_v = flush(neuron.beta * lambda_v, tiny);
+            }
+            now = sooner;
         }
     }
     into_voltage[unit] = into_v;

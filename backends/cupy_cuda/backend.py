@@ -26,6 +26,10 @@ from blocksim.arrays import (
     ForwardResult,
     Input,
     LayerArrays,
+    LinearAdjointCarry,
+    LinearCarry,
+    LinearLayer,
+    LinearTape,
     Plan,
     SpikeGradient,
     Tape,
@@ -35,11 +39,13 @@ from blocksim.errors import DeviceError, MissingLibraryError
 from blocksim.numerics import MOST_SPIKES, spike_rows, tiny
 from blocksim.surrogates import Surrogate, require_compiled
 
-from . import dynamics
+from . import dynamics, linear
 from .copies import Copies
 from .kernels import WARP, Kernels, tiles, units
 
 BYTE = 255  # the most spikes of an input in a step that a byte holds
+# neurons that a read of memory brings at once: with fewer in a layer, one thread each wastes a part of every read
+SIDE_BY_SIDE = 8
 NUMBERS = 1 << 25  # as many spikes are made numbers at a time, for a product
 
 
@@ -72,9 +78,10 @@ class CupyBackend(FusedBackend):
         In layers without recurrence a warp can take 32 steps of a neuron at once, by a parallel scan: faster where few
         neurons of few samples leave most of a device idle. Potentials and gradients are then equal to rounding
         (docs/backends.md says how near), and not to the last bit, so that a spike may differ where a potential all
-        but touches the threshold. None scans where the warps of all neurons of all samples have room on the device
-        at once: batch x neurons x 32 <= multiprocessors x resident threads of each, 8448 neurons of samples on an
-        H100. True scans whatever the size, False never. gradient="paper" is not scanned.
+        but touches the threshold. None scans where the warps of all neurons of all samples fill at most three
+        quarters of the device, 6336 neurons of samples on an H100, and up to eight times as many where a layer has
+        fewer than eight neurons. True scans whatever the size, False never. gradient="paper" is not scanned, nor are
+        neurons and synapses of the linear family.
 
     Attributes
     ----------
@@ -166,7 +173,9 @@ class CupyBackend(FusedBackend):
         """The device, and what is scanned there."""
         device = self.cupy.cuda.Device()
         name = self.cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
-        scanned = {True: "all", False: "none", None: f"up to {self._most_scanned()} neurons x samples"}[self.scan]
+        scanned = {True: "all", False: "none", None: f"up to {self._most_scanned(SIDE_BY_SIDE)} neurons x samples"}[
+            self.scan
+        ]
         return {
             "device": f"{device.id}, {name}, compute capability {device.compute_capability}",
             "scanned over time": f"{scanned}, without recurrence: equal to rounding, not to the last bit",
@@ -273,6 +282,34 @@ class CupyBackend(FusedBackend):
         with self._device(f"differentiating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
             return dynamics.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
+    def linear_layer_forward(
+        self, layer: LinearLayer, x: Input, carry: LinearCarry, history: Array, plan: Plan
+    ) -> ForwardResult:
+        """Simulate a layer of the linear family."""
+        batch, steps = x.shape[0], x.shape[1] - layer.lead
+        kept = (1 + 2 * len(layer.alpha)) * plan.tape + (not plan.tape and plan.record_voltage) + plan.record_threshold
+        currents = 1 + len(layer.alpha) if layer.inputs or layer.recurrent else 0
+        needed = batch * steps * layer.size * (1 + (kept + currents) * layer.dtype.itemsize)
+        with self._device(f"simulating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
+            return linear.forward(self, layer, x, carry, history, plan)
+
+    def linear_layer_adjoint(
+        self,
+        layer: LinearLayer,
+        x: Input,
+        tape: LinearTape,
+        rule: AdjointRule,
+        grad_spikes: SpikeGradient,
+        grad_voltage: Array | None,
+        grad_carry: LinearAdjointCarry,
+        grad_history: Array,
+    ) -> AdjointResult:
+        """Differentiate a layer of the linear family."""
+        batch, steps, size = tape.traces.spikes.shape
+        needed = (2 + len(layer.alpha)) * batch * steps * size * layer.dtype.itemsize
+        with self._device(f"differentiating {batch} samples of {steps} steps, about {needed / 1e9:.3g} GB"):
+            return linear.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
+
     @_guarded("adding recurrent currents")
     def add_spikes(
         self, spikes: Array, history: Array | None, weights: Array, out: Array, begin: int, rows: int, latency: int
@@ -314,15 +351,15 @@ class CupyBackend(FusedBackend):
         """Whether a layer is scanned: decided by the whole run, so that parts of it computed again are, too."""
         if layer.recurrent is not None or plan.paper or self.scan is False:
             return False
-        return self.scan is True or plan.batch * layer.size <= self._most_scanned()
+        return self.scan is True or plan.batch * layer.size <= self._most_scanned(layer.size)
 
-    def _most_scanned(self) -> int:
-        """How many warps have room on the device at once."""
+    def _most_scanned(self, neurons: int) -> int:
+        """Up to how many neurons of samples a scan is the faster: measured (docs/performance.md, "On a GPU")."""
         runtime = self.cupy.cuda.runtime
         device = self.cupy.cuda.Device().id
         attributes = (runtime.cudaDevAttrMultiProcessorCount, runtime.cudaDevAttrMaxThreadsPerMultiProcessor)
         multiprocessors, threads = (int(runtime.deviceGetAttribute(each, device)) for each in attributes)
-        return multiprocessors * threads // WARP
+        return multiprocessors * threads // WARP * 3 // 4 * SIDE_BY_SIDE // min(neurons, SIDE_BY_SIDE)
 
     def values(self, layer: LayerArrays) -> Array:
         """A layer's parameters as kernels read them."""

@@ -17,6 +17,10 @@ __device__ __forceinline__ double add(double x, double y) { return __dadd_rn(x, 
 // What is too small to matter is zero, in every backend.
 template <typename T> __device__ __forceinline__ T flush(T x, T tiny) { return x < tiny && x > -tiny ? T(0) : x; }
 
+// Arrays are read so many steps at a time, and the next steps' before these are computed: a wait for memory takes as long
+// as the arithmetic of several steps.
+constexpr int AHEAD = 4;
+
 // The number of this thread in its launch.
 __device__ __forceinline__ Index thread_number() { return (Index)blockIdx.x * blockDim.x + threadIdx.x; }
 

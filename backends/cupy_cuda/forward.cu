@@ -6,10 +6,11 @@
 // + n * unit_pitch, without bias where add_bias is set.
 template <typename T>
 __global__ void forward(
-    const T* values, const int* refractory, const T* current, Index batch_pitch, Index step_pitch, Index unit_pitch,
-    int add_bias, T* voltage_now, T* adaptation_now, int* refractory_now, Flag* spikes, T* voltage, T* threshold,
-    T* free_voltage, T* start_voltage, T* start_adaptation, int* start_refractory, Index units, int neurons, int steps,
-    int begin, int end, int block_length, T tiny) {
+    const T* values, const int* refractory, const T* __restrict__ current, Index batch_pitch, Index step_pitch,
+    Index unit_pitch, int add_bias, T* voltage_now, T* adaptation_now, int* refractory_now, Flag* __restrict__ spikes,
+    T* __restrict__ voltage, T* __restrict__ threshold, T* __restrict__ free_voltage, T* __restrict__ start_voltage,
+    T* __restrict__ start_adaptation, int* __restrict__ start_refractory, Index units, int neurons, int steps, int begin,
+    int end, int block_length, T tiny) {
     const Index unit = thread_number();
     if (unit >= units) return;
     const Place place(unit, neurons, steps);
@@ -18,35 +19,51 @@ __global__ void forward(
     const Index first = place.first;
     T v = voltage_now[unit], a = adaptation_now[unit], u = v;
     int left = refractory_now[unit], free_left = left;
-    for (int t = begin; t < end; ++t) {
-        const Index here = first + (Index)t * neurons;
-        if (t % block_length == 0) {
-            const Index start = (Index)(t / block_length) * units + unit;
-            if (start_voltage) {
-                start_voltage[start] = v;
-                start_adaptation[start] = a;
-                start_refractory[start] = left;
+    Index block = begin / block_length;
+    int of_block = 0;  // steps of it that are left
+    T given[AHEAD], later[AHEAD];
+    const auto read = [&](int from, T* into) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) into[i] = from + i < end ? current[(from + i) * step_pitch] : T(0);
+    };
+    read(begin, given);
+    for (int from = begin; from < end; from += AHEAD) {
+        read(from + AHEAD, later);
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            if (from + i >= end) break;
+            const Index here = first + (Index)(from + i) * neurons;
+            if (of_block == 0) {
+                if (start_voltage) {
+                    start_voltage[block * units + unit] = v;
+                    start_adaptation[block * units + unit] = a;
+                    start_refractory[block * units + unit] = left;
+                }
+                u = v;
+                free_left = left;
+                of_block = block_length;
+                ++block;
             }
-            u = v;
-            free_left = left;
+            --of_block;
+            const bool live = left == 0;                                       // (1)
+            const T input = add_bias ? add(neuron.bias, given[i]) : given[i];  // (2)
+            v = flush(add(mul(neuron.beta, v), live ? input : T(0)), tiny);    // (3)
+            const T theta = add(neuron.theta, mul(neuron.b, a));               // (4)
+            const bool spike = live && v > theta;                              // (5)
+            spikes[here] = spike;
+            if (voltage) voltage[here] = v;
+            if (threshold) threshold[here] = theta;
+            if (free_voltage) {
+                u = flush(add(mul(neuron.beta, u), free_left == 0 ? input : T(0)), tiny);
+                free_left = free_left > 0 ? free_left - 1 : 0;
+                free_voltage[here] = u;
+            }
+            if (spike) v = T(0);
+            a = flush(add(mul(neuron.p, a), spike ? T(1) : T(0)), tiny);       // (6)
+            left = spike ? neuron.period : live ? 0 : left - 1;
         }
-        const bool live = left == 0;                                    // (1)
-        const T given = current[t * step_pitch];
-        const T input = add_bias ? add(neuron.bias, given) : given;     // (2)
-        v = flush(add(mul(neuron.beta, v), live ? input : T(0)), tiny); // (3)
-        const T theta = add(neuron.theta, mul(neuron.b, a));            // (4)
-        const bool spike = live && v > theta;                           // (5)
-        spikes[here] = spike;
-        if (voltage) voltage[here] = v;
-        if (threshold) threshold[here] = theta;
-        if (free_voltage) {
-            u = flush(add(mul(neuron.beta, u), free_left == 0 ? input : T(0)), tiny);
-            free_left = free_left > 0 ? free_left - 1 : 0;
-            free_voltage[here] = u;
-        }
-        if (spike) v = T(0);
-        a = flush(add(mul(neuron.p, a), spike ? T(1) : T(0)), tiny);    // (6)
-        left = spike ? neuron.period : live ? 0 : left - 1;
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) given[i] = later[i];
     }
     voltage_now[unit] = v;
     adaptation_now[unit] = a;

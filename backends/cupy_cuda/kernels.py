@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-FILES = ("common.cuh", "surrogates.cuh", "forward.cu", "adjoint.cu", "spikes.cu", "scan.cu")
+FILES = ("common.cuh", "surrogates.cuh", "forward.cu", "adjoint.cu", "spikes.cu", "scan.cu", "linear.cu")
 OPTIONS = ("-std=c++17",)
 THREADS = 128  # of a block of threads: whole warps, and enough blocks for small layers
 WARP = 32  # threads, and the steps of a scan
@@ -33,13 +33,14 @@ class Kernels:
         self.cupy = cupy
         self.compiled = cache(self._compile)
 
-    def launch(self, kernel: str, dtype: Any, grid: tuple[int, ...], kind: int | None = None) -> Callable[..., None]:
+    def launch(self, kernel: str, dtype: Any, grid: tuple[int, ...], *numbers: int) -> Callable[..., None]:
         """A function that launches a kernel with the arguments it is given; None is a null pointer.
 
-        `kind` is the number among its template parameters: a surrogate's, or whether spikes are counts.
+        `numbers` are those among its template parameters: of components and receptors, the kind of a surrogate, whether
+        spikes are counts.
         """
         types = [] if dtype is None else ["float" if dtype == np.float32 else "double"]
-        types += [] if kind is None else [str(kind)]
+        types += [str(number) for number in numbers]
         compiled = self.compiled(f"{kernel}<{', '.join(types)}>" if types else kernel)
 
         def launch(*arguments: Any) -> None:

@@ -29,7 +29,7 @@ from blocksim.arrays import (
     SpikeGradient,
 )
 from blocksim.backend import Backend
-from blocksim.numerics import tiny
+from blocksim.numerics import rise, tiny
 from blocksim.surrogates import kernel_scales
 
 from . import adjoint, forward, linear_adjoint, linear_forward
@@ -294,12 +294,10 @@ def _neurons(layer: LinearLayer, lanes: int) -> linear_forward.LinearNeurons:
             wide[:, layer.size :] = 0
             return wide
 
-        rising = np.array(layer.alpha, bool)[:, None] & (neuron.synapse_decay > 0)
-        kappa = -np.e * np.log(np.where(rising, neuron.synapse_decay, 1)).astype(dtype)
         made[lanes] = linear_forward.LinearNeurons(
             values=rows(neuron.beta, neuron.theta, neuron.bias, neuron.reset_factor, neuron.v_reset),
             components=rows(neuron.decay, neuron.jump, neuron.from_voltage, neuron.to_voltage, neuron.to_threshold),
-            synapses=rows(neuron.synapse_decay, kappa, neuron.gain, neuron.gain_rising),
+            synapses=rows(neuron.synapse_decay, rise(neuron.synapse_decay), neuron.gain, neuron.gain_rising),
             after=rows(np.broadcast_to(np.reshape(layer.after_reset, (-1, 1)).astype(bool), neuron.decay.shape)),
             alpha=np.array(layer.alpha, bool),
             refractory=rows(layer.refractory),

@@ -19,6 +19,7 @@ from blocksim.arrays import (
     LinearParameters,
     LinearTraces,
 )
+from blocksim.numerics import rise
 
 from .common import after_spike, first_crossing, flush, live_at_start, steps_left
 
@@ -68,12 +69,6 @@ def _synapses(
                 out.synapses[:, r, t], out.rising[:, r, t] = s, z
         last_s[:, r], last_z[:, r] = s, z
     return current, last_s, last_z
-
-
-def rise(sigma: np.ndarray) -> np.ndarray:
-    """kappa of (28): an alpha synapse's answer to a unit peaks at 1."""
-    kappa: np.ndarray = -np.e * np.log(sigma)
-    return kappa.astype(sigma.dtype)
 
 
 def _walk(

@@ -650,6 +650,7 @@ inline int __any_sync(unsigned m, int p, COC_L) { return __ballot_sync(m, p, lin
 inline int __all_sync(unsigned m, int p, COC_L) { return __ballot_sync(m, !p, line) == 0; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 inline unsigned __brev(unsigned x) {
     unsigned r = 0;

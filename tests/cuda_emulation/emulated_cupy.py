@@ -17,6 +17,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 import types
 from collections import Counter
 from pathlib import Path
@@ -232,13 +233,19 @@ Stream._current, Stream.host = Stream(), Stream()
 
 
 class Event:
-    """cupy.cuda.Event: what a stream had done when it was recorded."""
+    """cupy.cuda.Event: what a stream had done when it was recorded, and when that was."""
 
     def __init__(self, disable_timing=False):
         self.known = Counter()
 
-    def record(self, stream):
-        self.known = stream.known.copy()
+    def record(self, stream=None):
+        self.known = (stream or Stream._current).known.copy()
+        self._time = time.perf_counter()
+
+
+def _elapsed_time(start_event, end_event):
+    """Milliseconds; a launch here has ended when it returns."""
+    return (end_event._time - start_event._time) * 1e3
 
 
 class CUBLASError(RuntimeError):
@@ -421,6 +428,7 @@ cuda = types.SimpleNamespace(
     Device=Device,
     Stream=Stream,
     Event=Event,
+    get_elapsed_time=_elapsed_time,
     get_current_stream=lambda: Stream._current,
     device=types.SimpleNamespace(get_cublas_handle=lambda: 1),
     cublas=types.SimpleNamespace(

@@ -1,0 +1,211 @@
+"""Host side of the kernels of the linear family: currents by receptor, and launches over blocks.
+
+A layer without recurrence is one launch forward, and backward one, or two where it has receptors with a time course; a
+recurrent one so many for each stretch of whole blocks that the shortest delay spans.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blocksim._blocks import added, new_starts, recurrent_gradient, spans, zeros
+from blocksim._linear import (
+    history_gradient,
+    history_of,
+    input_weight_gradients,
+    new_traces,
+    receiving,
+    result_of,
+    shifted,
+)
+from blocksim.arrays import (
+    AdjointResult,
+    AdjointRule,
+    Array,
+    Drive,
+    ForwardResult,
+    Input,
+    LinearAdjointCarry,
+    LinearCarry,
+    LinearLayer,
+    LinearParameters,
+    LinearTape,
+    Plan,
+    SpikeGradient,
+)
+from blocksim.errors import ArgumentError
+from blocksim.numerics import rise, tiny
+from blocksim.surrogates import kernel_scales
+
+from .kernels import units
+
+if TYPE_CHECKING:
+    from .backend import CupyBackend
+
+MODES = {"ignore": 0, "hold": 1, "integrate": 2}  # linear.cu's
+MOST = 62  # components or receptors: flags of all are the bits of one number
+
+
+def forward(
+    engine: CupyBackend, layer: LinearLayer, x: Input, carry: LinearCarry, history: Array, plan: Plan
+) -> ForwardResult:
+    """Simulate a layer."""
+    _check(layer)
+    dtype, size = layer.dtype, layer.size
+    batch, steps = x.shape[0], x.shape[1] - layer.lead
+    targets, currents, pitches, add_bias = _currents(engine, layer, x, batch, steps)
+    traces = new_traces(engine, layer, batch, steps, plan)
+    starts = new_starts(engine, carry, steps, plan)
+    after = carry.copy()
+    histories = [engine.asarray(history_of(history, each.delay)) for each in layer.recurrent]
+    values, components, synapses = _values(engine, layer)
+    launch = engine.launch("linear_forward", dtype, units(batch * size), len(components[0]), len(layer.alpha))
+    for start, stop in _launches(layer, steps, plan.block_length):
+        for each, before in zip(layer.recurrent, histories, strict=True):
+            into = currents[targets.index(each.receptor + 1)]
+            engine.add_spikes(traces.spikes, before, each.weights, into, start, stop - start, each.delay)
+        launch(
+            values, components, synapses, layer.refractory, _bits(layer.after_reset), _bits(layer.alpha),
+            np.int32(MODES[layer.mode]), currents, _flags(targets), *pitches, np.int32(add_bias), *after.arrays(),
+            traces.spikes, traces.voltage, traces.threshold, traces.synapses, traces.rising,
+            *([None] * len(after.arrays()) if starts is None else starts.arrays()), np.int64(batch * size),
+            np.int32(size), np.int32(steps), np.int32(start), np.int32(stop), np.int32(plan.block_length),
+            dtype.type(tiny(dtype)),
+        )  # fmt: skip
+    return result_of(traces, after, starts, history, plan)
+
+
+def adjoint(
+    engine: CupyBackend,
+    layer: LinearLayer,
+    x: Input,
+    tape: LinearTape,
+    rule: AdjointRule,
+    grad_spikes: SpikeGradient,
+    grad_voltage: Array | None,
+    grad_carry: LinearAdjointCarry,
+    grad_history: Array,
+) -> AdjointResult:
+    """Differentiate a layer: launches as in the forward pass, the last first."""
+    dtype, traces, starts, length = layer.dtype, tape.traces, tape.starts, tape.block_length
+    batch, steps, size = traces.spikes.shape
+    receptors, latency = len(layer.alpha), layer.latency
+    of_spikes = added(engine, grad_spikes, batch, steps, layer)
+    lambda_s = engine.empty((batch, steps, size), dtype)
+    lambda_s[...] = 0 if of_spikes is None else of_spikes
+    held = min(latency, steps)  # spikes that the state after the run still holds
+    if held:
+        lambda_s[:, steps - held :] += grad_history[:, latency - held :]
+    grad = Drive(engine.empty((batch, steps, size), dtype), engine.empty((batch, receptors, steps, size), dtype))
+    values, components, synapses = _values(engine, layer)
+    number = len(components[0])
+    sums = zeros(engine, (5, batch, size), np.float64)
+    component_sums = zeros(engine, (5, batch, number, size), np.float64)
+    synapse_sums = zeros(engine, (3, batch, receptors, size), np.float64)
+    kept = engine.empty((length, number, batch, size), dtype)
+    into = grad_carry.copy()
+    smallest = dtype.type(tiny(dtype))
+    dynamics = engine.launch("linear_adjoint", dtype, units(batch * size), number, rule.surrogate.kind)
+    filters = engine.launch("synapses_adjoint", dtype, units(batch * receptors * size)) if receptors else None
+    for start, stop in reversed(_launches(layer, steps, length)):
+        span = (np.int32(size), np.int32(steps), np.int32(start), np.int32(stop))
+        for each in layer.recurrent if rule.through_recurrent else ():  # the recurrent term of (35)
+            last = min(stop + each.delay, steps)
+            if start + each.delay < last:
+                later = receiving(grad, each.receptor)[:, start + each.delay : last]
+                engine.add_product(later, each.weights, lambda_s[:, start : last - each.delay])
+        dynamics(
+            values, components, layer.refractory, _bits(layer.after_reset), np.int32(MODES[layer.mode]),
+            traces.voltage, traces.spikes, starts.voltage, starts.components, starts.refractory, lambda_s,
+            grad_voltage, into.voltage, into.components, grad.direct, sums, component_sums, kept,
+            *kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation),
+            np.int64(batch * size), *span, np.int32(length), smallest,
+        )  # fmt: skip
+        if filters is not None:
+            filters(
+                synapses, _bits(layer.alpha), traces.synapses, traces.rising, starts.synapses, starts.rising,
+                grad.direct, into.synapses, into.rising, grad.filtered, synapse_sums,
+                np.int64(batch * receptors * size), np.int32(receptors), *span, smallest,
+            )  # fmt: skip
+    recurrent = tuple(
+        recurrent_gradient(engine, traces.spikes, history_of(tape.history, each.delay), receiving(grad, each.receptor))
+        for each in layer.recurrent
+    )
+    return AdjointResult(
+        current=grad.direct,
+        weights=input_weight_gradients(engine, layer, x, grad),
+        recurrent=recurrent,
+        sums=LinearParameters(*sums, *component_sums, *synapse_sums),
+        carry=into,
+        history=history_gradient(engine, layer, rule, grad, grad_history),
+        filtered=grad.filtered,
+    )
+
+
+def _check(layer: LinearLayer) -> None:
+    """Raise for more parts than kernels have flags for."""
+    for what, number in (("components", len(layer.after_reset)), ("receptors with a time course", len(layer.alpha))):
+        if number > MOST:
+            raise ArgumentError(f"backend 'cupy': expected at most {MOST} {what}; found {number}; use backend='numba'")
+
+
+def _launches(layer: LinearLayer, steps: int, length: int) -> list[tuple[int, int]]:
+    """Stretches of whole blocks, each as long as no spike of it acts within it."""
+    if not layer.recurrent:
+        return [(0, steps)]
+    shortest = min(each.delay for each in layer.recurrent)
+    return [(start, stop) for _, start, stop in spans(steps, shortest // length * length)]
+
+
+def _currents(
+    engine: CupyBackend, layer: LinearLayer, x: Input, batch: int, steps: int
+) -> tuple[list[int], Array, tuple[Any, ...], bool]:
+    """The bias and the input currents of (27): which targets have some, they, their pitches; whether a bias is missing.
+
+    Target 0 is the direct current, r + 1 that of receptor r.
+    """
+    size = layer.size
+    if layer.given is not None and not layer.recurrent:  # x as it is
+        columns = x.shape[2]
+        pitches = (0, steps * columns, columns, int(columns == size))
+        return [layer.given + 1], x, tuple(map(np.int64, pitches)), True
+    targets = {each.receptor + 1 for each in (*layer.inputs, *layer.recurrent)}
+    targets |= set() if layer.given is None else {layer.given + 1}
+    order = sorted(targets)
+    currents = zeros(engine, (len(order), batch, steps, size), layer.dtype)
+    if 0 in targets:
+        currents[0] = layer.neuron.bias
+    if layer.given is not None:
+        currents[order.index(layer.given + 1)] += x
+    for each in layer.inputs:
+        engine.projection(shifted(x, layer.lead, each.delay), each.weights, currents[order.index(each.receptor + 1)])
+    pitches = (batch * steps * size, steps * size, size, 1)
+    return order, currents, tuple(map(np.int64, pitches)), False
+
+
+def _values(engine: CupyBackend, layer: LinearLayer) -> tuple[Array, Array, Array]:
+    """A layer's parameters as kernels read them: (5, N), (5, C, N) and (4, R, N)."""
+    neuron, stack = layer.neuron, engine.cupy.stack
+
+    def make() -> tuple[Array, Array, Array]:
+        sigma = neuron.synapse_decay
+        # the logarithm is the host's, so that the CPU's backends have the same bits
+        kappa = engine.asarray(rise(engine.to_numpy(sigma))) if any(layer.alpha) else sigma
+        return (
+            stack([neuron.beta, neuron.theta, neuron.bias, neuron.reset_factor, neuron.v_reset]),
+            stack([neuron.decay, neuron.jump, neuron.from_voltage, neuron.to_voltage, neuron.to_threshold]),
+            stack([sigma, kappa, neuron.gain, neuron.gain_rising]),
+        )
+
+    return engine.once(layer, "family", make)
+
+
+def _bits(flags: tuple[bool, ...]) -> Any:
+    """Flags as the bits of a number."""
+    return _flags([place for place, flag in enumerate(flags) if flag])
+
+
+def _flags(places: list[int]) -> Any:
+    return np.int64(sum(1 << place for place in places))
