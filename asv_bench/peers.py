@@ -5,8 +5,8 @@ zero away from the threshold; `--data FILE` takes samples of an event file in pl
 process of its own, where its threads and its memory trouble no other, and does one step a round, one tool after the
 other; reported are medians over the rounds, quartiles, and ratios within a round: of the clock, and of the processors'
 time, which says more where others use the machine as well. What is not installed is left out, and said (extras of this
-package: peer-torch, peer-snntorch, peer-norse, peer-spikingjelly, peer-jax). The tools compute what they can of the
-work; `lacks` says what each leaves out.
+package: peer-torch, peer-snntorch, peer-norse, peer-spikingjelly, peer-jax, peer-nest, peer-brian). The tools compute
+what they can of the work; `lacks` says what each leaves out.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peer_families
 import peer_networks
 from benchmarks.workloads import DigitsNetwork, OneNeuron, PaperLayer
 
 # by its surrogate; a box car is zero away from the threshold
 NETWORK_STEPS = {"network step": "fast_sigmoid", "network step, box car": "box_car"}
-WORK = ("training step", "fit step", *NETWORK_STEPS)
+WORK = ("training step", "fit step", *NETWORK_STEPS, *peer_families.WORK)
 ENOUGH = 0.1  # seconds: shorter steps are repeated
 Step = Callable[[], int]  # returns the number of spikes
 
@@ -346,6 +347,15 @@ NETWORKS: dict[str, tuple[Callable[[DigitsNetwork], Step], str]] = {
         "adaptation, refractory period, recurrence, a time constant of its own for each neuron",
     ),
 }
+# what makes the steps of the linear family, the distributions it is made of, and what it leaves out
+FAMILIES: dict[str, tuple[Callable[[], dict[str, Step]], tuple[str, ...], str]] = {
+    "blocksim": (peer_families.blocksim_families, ("blocksim", "numba"), ""),
+    "JAX scan": (peer_families.jax_families, ("jax", "jaxlib"), ""),
+    "PyTorch loop": (peer_families.torch_families, ("torch",), ""),
+    "NEST": (peer_families.nest_families, ("nest-simulator",), ""),
+    "Brian 2, C++": (peer_families.brian_families, ("brian2",), "compiling"),
+}
+EVERY = {**FAMILIES, **PEERS}
 # which tools are given each surrogate
 WITH = {"fast_sigmoid": tuple(NETWORKS), "box_car": ("blocksim", "snnTorch")}
 
@@ -353,8 +363,11 @@ WITH = {"fast_sigmoid": tuple(NETWORKS), "box_car": ("blocksim", "snnTorch")}
 def serve(name: str, works: list[str], data: str | None) -> None:
     """A tool's process: does the work named on each line of its input, and answers with seconds and spikes."""
     answers, sys.stdout = sys.stdout, sys.stderr  # tools print
-    make, distributions, _ = PEERS[name]
-    steps = make() if set(works) - set(NETWORK_STEPS) else {}
+    steps, distributions = {}, EVERY[name][1]
+    if name in PEERS and set(works) & {"training step", "fit step"}:
+        steps |= PEERS[name][0]()
+    if name in FAMILIES and set(works) & set(peer_families.WORK):
+        steps |= FAMILIES[name][0]()
     for work, surrogate in NETWORK_STEPS.items():
         if work in works and name in WITH[surrogate]:
             steps[work] = NETWORKS[name][0](DigitsNetwork(path=data, surrogate=surrogate))
@@ -396,7 +409,7 @@ class Peer:
 
 def installed(name: str) -> str | None:
     """The first distribution that a tool needs and that is not there."""
-    for distribution in PEERS[name][1]:
+    for distribution in EVERY[name][1]:
         try:
             version(distribution)
         except ImportError:
@@ -414,7 +427,7 @@ def table(name: str, times: dict[str, list[float]], cpu: dict[str, list[float]],
         of_cpu = float(np.median(np.array(cpu[peer]) / ours["cpu"]))
         row = {"tool": peer, "ms": median, "low": low, "high": high, "ratio": ratio, "spikes": spikes[peer]}
         row |= {"cpu_ms": 1e3 * float(np.median(cpu[peer])), "cpu_ratio": of_cpu}
-        rows.append(row | {"lacks": NETWORKS[peer][1] if name in NETWORK_STEPS else PEERS[peer][2]})
+        rows.append(row | {"lacks": _lacks(name, peer)})
     header = [name, "ms", "times blocksim", "CPU ms", "times blocksim", "spikes", "leaves out"]
     print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for row in rows:
@@ -425,14 +438,21 @@ def table(name: str, times: dict[str, list[float]], cpu: dict[str, list[float]],
     return rows
 
 
+def _lacks(work: str, name: str) -> str:
+    """What a tool leaves out of the work."""
+    if work in NETWORK_STEPS:
+        return NETWORKS[name][1]
+    return (FAMILIES if work in peer_families.WORK else PEERS)[name][2]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--only", nargs="+", choices=list(EVERY), default=list(EVERY))
     parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
     parser.add_argument("--data", type=Path, help="event file for the network, in place of made-up samples")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", choices=list(PEERS), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=list(EVERY), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, options.work, options.data)

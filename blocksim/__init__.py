@@ -13,7 +13,7 @@ from pathlib import Path as _Path
 from blocksim._connections import Alpha, Connection, Exponential
 from blocksim._events import Events
 from blocksim._layer import Layer
-from blocksim._linear_neurons import Component, LinearIF
+from blocksim._linear_neurons import Component, LinearIF, Rectified
 from blocksim._network import CountReadout, LeakyReadout, Network
 from blocksim._network_run import NetworkGradients, NetworkRun, NetworkState, NetworkStateGradient
 from blocksim._neurons import ALIF, LIF
@@ -78,6 +78,7 @@ __all__ = [
     "NetworkState",
     "NetworkStateGradient",
     "ReadoutGradients",
+    "Rectified",
     "Run",
     "State",
     "StateGradient",

@@ -111,19 +111,23 @@ class Connection:
 
     Parameters
     ----------
-    weights : (K, N) array
-        From input k to neuron n; (N, N) for a recurrent connection, row = from, column = to.
+    weights : (K, N) array, or sparse matrix of SciPy
+        From input k to neuron n; (N, N) for a recurrent connection, row = from, column = to. It is kept as an array; of
+        a sparse matrix, the weights that it does not store are not `present`.
     delay_steps : int or (K, N) integer array
         Steps from a spike, or a value of the input, to the current it makes: 0 or more, and 1 or more for a recurrent
         connection. One for all, or one for each weight.
     synapse : int
         Number of the receptor among the layer's `synapses`. A receptor that is not among them has no time course: its
         current is that of the step.
+    present : (K, N) bool array or None
+        Which weights there are; None: all. The others are 0 and have a gradient of 0, so that training leaves them so.
 
     Raises
     ------
     ArgumentError
-        The weights are no finite matrix, or a delay or receptor is no whole number in its range.
+        The weights are no finite matrix, a delay or receptor is no whole number in its range, or `present` is no array
+        of bool of the weights' shape.
 
     Examples
     --------
@@ -136,11 +140,26 @@ class Connection:
     weights: np.ndarray = parameter("weights", axes=("input", "neuron"), unit="potential")
     delay_steps: int | np.ndarray = parameter("delay", axes=("input", "neuron"), unit="steps", trained=False, default=0)
     synapse: int = 0
+    present: np.ndarray | None = parameter(
+        "which weights there are", axes=("input", "neuron"), trained=False, flags=True, default=None
+    )
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
-        set_field(self, "weights", matrix("weights", self.weights, "(inputs, neurons)"))
-        delays = real_array("delay_steps", self.delay_steps)
+        present = self.present
+        if present is None and is_sparse(self.weights):
+            present = stored(self.weights)
+        weights = matrix("weights", self.weights, "(inputs, neurons)")
+        if present is not None:
+            present = np.asarray(present)
+            if present.dtype != np.bool_ or present.shape != weights.shape:
+                raise ArgumentError(
+                    f"present: expected an array of bool of the weights' shape, {weights.shape}; found {found(present)}"
+                )
+            weights = frozen(np.where(present, weights, 0).astype(weights.dtype))
+            set_field(self, "present", frozen(present.copy()))
+        set_field(self, "weights", weights)
+        delays = real_array("delay_steps", dense(self.delay_steps))
         if delays.ndim:
             if delays.shape != self.weights.shape:
                 raise ArgumentError(
@@ -167,12 +186,33 @@ class Connection:
         """Each delay there is, and where its weights are: None for everywhere."""
         delays = np.unique(self.delay_steps)
         for delay in delays:
-            yield int(delay), None if len(delays) == 1 else np.equal(self.delay_steps, delay)
+            where = None if len(delays) == 1 else np.equal(self.delay_steps, delay)
+            if self.present is not None:
+                where = self.present if where is None else where & self.present
+            yield int(delay), where
+
+
+def is_sparse(value: Any) -> bool:
+    """Whether it is a sparse matrix or array of SciPy, which need not be imported to know."""
+    return hasattr(value, "tocoo") and hasattr(value, "toarray")
+
+
+def dense(value: Any) -> Any:
+    """A sparse matrix as an array; anything else as it is."""
+    return value.toarray() if is_sparse(value) else value
+
+
+def stored(value: Any) -> np.ndarray:
+    """Which elements a sparse matrix stores, zeros among them."""
+    elements = value.tocoo()
+    where = np.zeros(value.shape, np.bool_)
+    where[elements.row, elements.col] = True
+    return where
 
 
 def matrix(name: str, value: Any, shape: str) -> np.ndarray:
     """Check a matrix of weights; returns a copy of its own, of at least float32. `shape` says in words what it is."""
-    array = real_array(name, value)
+    array = real_array(name, dense(value))
     if array.ndim != 2 or 0 in array.shape:
         raise ArgumentError(f"{name}: expected a non-empty array of shape {shape}; found {found(array)}")
     finite(name, array)

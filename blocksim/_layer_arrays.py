@@ -128,7 +128,7 @@ def _linear(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -
         alpha=tuple(isinstance(each, Alpha) for each in synapses),
         inputs=inputs,
         recurrent=connections("recurrent", _recurrent(layer)),
-        after_reset=layer.neuron.listens_after_reset(_components(values)),
+        listens=layer.neuron.listens(_components(values)),
         given=None if inputs else receptors.get(0, DIRECT),
     )
 

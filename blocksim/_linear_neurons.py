@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from blocksim._milliseconds import decay_of_ms
 from blocksim._neurons import Neuron, Number, membrane, refractory_period, threshold
 from blocksim._parameters import check_fields, decay, parameter, parts, setting, tuple_of
 from blocksim._validation import found, milliseconds
+from blocksim.arrays import ABOVE, AFTER, BEFORE
 from blocksim.errors import ArgumentError
 from blocksim.transforms import Decay
 
-LISTENS = ("before", "after")
 REFRACTORY = ("ignore", "hold", "integrate")
 
 
@@ -58,7 +58,7 @@ class Component:
     from_voltage: Number = parameter("what a unit of the potential adds to the component", default=0.0)
     to_voltage: Number = parameter("current for a unit of the component", default=0.0)
     to_threshold: Number = parameter("rise of the threshold for a unit of the component", default=0.0)
-    listens: str = setting("before", LISTENS)
+    listens: str = setting(BEFORE, (BEFORE, AFTER))
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,6 +67,65 @@ class Component:
     def from_ms(cls, tau: Any, dt: float, **others: Any) -> Self:
         """From the time constant tau and the step dt, both in ms, and the other parameters by name."""
         return cls(decay_of_ms("tau", tau, milliseconds("dt", dt)), **others)
+
+
+@dataclass(frozen=True, eq=False)
+class Rectified:
+    """A quantity that follows the potential where it is above a knot, and moves the threshold alone: equation (34).
+
+    The potential stays linear, so that blocks are exact. Several of one decay and different knots make any piecewise
+    linear function of the potential. A threshold that rises with the potential models the inactivation of sodium
+    channels, as in the iGIF neuron. Source: Platkiewicz, Brette, "A threshold equation for action potential
+    initiation", PLoS Computational Biology 6, 2010; Mensi et al., "Enhanced responsiveness to rapid synaptic inputs due
+    to nonlinear threshold dynamics", PLoS Computational Biology 12, 2016.
+
+    Parameters
+    ----------
+    decay : float or (N,) array
+        Factor by which it decays in one step, exp(-dt / tau), in [0, 1): q.
+    knot : float or (N,) array
+        Potential above which it listens, in the unit of the membrane potential.
+    jump : float or (N,) array
+        What a spike adds to it: d.
+    from_voltage : float or (N,) array
+        What a unit of max(U - knot, 0) adds to it in a step: k.
+    to_threshold : float or (N,) array
+        What a unit of it adds to the threshold: h.
+
+    Raises
+    ------
+    ArgumentError
+        A parameter is out of range or not finite.
+
+    Examples
+    --------
+    >>> from blocksim import LinearIF, Rectified
+    >>> coupling = Rectified.from_ms(tau=5, dt=0.1, knot=10, to_threshold=0.4)
+    >>> neuron = LinearIF(0.99, theta=15, refractory_steps=40, components=[coupling])
+    >>> float(neuron.parameters()["components.0.knot"])
+    10.0
+    """
+
+    decay: Number = decay("decay of the component in one step", "tau_adapt", Decay(0.05, 1e6))
+    knot: Number = parameter("potential above which the component listens", unit="potential", default=0.0)
+    jump: Number = parameter("what a spike adds to the component", default=0.0)
+    from_voltage: Number = parameter("what a unit of the potential above the knot adds to the component", default=1.0)
+    to_threshold: Number = parameter("rise of the threshold for a unit of the component", default=1.0)
+
+    listens: ClassVar[str] = ABOVE
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def from_ms(cls, tau: Any, dt: float, **others: Any) -> Self:
+        """From the time constant tau and the step dt, both in ms, and the other parameters by name.
+
+        Where `from_voltage` is not given it is 1 - decay: at a constant potential the component settles at its distance
+        from the knot.
+        """
+        factor = decay_of_ms("tau", tau, milliseconds("dt", dt))
+        return cls(**{"decay": factor, "from_voltage": 1 - factor, **others})
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +142,7 @@ class LinearIF(Neuron):
         Threshold with all components at zero (theta_0), in the unit of the membrane potential.
     refractory_steps : int or (N,) integer array
         Steps after a spike during which the neuron cannot spike.
-    components : sequence of Component
+    components : sequence of Component or Rectified
     v_reset, reset_factor : float or (N,) array
         After a spike the potential is reset_factor U + v_reset: to zero by default; by subtraction with factor 1 and
         -theta; not at all with factor 1 and 0.
@@ -109,7 +168,7 @@ class LinearIF(Neuron):
     beta: Number = membrane()
     theta: Number = threshold()
     refractory_steps: int | np.ndarray = refractory_period()
-    components: Sequence[Component] = parts("components", default=())
+    components: Sequence[Component | Rectified] = parts("components", default=())
     v_reset: Number = parameter("potential after a spike, beside the part that is kept", unit="potential", default=0.0)
     reset_factor: Number = parameter("part of the potential that is kept after a spike", default=0.0)
     refractory: str = setting("ignore", REFRACTORY)
@@ -117,13 +176,13 @@ class LinearIF(Neuron):
     def __post_init__(self) -> None:
         components = tuple_of(self.components)
         for place, each in enumerate(components):
-            if not isinstance(each, Component):
-                raise ArgumentError(f"components: expected a sequence of blocksim.Component; found {found(each)} "
+            if not isinstance(each, (Component, Rectified)):
+                raise ArgumentError(f"components: expected a sequence of Component or Rectified; found {found(each)} "
                                     f"at index {place}")  # fmt: skip
         object.__setattr__(self, "components", components)
         super().__post_init__()
 
-    def listens_after_reset(self, components: int) -> tuple[bool, ...]:
-        """For each component, whether it listens to the potential after the reset."""
-        own = [component.listens == "after" for component in self.components]
-        return tuple(own) if len(own) == components else super().listens_after_reset(components)
+    def listens(self, components: int) -> tuple[str, ...]:
+        """What each component listens to."""
+        own = tuple(component.listens for component in self.components)
+        return own if len(own) == components else super().listens(components)

@@ -16,6 +16,7 @@ import numpy as np
 from blocksim._milliseconds import decay_of_ms, steps_of_ms
 from blocksim._parameters import check_fields, decay, held, one_length, parameter, trained
 from blocksim._validation import milliseconds
+from blocksim.arrays import BEFORE
 from blocksim.errors import ArgumentError
 from blocksim.transforms import Decay, Positive
 
@@ -25,7 +26,7 @@ SIMPLE: dict[str, float | None] = {"beta": None, "p": 0.0, "b": 0.0, "theta": No
 # those of the linear family, (30)-(34), and of each of its components
 FAMILY: dict[str, float | None] = {"beta": None, "theta": None, "v_reset": 0.0, "reset_factor": 0.0}
 COMPONENT: dict[str, float | None] = {
-    "decay": None, "jump": 1.0, "from_voltage": 0.0, "to_voltage": 0.0, "to_threshold": 0.0
+    "decay": None, "jump": 1.0, "from_voltage": 0.0, "to_voltage": 0.0, "to_threshold": 0.0, "knot": 0.0
 }  # fmt: skip
 DERIVATIVE_STEP = 1e-30
 
@@ -73,8 +74,8 @@ class Neuron:
 
         A subclass with parameters of other names replaces it, and returns those of (1)-(6), beta, theta, p and b (the
         last two may be left out, for no adaptation); or those of the linear family, (30)-(34): beta, theta, v_reset,
-        reset_factor, and components, a sequence of dicts with decay, jump, from_voltage, to_voltage and to_threshold,
-        of which all but decay may be left out. It is called with numbers or (N,) arrays, which may be complex:
+        reset_factor, and components, a sequence of dicts with decay, jump, from_voltage, to_voltage, to_threshold and
+        knot, of which all but decay may be left out. It is called with numbers or (N,) arrays, which may be complex:
         gradients are taken through it by steps along the imaginary axis, exact to rounding, so it is written with
         arithmetic and NumPy's analytic functions, element by element.
         """
@@ -116,9 +117,9 @@ class Neuron:
         """Whether (1)-(6) describe it: LIF or ALIF."""
         return self.refractory == "ignore" and set(self.linear_parameters()) == set(SIMPLE)
 
-    def listens_after_reset(self, components: int) -> tuple[bool, ...]:
-        """For each of its components, whether it listens to the potential after the reset."""
-        return (False,) * components
+    def listens(self, components: int) -> tuple[str, ...]:
+        """What each of its components listens to: one of `blocksim.arrays.LISTENS`."""
+        return (BEFORE,) * components
 
     def pullback(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Gradients of the class's own parameters, (N,), from those of the parameters of the equations."""

@@ -42,6 +42,8 @@ class Parameter:
         What keeps it in its range while it is trained; None: nothing needs to.
     trained : bool
         Whether a gradient belongs to it; whole numbers have none.
+    flags : bool
+        Whether its values are true and false; what is neither trained nor flags is whole numbers.
     time_constant : str or None
         Name of the time constant whose decay in one step it is.
     """
@@ -53,6 +55,7 @@ class Parameter:
     unit: str = ""
     transform: Transform | None = None
     trained: bool = True
+    flags: bool = False
     time_constant: str | None = None
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim._connections import Exponential, Synapse
-from blocksim._linear_neurons import Component, LinearIF
+from blocksim._linear_neurons import Component, LinearIF, Rectified
 from blocksim._milliseconds import decay_of_ms, propagators
 from blocksim._neurons import LIF, membrane_of_ms
 from blocksim._parameters import parts, tuple_of
@@ -87,7 +87,8 @@ class GIF(LinearIF):
 
     Source: Mensi et al., "Parameter extraction and classification of three cortical neuron types reveals two distinct
     adaptation mechanisms", Journal of Neurophysiology 107, 2012; Pozzorini et al., "Automated high-throughput
-    characterization of single neurons by means of simplified spiking models", PLoS Computational Biology 11, 2015.
+    characterization of single neurons by means of simplified spiking models", PLoS Computational Biology 11, 2015. With
+    `coupling` it is the iGIF neuron of Mensi et al., PLoS Computational Biology 12, 2016.
 
     Examples
     --------
@@ -109,6 +110,7 @@ class GIF(LinearIF):
         v_reset: Any = 0.0,
         currents: Any = (),
         thresholds: Any = (),
+        coupling: Any = (),
         rounding: str | None = None,
     ) -> Self:
         """Make neurons from time constants in milliseconds.
@@ -126,11 +128,23 @@ class GIF(LinearIF):
             negative for one that hinders spikes. A current of I pA across a leak of g nS would hold I / g mV.
         thresholds : sequence of (tau, amplitude)
             Rises of the threshold: time constant in ms, and rise at a spike, in the unit of the potential.
+        coupling : sequence of (tau, knot, slope)
+            What the potential does to the threshold, as in the iGIF neuron (`Rectified`): time constant in ms; the
+            potential above which it acts; and the rise of the threshold, once settled, for each unit above it.
+
+        Raises
+        ------
+        ArgumentError
+            A time constant is not a positive number of ms, or what describes a component is no pair or triple.
         """
         dt = milliseconds("dt", dt)
+        coupled = tuple(
+            Rectified.from_ms(tau, dt, knot=knot, to_threshold=slope)
+            for tau, knot, slope in _tuples("coupling", coupling, "knot", "slope")
+        )
         return cls(
             **membrane_of_ms(tau_mem, dt, theta, refractory, rounding),
-            components=_components(currents, thresholds, tau_mem, dt),
+            components=[*_components(currents, thresholds, tau_mem, dt), *coupled],
             v_reset=v_reset,
             refractory="hold",
         )
@@ -326,24 +340,27 @@ class AdLIF(LinearIF):
         return _coupled(*taus, real_array("a", a), dt)[1][0]
 
 
-def _pair(given: Any) -> tuple[Any, Any]:
-    try:
-        tau, amplitude = given
-    except (TypeError, ValueError):
-        raise ArgumentError(
-            f"currents, thresholds: expected sequences of (tau in ms, amplitude); found {found(given)}"
-        ) from None
-    return tau, real_array("amplitude", amplitude)
+def _tuples(name: str, given: Any, *numbers: str) -> list[tuple[Any, ...]]:
+    """What describes each component: a time constant, and numbers of these names."""
+    every = []
+    for each in tuple_of(given):
+        if not isinstance(each, (tuple, list, np.ndarray)) or len(each) != 1 + len(numbers):
+            raise ArgumentError(
+                f"{name}: expected a sequence of ({', '.join(('tau in ms', *numbers))}); found {found(each)} in it"
+            )
+        tau, *values = each
+        every.append((tau, *(real_array(number, value) for number, value in zip(numbers, values, strict=True))))
+    return every
 
 
 def _components(currents: Any, thresholds: Any, tau_mem: Any, dt: float) -> list[Component]:
     """Currents that begin at a spike and decay, and rises of the threshold that decay from the spike on."""
     components = []
-    for tau, amplitude in map(_pair, currents):
+    for tau, amplitude in _tuples("currents", currents, "amplitude"):
         decay = decay_of_ms("tau", tau, dt)
         gain = _like(propagators(tau, tau_mem, dt)[0], decay, tau_mem)
         components.append(Component(decay, amplitude, to_voltage=gain))
-    for tau, amplitude in map(_pair, thresholds):
+    for tau, amplitude in _tuples("thresholds", thresholds, "amplitude"):
         decay = decay_of_ms("tau", tau, dt)
         components.append(Component(decay, _like(decay * amplitude, decay, amplitude), to_threshold=1.0))
     return components

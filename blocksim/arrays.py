@@ -203,6 +203,9 @@ class AdjointResult:
     filtered: Array | None = None  # (B, R, T, N) dtype, dLoss/di of (38)
 
 
+# what a component listens to, (34): U, V after the reset, or max(U - knot, 0)
+LISTENS = ("before", "after", "above")
+BEFORE, AFTER, ABOVE = LISTENS
 DIRECT = -1  # the receptor of currents without a time course
 
 
@@ -220,9 +223,14 @@ class LinearParameters(Record):
     from_voltage: Array  # (C, N), k
     to_voltage: Array  # (C, N), g
     to_threshold: Array  # (C, N), h
+    knot: Array  # (C, N); of no meaning but for components that listen above it
     synapse_decay: Array  # (R, N), sigma
     gain: Array  # (R, N)
     gain_rising: Array  # (R, N); of no meaning but for alpha synapses
+
+
+# those of a component, in the order of their fields
+COMPONENT = ("decay", "jump", "from_voltage", "to_voltage", "to_threshold", "knot")
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,13 +292,17 @@ class LinearLayer(NeuronArrays):
     alpha: tuple[bool, ...]  # of each receptor with a time course
     inputs: tuple[LinearConnection, ...]
     recurrent: tuple[LinearConnection, ...]
-    after_reset: tuple[bool, ...] = ()  # of each component: whether k multiplies V of (33), and not U
+    listens: tuple[str, ...] = ()  # of each component: what k multiplies, one of LISTENS
     given: int | None = None  # the receptor of x where it is the current itself
 
     @property
     def latency(self) -> int:
         """The longest recurrent delay D."""
         return max((each.delay for each in self.recurrent), default=0)
+
+    def listening(self, to: str) -> tuple[bool, ...]:
+        """Which components listen to it."""
+        return tuple(each == to for each in self.listens)
 
     @property
     def lead(self) -> int:

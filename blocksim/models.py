@@ -15,7 +15,7 @@ import numpy as np
 from blocksim._connections import MOST_SYNAPSES, Alpha, Connection, Exponential, Synapse
 from blocksim._containers import Container, open_container, write_container
 from blocksim._layer import Layer
-from blocksim._linear_neurons import LISTENS, Component
+from blocksim._linear_neurons import Component, Rectified
 from blocksim._milliseconds import MAX_STEPS
 from blocksim._network import CountReadout, LeakyReadout, Network
 from blocksim._neurons import Neuron
@@ -26,6 +26,8 @@ from blocksim.errors import ArgumentError, FileError
 KIND = "blocksim network"
 VERSION = 1
 MOST_LATENCY = MAX_STEPS + 1
+# by what they listen to
+COMPONENTS: dict[str, type[Component | Rectified]] = {"before": Component, "after": Component, "above": Rectified}
 SYNAPSES: dict[str, type[Synapse]] = {kind.__name__: kind for kind in (Exponential, Alpha)}
 # arrays that a file holds besides those of the network: a training's state, say
 EXTRA = "extra/"
@@ -145,7 +147,11 @@ def _layers(container: Container) -> int:
             )
         prefix = f"layers.{number}."
         groups = {prefix: (declared(Layer) | declared(kind), declared(kind))}
-        groups |= {prefix + part: (declared(one), declared(one)) for part, one in _parts(described)}
+        groups |= {
+            prefix + part: (known, {name: each for name, each in known.items() if not each.flags})
+            for part, one in _parts(described)
+            for known in [declared(one)]
+        }
         wanted = [group + name for group, (known, _) in groups.items() for name in known]
         present = [headers[name].shape for name in wanted if name in headers]
         size = next((shape[-1] for shape in present if shape), None)
@@ -185,11 +191,12 @@ def _check(
         full = tuple(lengths[axis] for axis in parameter.axes)
         # one number for all, of what each neuron may have, and of delays
         allowed = ((), full) if len(full) == 1 or not parameter.trained else (full,)
-        kinds, what = ("f", "real") if parameter.trained else ("iu", "whole")
+        kinds, what = ("f", "real numbers") if parameter.trained else ("iu", "whole numbers")
+        if parameter.flags:
+            kinds, what = "b", "flags"
         if header.dtype.kind not in kinds or header.dtype.itemsize > 8:
             raise FileError(
-                f"{container.path}: {prefix + name}: expected {what} numbers of at most 8 bytes; found dtype "
-                f"{header.dtype}"
+                f"{container.path}: {prefix + name}: expected {what} of at most 8 bytes; found dtype {header.dtype}"
             )
         if not any(_fits(header.shape, shape) for shape in allowed):
             wanted = " or ".join(str(shape).replace("None", "any") for shape in allowed)
@@ -247,7 +254,7 @@ def _is_layer(described: Mapping[str, Any]) -> bool:
         connected
         and (type(latency) is int and 0 < latency <= MOST_LATENCY) != bool(described.get("recurrent"))
         and isinstance(components, list)
-        and all(each in LISTENS for each in components)
+        and all(each in COMPONENTS for each in components)
         and isinstance(synapses, list)
         and all(each is None or each in SYNAPSES for each in synapses)
         and isinstance(described.get("settings", {}), dict)
@@ -256,8 +263,8 @@ def _is_layer(described: Mapping[str, Any]) -> bool:
 
 def _parts(described: Mapping[str, Any]) -> Iterator[tuple[str, type]]:
     """The beginning of the names of each part's arrays, and its class."""
-    for number in range(len(described.get("components", []))):
-        yield f"components.{number}.", Component
+    for number, listens in enumerate(described.get("components", [])):
+        yield f"components.{number}.", COMPONENTS[listens]
     for number, name in enumerate(described.get("synapses", [])):
         if name is not None:
             yield f"synapses.{number}.", SYNAPSES[name]
@@ -281,7 +288,7 @@ def _layer(described: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.nd
         of_neuron = _values(prefix, declared(kind), arrays) | described.get("settings", {})
         if "components" in described:
             of_neuron["components"] = tuple(
-                Component(**each[f"components.{number}."], listens=listens)
+                made(COMPONENTS[listens], each[f"components.{number}."] | {"listens": listens})
                 for number, listens in enumerate(described["components"])
             )
         of_layer = _values(prefix, declared(Layer), arrays)

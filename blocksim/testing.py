@@ -15,7 +15,7 @@ import numpy as np
 from blocksim._connections import Alpha, Connection, Exponential
 from blocksim._events import Events
 from blocksim._layer import Layer
-from blocksim._linear_neurons import Component, LinearIF
+from blocksim._linear_neurons import Component, LinearIF, Rectified
 from blocksim._neurons import ALIF, LIF
 from blocksim._run import Run
 from blocksim._simulation import simulate
@@ -161,12 +161,12 @@ def _family_layer(rng: np.random.Generator, neuron: LIF | ALIF, weights: np.ndar
     def each(low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, size).astype(dtype)
 
-    components = [
+    components: list[Component | Rectified] = [
         Component(
             each(0.5, 0.99), each(-0.5, 1.0), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4),
             str(rng.choice(["before", "after"])),
-        )
-        for _ in range(2)
+        ),
+        Rectified(each(0.5, 0.99), each(-0.2, 0.6), each(-0.2, 0.2), each(-0.3, 0.3), each(-0.1, 0.4)),
     ]  # fmt: skip
     delays = rng.integers(1, 9, (size, size)) if rng.random() < 0.5 else int(rng.integers(1, 9))
     own = rng.normal(0.05, 0.4 / np.sqrt(size), (size, size)).astype(dtype)

@@ -31,8 +31,10 @@ NAMES = ["rows_of_events"] + [
         *(f"add_spikes<{kind}, {counts}>" for counts in (0, 1)),
         f"forward_scan<{kind}>",
         *(f"{name}<{kind}, {number}>" for name in ("adjoint", "adjoint_of_paper", "adjoint_scan") for number in KINDS),
-        *(f"linear_forward<{kind}, {c}, {r}>" for c in range(5) for r in range(3)),
-        *(f"linear_adjoint<{kind}, {c}, {number}>" for c in range(5) for number in KINDS),
+        *(f"linear_forward<{kind}, {c}, {r}, 0>" for c in range(5) for r in range(3)),
+        *(f"linear_forward<{kind}, {c}, 2, 1>" for c in range(1, 5)),
+        *(f"linear_adjoint<{kind}, {c}, {number}, 0>" for c in range(5) for number in KINDS),
+        *(f"linear_adjoint<{kind}, {c}, 0, 1>" for c in range(1, 5)),
         f"synapses_adjoint<{kind}>",
     )
 ]
@@ -55,8 +57,9 @@ def budget(name):
     """
     double = "double" in name
     if name.startswith("linear"):
-        components = int(name.split(",")[1].strip(" >"))
-        return 255 if double else 152 + 6 * components
+        components = int(name.split(",")[1])
+        rectified = name.endswith(", 1>")
+        return 255 if double else 152 + 6 * components + 48 * rectified
     if "scan" in name:
         return 128 if double else 80
     return 152 if double else 96

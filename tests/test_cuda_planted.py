@@ -14,7 +14,7 @@ import pytest
 from blocksim.backends.cupy_cuda.backend import CupyBackend
 from blocksim.backends.cupy_cuda.kernels import text
 
-from blocksim import Alpha, Component, Connection, Exponential, Layer, LinearIF, simulate
+from blocksim import Alpha, Component, Connection, Exponential, Layer, LinearIF, Rectified, simulate
 
 from .helpers import assert_close, assert_same_run, make_case
 
@@ -55,7 +55,8 @@ def exercise_family(cupy):
         neuron = LinearIF(
             each(0.6, 0.98), each(0.4, 1.0), rng.integers(2, 7, 40),
             [Component(each(0.5, 0.99), each(-0.5, 1), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4), heard)
-             for heard in ("before", "after")],
+             for heard in ("before", "after")]
+            + [Rectified(each(0.5, 0.99), each(-0.2, 0.4), each(-0.2, 0.2), each(-0.2, 0.2), each(-0.1, 0.4))],
             each(-0.4, 0.2), each(-0.3, 0.6), mode,
         )  # fmt: skip
         synapses = [Alpha(each(0.5, 0.95), each(0.3, 1), each(-0.3, 0.3)), Exponential(each(0.5, 0.95), each(0.3, 1))]
@@ -119,6 +120,9 @@ PLANTED_IN_FAMILY = {
     "a potential that moves while it is held": ("mode == HOLD && !live ? v : driven", "driven"),
     "no current while it is integrated": ("live || mode == INTEGRATE ? total", "live ? total"),
     "the potential before the reset is heard": ("is_set(after, j) ? v : u;", "u;"),
+    "the potential below the knot is heard": ("max(u - knots[(Index)j * neurons], T(0))", "u - knots[j * neurons]"),
+    "a gradient below the knot": ("neuron.over(j, u) == T(0)", "false"),
+    "a knot without a gradient": ("neurons] -= neuron.k[j] * into_c[j]", "neurons] -= T(0)"),
     "a reset without its factor": ("spike ? add(mul(factor, u), reset) : u", "spike ? reset : u"),
     "components of the step after": ("kept[((Index)(t - start) * C + j) * units + unit] = c[j];",
                                      "kept[((Index)(max(t - 1 - start, 0)) * C + j) * units + unit] = c[j];"),

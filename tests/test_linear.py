@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import blocksim
-from blocksim import ALIF, LIF, Alpha, Component, Connection, Exponential, Layer, LinearIF, Network, simulate
+from blocksim import ALIF, LIF, Alpha, Component, Connection, Exponential, Layer, LinearIF, Network, Rectified, simulate
 from blocksim._neurons import Number
 from blocksim._parameters import parameter
 from blocksim.models import load_network, save_model
@@ -138,8 +138,10 @@ def random_layer(rng, dtype, size=5, inputs=4):
         LinearIF(
             each(0.6, 0.98), each(0.4, 1.0), rng.integers(0, 7, size) + int(rng.integers(0, 4)),
             [
-                Component(each(0.5, 0.99), each(-0.5, 1.0), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4),
-                          str(rng.choice(["before", "after"])))
+                Rectified(each(0.5, 0.99), each(-0.2, 0.6), each(-0.2, 0.2), each(-0.3, 0.3), each(-0.1, 0.4))
+                if rng.random() < 0.3
+                else Component(each(0.5, 0.99), each(-0.5, 1.0), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4),
+                               str(rng.choice(["before", "after"])))
                 for _ in range(2 * int(rng.integers(0, 2)))
             ],
             each(-0.4, 0.2), each(-0.3, 0.6), str(rng.choice(["ignore", "hold", "integrate"])),
@@ -271,6 +273,27 @@ def test_alif_is_an_instance_with_its_bits_and_gradients(backend):
         assert relative(gradient, of_plain[names.get(name, name)]) < 1e-5, name
 
 
+def test_a_threshold_that_follows_the_potential(backend):
+    """Step by step, from its definition; and a piecewise linear function of several knots."""
+    rng = np.random.default_rng(0)
+    decay, knots, slopes = 0.9, (0.1, 0.4), (0.3, 0.5)
+    current = rng.normal(0.12, 0.2, 300)
+    neuron = LinearIF(0.9, 0.5, 3, [Rectified(decay, knot, from_voltage=0.1, to_threshold=slope)
+                                    for knot, slope in zip(knots, slopes, strict=True)], refractory="hold")  # fmt: skip
+    run = simulate(Layer(neuron), current[:, None], backend, record=("voltage", "threshold"))
+    v, level, left = 0.0, np.zeros(2), 0
+    for t, each in enumerate(current):
+        v = 0.9 * v + each if not left else v
+        threshold = 0.5 + slopes @ level
+        assert run.voltage[t, 0] == pytest.approx(v, abs=1e-12)
+        assert run.threshold[t, 0] == pytest.approx(threshold, abs=1e-12)
+        level = decay * level + 0.1 * np.maximum(v - np.array(knots), 0)
+        spike = not left and v > threshold
+        assert run.spikes[t, 0] == spike
+        v, left = (0.0, 3) if spike else (v, max(left - 1, 0))
+    assert run.spikes.sum() > 5
+
+
 def test_delays_of_single_synapses_are_connections_of_one_delay_each(backend):
     rng = np.random.default_rng(5)
     weights, delays = rng.normal(0.4, 0.4, (4, 3)), rng.integers(0, 3, (4, 3))
@@ -290,6 +313,40 @@ def test_delays_of_single_synapses_are_connections_of_one_delay_each(backend):
     np.testing.assert_allclose(got["inputs.0.weights"], expected, rtol=1e-12)
     expected = sum(parts[f"recurrent.{place}.weights"] * (own == delay) for place, delay in enumerate((2, 3)))
     np.testing.assert_allclose(got["recurrent.0.weights"], expected, rtol=1e-12)
+
+
+def test_sparse_weights_stay_sparse(backend, tmp_path):
+    """As an array of the same weights; what a sparse matrix does not store has no gradient, and a stored zero has."""
+    sparse = pytest.importorskip("scipy.sparse", reason="needs the extra sparse")
+    rng = np.random.default_rng(0)
+    weights = rng.normal(0.1, 0.5, (4, 5)) * (rng.random((4, 5)) < 0.5)
+    own = rng.normal(0, 0.4, (5, 5)) * (rng.random((5, 5)) < 0.5)
+    delays = np.where(own != 0, rng.integers(1, 6, (5, 5)), 1)
+    stored = sparse.csr_array(weights)
+    stored.data[0] = 0
+    present = stored.toarray() != 0
+    present[tuple(np.argwhere(weights)[0])] = True
+    neuron = LinearIF(0.9, 0.5, 2, [Component(0.9, to_threshold=0.2)])
+
+    def layer(*of):
+        return Layer(neuron, inputs=[Connection(of[0], 1)], recurrent=[Connection(of[1], of[2])])
+
+    x, grad = rng.random((2, 40, 4)) < 0.3, rng.normal(size=(2, 40, 5))
+    thin = layer(stored, sparse.coo_matrix(own), delays)
+    options = {"tape": True, "record": ("voltage", "threshold")}
+    runs = [simulate(each, x, backend, **options) for each in (thin, layer(stored.toarray(), own, delays))]
+    assert runs[0].spikes.any()
+    assert_same_run(*runs)
+    gradients, all_gradients = (run.backward(grad).parameters() for run in runs)
+    for name, where in (("inputs.0.weights", present), ("recurrent.0.weights", own != 0)):
+        np.testing.assert_array_equal(gradients[name], np.where(where, all_gradients[name], 0))
+        assert all_gradients[name][~where].any()
+    save_model(tmp_path / "thin.npz", Network([thin], blocksim.CountReadout()))
+    kept = load_network(tmp_path / "thin.npz").layers[0]
+    np.testing.assert_array_equal(kept.input_connections[0].present, present)
+    moved = kept.with_parameters({"inputs.0.weights": np.ones((4, 5))})
+    np.testing.assert_array_equal(moved.input_connections[0].weights, present)
+    assert_refused(lambda: Connection(np.ones((2, 3)), present=np.ones((3, 2), bool)), ["present", "(2, 3)"])
 
 
 @pytest.mark.parametrize("synapses", [(), (Exponential(0.8),)])

@@ -37,10 +37,10 @@ class Kernels:
         """A function that launches a kernel with the arguments it is given; None is a null pointer.
 
         `numbers` are those among its template parameters: of components and receptors, the kind of a surrogate, whether
-        spikes are counts.
+        spikes are counts or components have knots.
         """
         types = [] if dtype is None else ["float" if dtype == np.float32 else "double"]
-        types += [str(number) for number in numbers]
+        types += [str(int(number)) for number in numbers]
         compiled = self.compiled(f"{kernel}<{', '.join(types)}>" if types else kernel)
 
         def launch(*arguments: Any) -> None:

@@ -9,14 +9,20 @@ constexpr int room(int length) { return length > 0 ? length : 1; }
 // Bit `place` of flags that the host has packed: of each component, receptor, or target of currents.
 __device__ __forceinline__ bool is_set(Index flags, int place) { return flags >> place & 1; }
 
-// Parameters of one neuron: values IN (5, N): beta, theta_0, bias, f, v_reset; components IN (5, C, N): q, d, k, g, h.
-template <typename T, int C> struct LinearNeuron {
+// Parameters of one neuron: values IN (5, N): beta, theta_0, bias, f, v_reset; components IN (6, C, N): q, d, k, g, h, knot.
+// `after` and, where ABOVE, `above` have the bits of components that hear V after the reset, or U above the knot, in
+// place of U.
+template <typename T, int C, int ABOVE> struct LinearNeuron {
     T beta, theta, bias, factor, reset;
     T q[room(C)], d[room(C)], k[room(C)], g[room(C)], h[room(C)];
-    int period;
-    __device__ LinearNeuron(const T* values, const T* components, const int* refractory, int n, int neurons)
+    int period, neurons;
+    Index after, above;
+    const T* knots;  // read where they are needed: most neurons have none
+    __device__ LinearNeuron(
+        const T* values, const T* components, const int* refractory, Index after, Index above, int n, int neurons)
         : beta(values[n]), theta(values[neurons + n]), bias(values[2 * neurons + n]), factor(values[3 * neurons + n]),
-          reset(values[4 * neurons + n]), period(refractory[n]) {
+          reset(values[4 * neurons + n]), period(refractory[n]), neurons(neurons), after(after), above(above),
+          knots(components + (Index)5 * C * neurons + n) {
 #pragma unroll
         for (int j = 0; j < C; ++j) {
             const T* first = components + (Index)j * neurons + n;
@@ -35,13 +41,15 @@ template <typename T, int C> struct LinearNeuron {
         return total;
     }
     __device__ T after_reset(T u, bool spike) const { return spike ? add(mul(factor, u), reset) : u; }  // (33)
-    // c of the next step, (34); `after`: components that hear V after the reset.
-    __device__ void advance(T* c, T u, T v, bool spike, Index after, T tiny) const {
+    __device__ bool is_above(int j) const { return ABOVE && is_set(above, j); }
+    // How far U is above the knot of component j.
+    __device__ T over(int j, T u) const { return max(u - knots[(Index)j * neurons], T(0)); }
+    __device__ T heard(int j, T u, T v) const { return is_above(j) ? over(j, u) : is_set(after, j) ? v : u; }
+    // c of the next step, (34).
+    __device__ void advance(T* c, T u, T v, bool spike, T tiny) const {
 #pragma unroll
-        for (int j = 0; j < C; ++j) {
-            const T heard = is_set(after, j) ? v : u;
-            c[j] = flush(add(add(mul(q[j], c[j]), spike ? d[j] : T(0)), mul(k[j], heard)), tiny);
-        }
+        for (int j = 0; j < C; ++j)
+            c[j] = flush(add(add(mul(q[j], c[j]), spike ? d[j] : T(0)), mul(k[j], heard(j, u, v))), tiny);
     }
 };
 
@@ -51,9 +59,10 @@ template <typename T, int C> struct LinearNeuron {
 // bias where add_bias is set. synapses IN (4, R, N): sigma, kappa, gain, rising gain; alpha: bits of receptors. *_now
 // INOUT: the state. spikes OUT; voltage, threshold, s and z of (28) OUT or null; start_* OUT (blocks, ...) or null: the
 // state at the start of each block.
-template <typename T, int C, int R>
+template <typename T, int C, int R, int ABOVE>
 __global__ void linear_forward(
-    const T* values, const T* components, const T* synapses, const int* refractory, Index after, Index alpha, int mode,
+    const T* values, const T* components, const T* synapses, const int* refractory, Index after, Index above, Index alpha,
+    int mode,
     const T* __restrict__ current, Index targets, Index target_pitch, Index batch_pitch, Index step_pitch,
     Index unit_pitch, int add_bias, T* voltage_now, T* components_now, T* synapses_now, T* rising_now,
     int* refractory_now, Flag* __restrict__ spikes, T* __restrict__ voltage, T* __restrict__ threshold,
@@ -64,7 +73,7 @@ __global__ void linear_forward(
     const Index unit = thread_number();
     if (unit >= units) return;
     const Place place(unit, neurons, steps);
-    const LinearNeuron<T, C> neuron(values, components, refractory, place.n, neurons);
+    const LinearNeuron<T, C, ABOVE> neuron(values, components, refractory, after, above, place.n, neurons);
     current += place.sample * batch_pitch + place.n * unit_pitch;
     T sigma[room(R)], kappa[room(R)], gain[room(R)], rising[room(R)];
     T c[room(C)], s[room(R)], z[room(R)];
@@ -155,7 +164,7 @@ __global__ void linear_forward(
             if (voltage) voltage[here] = u;
             if (threshold) threshold[here] = theta;
             v = neuron.after_reset(u, spike);
-            neuron.advance(c, u, v, spike, after, tiny);
+            neuron.advance(c, u, v, spike, tiny);
             left = spike ? neuron.period : live ? 0 : left - 1;
         }
         given = later;
@@ -182,10 +191,11 @@ constexpr int STEPS_OF_A_SUM = 64;  // at least so many steps are summed in T, u
 // Steps begin .. end of (35)-(37), last first, whole blocks. voltage, spikes, start_* IN: the tape; grad_spikes IN: lambda_S
 // of (35) but for its last two terms; grad_voltage IN or null; into_voltage, into_components INOUT (B, N), (B, C, N):
 // gradient of the state after the last step, then of that before the first; grad_current OUT: lambda_J; sums INOUT (5, B,
-// N): beta, theta_0, bias, f, v_reset; component_sums INOUT (5, B, C, N): q, d, k, g, h; kept: scratch (L, C, B, N).
-template <typename T, int C, int KIND>
+// N): beta, theta_0, bias, f, v_reset; component_sums INOUT (6, B, C, N): q, d, k, g, h, knot; kept: scratch (L, C, B, N).
+template <typename T, int C, int KIND, int ABOVE>
 __global__ void linear_adjoint(
-    const T* values, const T* components, const int* refractory, Index after, int mode, const T* __restrict__ voltage,
+    const T* values, const T* components, const int* refractory, Index after, Index above, int mode,
+    const T* __restrict__ voltage,
     const Flag* __restrict__ spikes, const T* __restrict__ start_voltage, const T* __restrict__ start_components,
     const int* __restrict__ start_refractory, const T* __restrict__ grad_spikes, const T* __restrict__ grad_voltage,
     T* into_voltage, T* into_components, T* __restrict__ grad_current, double* sums, double* component_sums, T* kept,
@@ -194,12 +204,12 @@ __global__ void linear_adjoint(
     const Index unit = thread_number();
     if (unit >= units) return;
     const Place place(unit, neurons, steps);
-    const LinearNeuron<T, C> neuron(values, components, refractory, place.n, neurons);
+    const LinearNeuron<T, C, ABOVE> neuron(values, components, refractory, after, above, place.n, neurons);
     const Index component = place.sample * C * neurons + place.n;
     T into_v = into_voltage[unit], into_c[room(C)];
 #pragma unroll
     for (int j = 0; j < C; ++j) into_c[j] = into_components[component + (Index)j * neurons];
-    constexpr int DEPTH = C * sizeof(T) > 16 ? AHEAD / 2 : AHEAD;  // registers are for components, or for steps ahead
+    constexpr int DEPTH = C * sizeof(T) <= 16 ? AHEAD : ABOVE ? AHEAD / 4 : AHEAD / 2;  // registers are for components, or for steps ahead
     T sum[5] = {}, sum_of[5][room(C)] = {};
     int summed = 0;
     for (int start = (end - 1) / block_length * block_length; start >= begin; start -= block_length) {
@@ -234,7 +244,7 @@ __global__ void linear_adjoint(
                 if (spike) spiked_at = t;
 #pragma unroll
                 for (int j = 0; j < C; ++j) kept[((Index)(t - start) * C + j) * units + unit] = c[j];
-                neuron.advance(c, here.u[i], neuron.after_reset(here.u[i], spike), spike, after, tiny);
+                neuron.advance(c, here.u[i], neuron.after_reset(here.u[i], spike), spike, tiny);
             }
             here = later;
         }
@@ -284,8 +294,12 @@ __global__ void linear_adjoint(
                 const T delta = slope * lambda_s;
                 T lambda_u = now.grad_v[i] + delta + (spike ? neuron.factor * into_v : into_v);  // (36)
 #pragma unroll
-                for (int j = 0; j < C; ++j)
-                    if (!is_set(after, j)) lambda_u += neuron.k[j] * into_c[j];
+                for (int j = 0; j < C; ++j) {
+                    if (is_set(after, j) || (neuron.is_above(j) && neuron.over(j, u) == T(0))) continue;
+                    lambda_u += neuron.k[j] * into_c[j];
+                    if (neuron.is_above(j))  // few have one: no registers for their sums
+                        component_sums[5 * C * units + component + (Index)j * neurons] -= neuron.k[j] * into_c[j];
+                }
                 lambda_u = flush(lambda_u, tiny);
                 const T lambda_j = moved ? lambda_u : T(0);
                 grad_current[place.first + (Index)t * neurons] = lambda_j;
@@ -301,7 +315,7 @@ __global__ void linear_adjoint(
                 for (int j = 0; j < C; ++j) {
                     sum_of[0][j] += into_c[j] * of_step[j];
                     if (spike) sum_of[1][j] += into_c[j];
-                    sum_of[2][j] += into_c[j] * (is_set(after, j) ? v : u);
+                    sum_of[2][j] += into_c[j] * neuron.heard(j, u, v);
                     sum_of[3][j] += lambda_j * of_step[j];
                     sum_of[4][j] -= delta * of_step[j];
                     into_c[j] = flush(neuron.q[j] * into_c[j] - neuron.h[j] * delta + neuron.g[j] * lambda_j, tiny);  // (37)

@@ -21,6 +21,9 @@ from blocksim._linear import (
     shifted,
 )
 from blocksim.arrays import (
+    ABOVE,
+    AFTER,
+    COMPONENT,
     AdjointResult,
     AdjointRule,
     Array,
@@ -61,13 +64,15 @@ def forward(
     after = carry.copy()
     histories = [engine.asarray(history_of(history, each.delay)) for each in layer.recurrent]
     values, components, synapses = _values(engine, layer)
-    launch = engine.launch("linear_forward", dtype, units(batch * size), len(components[0]), len(layer.alpha))
+    launch = engine.launch(
+        "linear_forward", dtype, units(batch * size), len(components[0]), len(layer.alpha), any(layer.listening(ABOVE))
+    )
     for start, stop in _launches(layer, steps, plan.block_length):
         for each, before in zip(layer.recurrent, histories, strict=True):
             into = currents[targets.index(each.receptor + 1)]
             engine.add_spikes(traces.spikes, before, each.weights, into, start, stop - start, each.delay)
         launch(
-            values, components, synapses, layer.refractory, _bits(layer.after_reset), _bits(layer.alpha),
+            values, components, synapses, layer.refractory, *_listening(layer), _bits(layer.alpha),
             np.int32(MODES[layer.mode]), currents, _flags(targets), *pitches, np.int32(add_bias), *after.arrays(),
             traces.spikes, traces.voltage, traces.threshold, traces.synapses, traces.rising,
             *([None] * len(after.arrays()) if starts is None else starts.arrays()), np.int64(batch * size),
@@ -102,12 +107,14 @@ def adjoint(
     values, components, synapses = _values(engine, layer)
     number = len(components[0])
     sums = zeros(engine, (5, batch, size), np.float64)
-    component_sums = zeros(engine, (5, batch, number, size), np.float64)
+    component_sums = zeros(engine, (len(COMPONENT), batch, number, size), np.float64)
     synapse_sums = zeros(engine, (3, batch, receptors, size), np.float64)
     kept = engine.empty((length, number, batch, size), dtype)
     into = grad_carry.copy()
     smallest = dtype.type(tiny(dtype))
-    dynamics = engine.launch("linear_adjoint", dtype, units(batch * size), number, rule.surrogate.kind)
+    dynamics = engine.launch(
+        "linear_adjoint", dtype, units(batch * size), number, rule.surrogate.kind, any(layer.listening(ABOVE))
+    )
     filters = engine.launch("synapses_adjoint", dtype, units(batch * receptors * size)) if receptors else None
     for start, stop in reversed(_launches(layer, steps, length)):
         span = (np.int32(size), np.int32(steps), np.int32(start), np.int32(stop))
@@ -117,7 +124,7 @@ def adjoint(
                 later = receiving(grad, each.receptor)[:, start + each.delay : last]
                 engine.add_product(later, each.weights, lambda_s[:, start : last - each.delay])
         dynamics(
-            values, components, layer.refractory, _bits(layer.after_reset), np.int32(MODES[layer.mode]),
+            values, components, layer.refractory, *_listening(layer), np.int32(MODES[layer.mode]),
             traces.voltage, traces.spikes, starts.voltage, starts.components, starts.refractory, lambda_s,
             grad_voltage, into.voltage, into.components, grad.direct, sums, component_sums, kept,
             *kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation),
@@ -146,7 +153,7 @@ def adjoint(
 
 def _check(layer: LinearLayer) -> None:
     """Raise for more parts than kernels have flags for."""
-    for what, number in (("components", len(layer.after_reset)), ("receptors with a time course", len(layer.alpha))):
+    for what, number in (("components", len(layer.listens)), ("receptors with a time course", len(layer.alpha))):
         if number > MOST:
             raise ArgumentError(f"backend 'cupy': expected at most {MOST} {what}; found {number}; use backend='numba'")
 
@@ -186,7 +193,7 @@ def _currents(
 
 
 def _values(engine: CupyBackend, layer: LinearLayer) -> tuple[Array, Array, Array]:
-    """A layer's parameters as kernels read them: (5, N), (5, C, N) and (4, R, N)."""
+    """A layer's parameters as kernels read them: (5, N), (6, C, N) and (4, R, N)."""
     neuron, stack = layer.neuron, engine.cupy.stack
 
     def make() -> tuple[Array, Array, Array]:
@@ -195,11 +202,16 @@ def _values(engine: CupyBackend, layer: LinearLayer) -> tuple[Array, Array, Arra
         kappa = engine.asarray(rise(engine.to_numpy(sigma))) if any(layer.alpha) else sigma
         return (
             stack([neuron.beta, neuron.theta, neuron.bias, neuron.reset_factor, neuron.v_reset]),
-            stack([neuron.decay, neuron.jump, neuron.from_voltage, neuron.to_voltage, neuron.to_threshold]),
+            stack([getattr(neuron, name) for name in COMPONENT]),
             stack([sigma, kappa, neuron.gain, neuron.gain_rising]),
         )
 
     return engine.once(layer, "family", make)
+
+
+def _listening(layer: LinearLayer) -> tuple[Any, Any]:
+    """Which components listen to V after the reset, and which to U above a knot."""
+    return _bits(layer.listening(AFTER)), _bits(layer.listening(ABOVE))
 
 
 def _bits(flags: tuple[bool, ...]) -> Any:

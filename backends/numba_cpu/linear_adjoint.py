@@ -17,6 +17,7 @@ from .forward import CHUNK, flush
 from .linear_forward import (
     BETA,
     constants_of,
+    heard_of,
     next_components,
     synapse_of,
     threshold_of,
@@ -29,6 +30,7 @@ from .simd import (
     either,
     equal,
     fill,
+    greater,
     lanes_of,
     load,
     load_rows,
@@ -80,7 +82,7 @@ class LinearAdjointArrays(NamedTuple):
     current: Any  # OUT (B * T, N), dLoss/dJ
     filtered: Any  # OUT (B * R * T, N), dLoss/di of each receptor
     sums: Any  # INOUT (5 * B, N) float64: of beta, theta_0, bias, f, v_reset
-    component_sums: Any  # INOUT (5 * B * C, N) float64: of q, d, k, g, h
+    component_sums: Any  # INOUT (6 * B * C, N) float64: of q, d, k, g, h, and the knots
     synapse_sums: Any  # INOUT (3 * B * R, N) float64: of sigma, gain, rising gain
 
 
@@ -186,7 +188,7 @@ def _walk_backward(
         integrate = opposite(never) if neurons.integrate else never
         hold = opposite(never) if neurons.hold else never
         sum_beta, sum_theta, sum_bias, sum_factor, sum_reset = p.zero, p.zero, p.zero, p.zero, p.zero
-        sum_decay, sum_jump, sum_pull, sum_drive, sum_rise = none, none, none, none, none
+        sum_decay, sum_jump, sum_pull, sum_drive, sum_rise, sum_knot = none, none, none, none, none, none
         spike = load(tape.spikes, row + rows - 1, n, valid, width)
         u = load(tape.voltage, row + rows - 1, n, valid, width)
         for back in range(rows):
@@ -216,7 +218,12 @@ def _walk_backward(
                 lambda_u = add(lambda_u, load(cotangents.voltage, row + t, n, valid, width))
             lambda_u = add(lambda_u, select(spike, mul(p.factor, into_v), into_v))
             if neurons.pulls:
-                lambda_u = add_rows(lambda_u, select(p.after, none, mul(p.pull, into_c)))
+                pulled = mul(p.pull, into_c)
+                if neurons.rectifies:
+                    where_over = select(greater(repeat(u, c), p.knot), pulled, none)
+                    pulled = select(p.above, where_over, pulled)
+                    sum_knot = sub(sum_knot, select(p.above, where_over, none))
+                lambda_u = add_rows(lambda_u, select(p.after, none, pulled))
             lambda_u = flush(lambda_u, p.tiny, p.zero)
             current = select(open_, lambda_u, p.zero)
             store(current, out.current, row + t, n, valid)
@@ -228,10 +235,8 @@ def _walk_backward(
             sum_reset = select(spike, add(sum_reset, into_v), sum_reset)
             sum_decay = multiply_add(into_c, c, sum_decay)
             sum_jump = select(spike, add(sum_jump, into_c), sum_jump)
-            heard = repeat(u, c)
-            if neurons.listens_after:
-                heard = select(p.after, repeat(select(spike, multiply_add(p.factor, u, p.reset), u), c), heard)
-            sum_pull = multiply_add(into_c, heard, sum_pull)
+            v = select(spike, multiply_add(p.factor, u, p.reset), u)
+            sum_pull = multiply_add(into_c, heard_of(neurons, p, c, u, v), sum_pull)
             sum_drive = multiply_add(c, repeat(current, c), sum_drive)
             less_delta = repeat(sub(p.zero, delta), c)
             sum_rise = multiply_add(c, less_delta, sum_rise)
@@ -256,6 +261,8 @@ def _walk_backward(
         _add_sums(sum_pull, out.component_sums, (2 * batch + sample) * number, n, valid, components, width)
         _add_sums(sum_drive, out.component_sums, (3 * batch + sample) * number, n, valid, components, width)
         _add_sums(sum_rise, out.component_sums, (4 * batch + sample) * number, n, valid, components, width)
+        if neurons.rectifies:
+            _add_sums(sum_knot, out.component_sums, (5 * batch + sample) * number, n, valid, components, width)
 
 
 @inlined

@@ -39,7 +39,7 @@ from .simd import (
 )
 
 BETA, THETA, BIAS, RESET_FACTOR, V_RESET = 0, 1, 2, 3, 4
-DECAY, JUMP, FROM_VOLTAGE, TO_VOLTAGE, TO_THRESHOLD = 0, 1, 2, 3, 4
+DECAY, JUMP, FROM_VOLTAGE, TO_VOLTAGE, TO_THRESHOLD, KNOT = 0, 1, 2, 3, 4, 5
 SIGMA, KAPPA, GAIN, GAIN_RISING = 0, 1, 2, 3
 
 
@@ -47,15 +47,17 @@ class LinearNeurons(NamedTuple):
     """IN: parameters; N rounded up to the width."""
 
     values: Any  # (5, N): beta, theta_0, bias, f, v_reset
-    components: Any  # (5 * C, N): the C rows of q, then those of d, k, g, h
+    components: Any  # (6 * C, N): the C rows of q, then those of d, k, g, h, and the knots
     synapses: Any  # (4 * R, N): the R rows of sigma, then those of kappa, gain, rising gain
     after: Any  # (C, N) bool: components that listen to V after the reset
+    above: Any  # (C, N) bool: those that listen to U above a knot
     alpha: Any  # (R,) bool
     refractory: Any  # (1, N) int32 steps
     hold: bool
     integrate: bool
     pulls: bool  # some k is not zero
     listens_after: bool  # some of those components listen to V after the reset
+    rectifies: bool  # some to U above a knot
     drives: bool  # some g
     raises: bool  # some h
     tiny: Any  # magnitude below which values are flushed
@@ -161,7 +163,9 @@ class Constants(NamedTuple):
     pull: Any
     drive: Any
     rise: Any
+    knot: Any
     after: Any
+    above: Any
     tiny: Any
     zero: Any
 
@@ -183,7 +187,9 @@ def constants_of(neurons, n, components, width):
         load_rows(neurons.components, FROM_VOLTAGE * number, n, lanes, components, width),
         load_rows(neurons.components, TO_VOLTAGE * number, n, lanes, components, width),
         load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width),
+        load_rows(neurons.components, KNOT * number, n, lanes, components, width),
         load_rows(neurons.after, 0, n, lanes, components, width),
+        load_rows(neurons.above, 0, n, lanes, components, width),
         fill(neurons.tiny, beta),
         fill(0.0, beta),
     )
@@ -257,15 +263,25 @@ def threshold_of(neurons, p, c):
 
 
 @inlined
+def heard_of(neurons, p, like, u, v):
+    """What each component listens to: U, V after the reset, or U where it is above a knot."""
+    heard = repeat(u, like)
+    if neurons.rectifies:
+        over = sub(heard, p.knot)
+        none = fill(0.0, p.knot)
+        heard = select(p.above, select(greater(over, none), over, none), heard)
+    if neurons.listens_after:
+        heard = select(p.after, repeat(v, like), heard)
+    return heard
+
+
+@inlined
 def next_components(neurons, p, c, u, v, spike):
     """(34)."""
     c = mul(p.decay, c)
     c = select(spike, add(c, p.jump), c)
     if neurons.pulls:
-        heard = repeat(u, c)
-        if neurons.listens_after:
-            heard = select(p.after, repeat(v, c), heard)
-        c = add(c, mul(p.pull, heard))
+        c = add(c, mul(p.pull, heard_of(neurons, p, c, u, v)))
     return flush(c, repeat(p.tiny, c), repeat(p.zero, c))
 
 

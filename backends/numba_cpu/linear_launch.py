@@ -14,6 +14,9 @@ import numpy as np
 from blocksim._blocks import added, new_starts
 from blocksim._linear import history_gradient, new_traces, result_of, shifted
 from blocksim.arrays import (
+    ABOVE,
+    AFTER,
+    COMPONENT,
     DIRECT,
     AdjointResult,
     AdjointRule,
@@ -206,7 +209,7 @@ def _adjoint(
         current=_rows(grad.direct, dtype),
         filtered=_rows(grad.filtered, dtype),
         sums=np.zeros((5 * batch, size)),
-        component_sums=np.zeros((5 * batch * components, size)),
+        component_sums=np.zeros((6 * batch * components, size)),
         synapse_sums=np.zeros((3 * batch * receptors, size)),
     )
     cotangents = linear_adjoint.LinearCotangents(
@@ -249,7 +252,7 @@ def _adjoint(
     before = history_gradient(engine, layer, rule, grad, grad_history)
     sums = (
         out.sums.reshape(5, batch, size),
-        out.component_sums.reshape(5, batch, components, size),
+        out.component_sums.reshape(6, batch, components, size),
         out.synapse_sums.reshape(3, batch, receptors, size),
     )
     return AdjointResult(grad.direct, None, None, sums, into, before, grad.filtered)
@@ -294,17 +297,22 @@ def _neurons(layer: LinearLayer, lanes: int) -> linear_forward.LinearNeurons:
             wide[:, layer.size :] = 0
             return wide
 
+        def flags(to: str) -> np.ndarray:
+            return np.broadcast_to(np.array(layer.listening(to), bool)[:, None], neuron.decay.shape)
+
         made[lanes] = linear_forward.LinearNeurons(
             values=rows(neuron.beta, neuron.theta, neuron.bias, neuron.reset_factor, neuron.v_reset),
-            components=rows(neuron.decay, neuron.jump, neuron.from_voltage, neuron.to_voltage, neuron.to_threshold),
+            components=rows(*(getattr(neuron, name) for name in COMPONENT)),
             synapses=rows(neuron.synapse_decay, rise(neuron.synapse_decay), neuron.gain, neuron.gain_rising),
-            after=rows(np.broadcast_to(np.reshape(layer.after_reset, (-1, 1)).astype(bool), neuron.decay.shape)),
+            after=rows(flags(AFTER)),
+            above=rows(flags(ABOVE)),
             alpha=np.array(layer.alpha, bool),
             refractory=rows(layer.refractory),
             hold=layer.mode == "hold",
             integrate=layer.mode == "integrate",
             pulls=bool(neuron.from_voltage.any()),
-            listens_after=any(layer.after_reset),
+            listens_after=any(layer.listening(AFTER)),
+            rectifies=any(layer.listening(ABOVE)),
             drives=bool(neuron.to_voltage.any()),
             raises=bool(neuron.to_threshold.any()),
             tiny=dtype.type(tiny(dtype)),

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from blocksim.arrays import (
+    ABOVE,
+    AFTER,
     AdjointRule,
     Drive,
     LinearAdjointCarry,
@@ -112,9 +114,15 @@ def _components(neuron: LinearParameters, c: np.ndarray, heard: np.ndarray, spik
 
 
 def _heard(layer: LinearLayer, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The potential that each component listens to, (B, C, N): U, or V after the reset."""
-    after = np.reshape(layer.after_reset, (len(layer.after_reset), 1)).astype(bool)
-    return np.where(after, v[:, None], u[:, None])
+    """What each component listens to, (B, C, N): U, V after the reset, or U where it is above a knot."""
+    after, above = (_flags(layer.listening(each)) for each in (AFTER, ABOVE))
+    rectified = np.maximum(u[:, None] - layer.neuron.knot, 0)
+    return np.where(above, rectified, np.where(after, v[:, None], u[:, None]))
+
+
+def _flags(flags: tuple[bool, ...]) -> np.ndarray:
+    """Of each component, (C, 1)."""
+    return np.array(flags, bool)[:, None]
 
 
 def of_each(c: np.ndarray) -> np.ndarray:
@@ -158,13 +166,14 @@ def block_adjoint(
         heard[:, :, t] = _heard(layer, u[:, t], _reset(neuron, u[:, t], s[:, t]))
         now = _components(neuron, now, heard[:, :, t], s[:, t])
 
+    after, above = (_flags(layer.listening(each)) for each in (AFTER, ABOVE))
     lambda_j = grad.direct
     into_v, into_c = (
         grad_carry.voltage,
         grad_carry.components,
     )  # lambda_V of the step that is done, lambda_c of the next
     for t in reversed(range(length)):
-        for place in np.flatnonzero(layer.after_reset):
+        for place in np.flatnonzero(after):
             into_v = into_v + neuron.from_voltage[place] * into_c[:, place]
         lambda_s = grad_spikes[:, t]  # (35)
         if rule.through_adaptation:
@@ -176,8 +185,9 @@ def block_adjoint(
         # (36)
         lambda_u = (0 if grad_voltage is None else grad_voltage[:, t]) + delta
         lambda_u = lambda_u + np.where(s[:, t], neuron.reset_factor * into_v, into_v)
-        for place in np.flatnonzero(np.logical_not(layer.after_reset)):
-            lambda_u = lambda_u + neuron.from_voltage[place] * into_c[:, place]
+        pull = np.where(above & (u[:, None, t] <= neuron.knot), 0, neuron.from_voltage * into_c)
+        for place in np.flatnonzero(~after):
+            lambda_u = lambda_u + pull[:, place]
         lambda_u = flush(lambda_u)
         lambda_j[:, t] = np.where(e[:, t], lambda_u, 0)
         before = _reset(neuron, u[:, t - 1], s[:, t - 1]) if t else start.voltage
@@ -191,6 +201,7 @@ def block_adjoint(
         sums.from_voltage[...] += into_c * heard[:, :, t]
         sums.to_voltage[...] += lambda_j[:, None, t] * c[:, :, t]
         sums.to_threshold[...] -= delta[:, None] * c[:, :, t]
+        sums.knot[...] -= np.where(above, pull, 0)
         # (37)
         into_c = flush(
             neuron.decay * into_c - neuron.to_threshold * delta[:, None] + neuron.to_voltage * lambda_j[:, None, t]

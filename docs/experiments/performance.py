@@ -73,7 +73,7 @@ OF_STEP = {
 }
 WORK = {
     "training step": "training-step", "fit step": "fit-step", "network step": "network-step",
-    "network step, box car": "network-step-box-car",
+    "network step, box car": "network-step-box-car", "population": "population", "synapse step": "synapse-step",
 }  # fmt: skip
 
 
