@@ -39,7 +39,8 @@ def blocksim_families() -> dict[str, Step]:
     from blocksim.interop import from_nest
 
     told = from_nest("iaf_psc_exp", {}, DT, (1, 1))
-    layer = blocksim.Layer(told.neuron, bias=told.bias, synapses=told.synapses)  # its input is the current itself
+    # one receptor, whose input is the current itself
+    layer = blocksim.Layer(told.neuron, bias=told.bias, synapses=told.synapses[:1])
     steps = round(CHUNK / DT)
 
     def population() -> int:
@@ -181,7 +182,8 @@ def brian_families() -> dict[str, Step]:
         refractory=2 * b.ms,
         method="exact",
     )
-    poisson = b.PoissonInput(group, "current", N=1, rate=RATE * b.Hz, weight=WEIGHT * b.pA)
+    # of many sources: a single one spikes at most once in a step, which is no Poisson train
+    poisson = b.PoissonInput(group, "current", N=100, rate=RATE / 100 * b.Hz, weight=WEIGHT * b.pA)
     monitor = b.SpikeMonitor(group, record=False)
     network = b.Network(group, poisson, monitor)
     network.run(SECONDS * b.second)

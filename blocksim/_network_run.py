@@ -19,7 +19,7 @@ from blocksim._layers import adjoints
 from blocksim._network import LeakyReadout, Network
 from blocksim._options import Options
 from blocksim._readout import ReadoutGradients, ReadoutPass, readout_pass, spike_counts
-from blocksim._run import Gradients, Run, View, cotangent, gradients_of, run_of, state_of
+from blocksim._run import Gradients, Run, View, cotangent, gradients_of, of_dtype, run_of, state_of
 from blocksim._state import LinearState, LinearStateGradient, State, StateGradient
 from blocksim._validation import found
 from blocksim.arrays import SpikeGradient
@@ -81,7 +81,7 @@ class NetworkGradients:
         of_readout = {} if self.readout is None else vars(self.readout)
         own = self._network.parameters()
         named = self._network.named(of_layers, of_readout)
-        return {name: np.asarray(named[name], value.dtype) for name, value in own.items()}
+        return {name: of_dtype(named[name], value.dtype) for name, value in own.items()}
 
 
 @dataclass(frozen=True, eq=False)

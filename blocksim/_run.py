@@ -81,10 +81,10 @@ class Gradients:
         }
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """The gradients by the names, and of the shapes, of `Layer.parameters`."""
+        """The gradients by the names, and of the shapes, of `Layer.parameters`; of weights on a device where they are."""
         gradients = self.__dict__ | self._others
         layer = self._done.layer_pass.layer
-        return {name: np.asarray(gradients[name], value.dtype) for name, value in layer.parameters().items()}
+        return {name: of_dtype(gradients[name], value.dtype) for name, value in layer.parameters().items()}
 
     @cached_property
     def current(self) -> Any:
@@ -255,6 +255,11 @@ def gradients_of(done: Differentiated, view: View) -> Gradients:
         _done=done,
         _view=view,
     )
+
+
+def of_dtype(gradient: Any, dtype: Any) -> Any:
+    """An array, or a number as one, of a parameter's dtype; on the device that it is on."""
+    return gradient.astype(dtype, copy=False) if hasattr(gradient, "astype") else np.asarray(gradient, dtype)
 
 
 def cotangent(name: str, array: Any, shape: tuple[int, ...], layer_pass: Pass, view: View) -> Any:

@@ -1,5 +1,6 @@
 """The documentation site: `sphinx-build -W --keep-going docs docs/_build/html` makes it of the pages in this folder."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -36,6 +37,8 @@ mathjax4_config = {"output": {"displayOverflow": "linebreak"}}
 
 # --------------------------------------------------------------------------------------------------------- reference
 autodoc_default_options = {"members": True, "member-order": "bysource"}
+# the page of blocksim.interop.torch can be built without PyTorch
+autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]
 autodoc_typehints = "none"  # docstrings say types, with shapes and units
 autosummary_generate = False
 napoleon_numpy_docstring = True

@@ -119,6 +119,30 @@ def test_dense_spikes_are_read_as_bytes(cupy, kind, most, on_device):
                                rtol=1e-12, atol=1e-12)  # fmt: skip
 
 
+@needs_compiler
+@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize(("inputs", "neurons"), [(300, 40), (41, 33), (700, 5)])
+def test_input_of_many_rows_goes_through_shared_memory(monkeypatch, most, inputs, neurons):
+    """The same bits; and where the weights do not fit, or rows are few, by the kernel that reads them from memory."""
+    monkeypatch.setattr(emulated_cupy, "MULTIPROCESSORS", 2)
+    monkeypatch.setattr(emulated_cupy, "LAUNCHED", Counter())
+    case = make_case(10, batch=3, steps=40, neurons=neurons, inputs=inputs, density=0.04)
+    counts = case.x.astype(np.uint8) * np.random.default_rng(0).integers(1, most + 1, case.x.shape, np.uint8)
+    x = counts > 0 if most == 1 else counts
+    engine = CupyBackend(emulated_cupy, scan=False)
+    expected = case.simulate("numpy", x)
+    kernel = f"<double, {int(most > 1)}>"
+    assert_same_run(case.simulate(engine, x), expected)
+    assert emulated_cupy.LAUNCHED[f"add_input{kernel}"] == 1
+    monkeypatch.setattr(emulated_cupy, "SHARED_MEMORY", inputs * 32 * 8 - 1)
+    assert_same_run(case.simulate(engine, x), expected)
+    monkeypatch.setattr(emulated_cupy, "SHARED_MEMORY", 1 << 20)
+    monkeypatch.setattr(emulated_cupy, "MULTIPROCESSORS", 4)  # 120 rows for 128 warps
+    assert_same_run(case.simulate(engine, x), expected)
+    assert emulated_cupy.LAUNCHED[f"add_input{kernel}"] == 1
+    assert emulated_cupy.LAUNCHED[f"add_spikes{kernel}"] == 2
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int16])
 def test_what_is_no_spikes_on_the_device_is_numbers(cupy, kind, monkeypatch):
     monkeypatch.setattr(emulated_cupy, "LAUNCHED", Counter())
@@ -151,6 +175,12 @@ def test_what_is_on_the_device_stays_there(cupy, kind, batched):
     on_device = blocksim.simulate(case.layer, engine.asarray(x), engine, record="voltage", tape=True)
     on_host = blocksim.simulate(case.layer, x, engine, record="voltage", tape=True)
     gradients, expected = on_device.backward(engine.asarray(g)), on_host.backward(g)
+    for name, value in expected.parameters().items():
+        found = gradients.parameters()[name]
+        assert engine.owns(found) == (name in ("weights", "recurrent"))
+        found = engine.to_numpy(found) if engine.owns(found) else found
+        assert found.dtype == value.dtype
+        np.testing.assert_allclose(found, value, rtol=1e-10, atol=1e-10, err_msg=name)
     pairs = [(on_device.spikes, on_host.spikes), (on_device.voltage, on_host.voltage)]
     pairs += [(getattr(gradients, name), getattr(expected, name)) for name in ("x", "current", "weights", "recurrent")]
     pairs += [(getattr(on_device.state, name), getattr(on_host.state, name)) for name in vars(on_host.state)]

@@ -28,7 +28,7 @@ NAMES = ["rows_of_events"] + [
     for kind in ("float", "double")
     for name in (
         *(f"{kernel}<{kind}>" for kernel in ("forward", "add_events", "gather_gradient", "leaky_filter")),
-        *(f"add_spikes<{kind}, {counts}>" for counts in (0, 1)),
+        *(f"{name}<{kind}, {counts}>" for name in ("add_spikes", "add_input") for counts in (0, 1)),
         f"forward_scan<{kind}>",
         *(f"{name}<{kind}, {number}>" for name in ("adjoint", "adjoint_of_paper", "adjoint_scan") for number in KINDS),
         *(f"linear_forward<{kind}, {c}, {r}, 0>" for c in range(5) for r in range(3)),

@@ -41,7 +41,7 @@ from blocksim.surrogates import Surrogate, require_compiled
 
 from . import dynamics, linear
 from .copies import Copies
-from .kernels import WARP, Kernels, tiles, units
+from .kernels import MOST_THREADS, WARP, Kernels, tiles, units
 
 BYTE = 255  # the most spikes of an input in a step that a byte holds
 # neurons that a read of memory brings at once: with fewer in a layer, one thread each wastes a part of every read
@@ -217,7 +217,7 @@ class CupyBackend(FusedBackend):
                 indptr, indices, weights, whole, np.int32(weights.shape[1])
             )
         elif x.dtype.itemsize == 1:
-            self.add_spikes(self.asarray(x), None, weights, whole, 0, x.shape[1], 0)
+            self._add_input(self.asarray(x), weights, whole)
         else:
             whole += x @ weights
         if whole is not out:
@@ -322,6 +322,24 @@ class CupyBackend(FusedBackend):
             spikes, history, weights, out, np.int32(inputs), np.int32(size), np.int32(steps), np.int32(begin),
             np.int32(rows), np.int32(latency),
         )  # fmt: skip
+
+    def _add_input(self, x: Array, weights: Array, out: Array) -> None:
+        """Add the currents of bytes to `out`: with the weights in shared memory, where they fit and rows are many."""
+        inputs, size = weights.shape
+        rows = x.shape[0] * x.shape[1]
+        runtime, device = self.cupy.cuda.runtime, self.cupy.cuda.Device().id
+        multiprocessors = int(runtime.deviceGetAttribute(runtime.cudaDevAttrMultiProcessorCount, device))
+        most = int(runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, device))
+        shared = inputs * WARP * weights.itemsize
+        if shared > most or rows < multiprocessors * WARP:
+            self.add_spikes(x, None, weights, out, 0, x.shape[1], 0)
+            return
+        slices = -(-size // WARP)
+        grid = (max(multiprocessors * (2 if 2 * shared <= most else 1) // slices, 1), slices)
+        counts = int(x.dtype == np.uint8)
+        self.launch("add_input", weights.dtype, grid, counts, threads=MOST_THREADS, shared=shared)(
+            x, weights, out, np.int32(inputs), np.int32(size), np.int64(rows)
+        )
 
     @contextmanager
     def _device(self, doing: str) -> Iterator[None]:

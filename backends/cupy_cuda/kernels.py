@@ -17,6 +17,7 @@ import numpy as np
 FILES = ("common.cuh", "surrogates.cuh", "forward.cu", "adjoint.cu", "spikes.cu", "scan.cu", "linear.cu")
 OPTIONS = ("-std=c++17",)
 THREADS = 128  # of a block of threads: whole warps, and enough blocks for small layers
+MOST_THREADS = 1024
 WARP = 32  # threads, and the steps of a scan
 
 
@@ -33,18 +34,23 @@ class Kernels:
         self.cupy = cupy
         self.compiled = cache(self._compile)
 
-    def launch(self, kernel: str, dtype: Any, grid: tuple[int, ...], *numbers: int) -> Callable[..., None]:
+    def launch(
+        self, kernel: str, dtype: Any, grid: tuple[int, ...], *numbers: int, threads: int = THREADS, shared: int = 0
+    ) -> Callable[..., None]:
         """A function that launches a kernel with the arguments it is given; None is a null pointer.
 
         `numbers` are those among its template parameters: of components and receptors, the kind of a surrogate, whether
-        spikes are counts or components have knots.
+        spikes are counts or components have knots. `threads` of each block, and `shared` bytes that they share.
         """
         types = [] if dtype is None else ["float" if dtype == np.float32 else "double"]
         types += [str(int(number)) for number in numbers]
         compiled = self.compiled(f"{kernel}<{', '.join(types)}>" if types else kernel)
 
+        if shared:  # more than every device has must be asked for
+            compiled.max_dynamic_shared_size_bytes = shared
+
         def launch(*arguments: Any) -> None:
-            compiled(grid, (THREADS,), tuple(np.intp(0) if a is None else a for a in arguments))
+            compiled(grid, (threads,), tuple(np.intp(0) if a is None else a for a in arguments), shared_mem=shared)
 
         return launch
 

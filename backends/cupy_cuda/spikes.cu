@@ -39,6 +39,43 @@ __global__ void add_spikes(
     if (n < neurons) out[here] = total;
 }
 
+// out INOUT (rows, N) += S weights, spikes IN (rows, K), weights IN (K, N): the same for a whole input, (2). A block of
+// threads holds the weights to 32 neurons, which all its rows read, in shared memory (K, 32); a warp has a row, a lane a
+// neuron. blockIdx.x: a share of the rows; blockIdx.y: 32 neurons.
+template <typename T, int COUNTS>
+__global__ void __launch_bounds__(1024) add_input(const Flag* __restrict__ spikes, const T* weights, T* out, int inputs, int neurons, Index rows) {
+    extern __shared__ double shared[];
+    T* slice = (T*)shared;
+    constexpr int CHUNK = 8;  // flags that a lane reads at a time, 32 inputs apart: one wait for them all
+    const int lane = threadIdx.x % 32, n = blockIdx.y * 32 + lane, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    for (int k = warp; k < inputs; k += warps) slice[k * 32 + lane] = n < neurons ? weights[(Index)k * neurons + n] : T(0);
+    __syncthreads();
+    for (Index row = (Index)blockIdx.x * warps + warp; row < rows; row += (Index)gridDim.x * warps) {
+        const Flag* fired = spikes + row * inputs;
+        T total = n < neurons ? out[row * neurons + n] : T(0);
+        for (int from = 0; from < inputs; from += 32 * CHUNK) {
+            Flag flags[CHUNK];
+#pragma unroll
+            for (int i = 0; i < CHUNK; ++i) {
+                const int k = from + 32 * i + lane;
+                flags[i] = k < inputs ? fired[k] : 0;
+            }
+#pragma unroll
+            for (int i = 0; i < CHUNK; ++i) {
+                unsigned set = __ballot_sync(0xffffffffu, flags[i]);
+                while (set) {
+                    const int source = __ffs(set) - 1;
+                    set &= set - 1;
+                    const T weight = slice[(from + 32 * i + source) * 32 + lane];
+                    const int times = COUNTS ? __shfl_sync(0xffffffffu, (int)flags[i], source) : 1;
+                    for (int left = times; left > 0; --left) total = add(total, weight);
+                }
+            }
+        }
+        if (n < neurons) out[row * neurons + n] = total;
+    }
+}
+
 // row_of OUT: the row of each event.
 __global__ void rows_of_events(const Index* indptr, Index rows, Index* row_of) {
     const Index row = thread_number();

@@ -29,7 +29,7 @@ CACHE = Path(os.environ.get("BLOCKSIM_EMULATION_CACHE", Path(tempfile.gettempdir
 FLAGS = os.environ.get("BLOCKSIM_EMULATION_FLAGS", "-O1 -g").split()
 ORDER = 0  # of threads: 0 as they come, 1 reversed, more: shuffled
 MEMORY = 1 << 40  # bytes that one array may take
-MULTIPROCESSORS, RESIDENT_THREADS = 132, 2048  # of the device; those of an H100
+MULTIPROCESSORS, RESIDENT_THREADS, SHARED_MEMORY = 132, 2048, 227 * 1024  # of the device; those of an H100
 CROSSED: Counter[str] = Counter()  # copies between host and device, and their bytes, each way
 LAUNCHED: Counter[str] = Counter()  # launches of each kernel
 
@@ -422,7 +422,7 @@ class Device:
         pass
 
 
-ATTRIBUTES = {16: lambda: MULTIPROCESSORS, 39: lambda: RESIDENT_THREADS}
+ATTRIBUTES = {16: lambda: MULTIPROCESSORS, 39: lambda: RESIDENT_THREADS, 97: lambda: SHARED_MEMORY}
 cuda = types.SimpleNamespace(
     is_available=lambda: True,
     Device=Device,
@@ -449,6 +449,7 @@ cuda = types.SimpleNamespace(
         getDeviceProperties=lambda device: {"name": b"CPU emulation"},
         cudaDevAttrMultiProcessorCount=16,
         cudaDevAttrMaxThreadsPerMultiProcessor=39,
+        cudaDevAttrMaxSharedMemoryPerBlockOptin=97,
         deviceGetAttribute=lambda attribute, device: ATTRIBUTES[attribute](),
     ),
     driver=types.SimpleNamespace(CUDADriverError=CUDADriverError),

@@ -1,0 +1,9 @@
+"""Neurons, layers and networks in other people's tools: NEST, the Allen Institute's GLIF neurons, PyTorch.
+
+`from_nest` and `from_allen` make layers of other simulators' neurons. `blocksim.interop.torch` has a layer or a network
+as a module of PyTorch; it is imported by itself, for it imports PyTorch.
+"""
+
+from blocksim.interop._simulators import from_allen, from_nest
+
+__all__ = ["from_allen", "from_nest"]
