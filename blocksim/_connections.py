@@ -151,7 +151,7 @@ class Connection:
             present = stored(self.weights)
         weights = matrix("weights", self.weights, "(inputs, neurons)")
         if present is not None:
-            present = np.asarray(present)
+            present = real_array("present", present)
             if present.dtype != np.bool_ or present.shape != weights.shape:
                 raise ArgumentError(
                     f"present: expected an array of bool of the weights' shape, {weights.shape}; found {found(present)}"

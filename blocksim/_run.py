@@ -81,7 +81,7 @@ class Gradients:
         }
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """The gradients by the names, and of the shapes, of `Layer.parameters`; of weights on a device where they are."""
+        """The gradients by the names, and of the shapes, of `Layer.parameters`; those of weights may be on a device."""
         gradients = self.__dict__ | self._others
         layer = self._done.layer_pass.layer
         return {name: of_dtype(gradients[name], value.dtype) for name, value in layer.parameters().items()}

@@ -65,7 +65,8 @@ def budget(name):
     return 152 if double else 96
 
 
-@pytest.mark.parametrize("architecture", [70, 80, 90, 120])
+# each takes half a minute: the others with --slow, and where CI=true
+@pytest.mark.parametrize("architecture", [90, *(pytest.param(each, marks=pytest.mark.slow) for each in (70, 80, 120))])
 def test_kernels_compile_without_spills_or_warnings(library, architecture):
     compiled, warnings = nvrtc.compile_kernels(library, TEXT, OPTIONS, NAMES, architecture)
     assert {kernel.name for kernel in compiled} == set(NAMES)

@@ -34,8 +34,10 @@ def exercise(cupy):
             assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-5)
     case = make_case(7, batch=3, neurons=50, inputs=40, refractory=3, density=0.04)
     counts = case.x * np.random.default_rng(0).integers(1, 4, case.x.shape).astype(np.uint8)
-    runs = [case.simulate(each, counts) for each in (CupyBackend(cupy, scan=False), "numpy")]
-    assert_same_run(*runs)
+    for multiprocessors in (132, 2):  # rows that are few for the device, and many
+        cupy.MULTIPROCESSORS = multiprocessors
+        for x in (counts, counts > 0):
+            assert_same_run(*(case.simulate(each, x) for each in (CupyBackend(cupy, scan=False), "numpy")))
     case = make_case(7, batch=3, neurons=5, steps=70, refractory=3)
     g_s, g_v = np.random.default_rng(0).normal(size=(2, 3, 70, 5))
     scanning = CupyBackend(cupy, scan=True)
@@ -101,6 +103,9 @@ PLANTED = {
         "for (Index event = indptr[row]; event < indptr[row + 1]; ++event)\n        total = add",
         "for (Index event = indptr[row + 1] - 1; event >= indptr[row]; --event)\n        total = add",
     ),
+    "weights of the first inputs only": ("slice[(from + 32 * i + source) * 32 + lane]", "slice[source * 32 + lane]"),
+    "a count of another input": ("__shfl_sync(0xffffffffu, (int)flags[i], source)", "(int)flags[i]"),
+    "weights read before they are there": ("    __syncthreads();\n    for (Index row", "    for (Index row"),
     "an input's last event left out": ("event < starts[input + 1]", "event + 1 < starts[input + 1]"),
     "gradient where refractory": ("const T current = live ? lambda_v : T(0);", "const T current = lambda_v;"),
     "the reset's path with the wrong sign": ("lambda_s -= v * into_v", "lambda_s += v * into_v"),

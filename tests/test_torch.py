@@ -203,8 +203,8 @@ def test_tensors_on_a_device_stay_there_GPU(make):
     x = torch.tensor(np.random.default_rng(0).random((2, 40, 4)) < 0.4)
     found = []
     for device in ("cpu", "cuda"):
-        module = Module(make()).to(device)
-        given = x.to(device, torch.float64 if make is double else torch.float32).requires_grad_()
+        module = Module(make() if make is double else make(np.float64)).to(device)
+        given = x.to(device, torch.float64).requires_grad_()
         first = module.run(given[:, :15])
         second = module.run(given[:, 15:], first.state)
         (first.output.sum() + (second.output * second.output.detach().cos()).sum()).backward()
@@ -212,7 +212,7 @@ def test_tensors_on_a_device_stay_there_GPU(make):
         assert all(each.grad.device.type == device for each in module.parameters())
         found.append([first.output, second.output, given.grad, *(each.grad for each in module.parameters())])
     for on_cpu, on_gpu in zip(*found, strict=True):
-        torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-9, atol=1e-9)
 
 
 def test_what_is_wrong_is_said():
