@@ -146,10 +146,10 @@ class Connection:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
+        weights = matrix("weights", dense(self.weights), "(inputs, neurons)")
         present = self.present
         if present is None and is_sparse(self.weights):
             present = stored(self.weights)
-        weights = matrix("weights", self.weights, "(inputs, neurons)")
         if present is not None:
             present = real_array("present", present)
             if present.dtype != np.bool_ or present.shape != weights.shape:
@@ -212,7 +212,7 @@ def stored(value: Any) -> np.ndarray:
 
 def matrix(name: str, value: Any, shape: str) -> np.ndarray:
     """Check a matrix of weights; returns a copy of its own, of at least float32. `shape` says in words what it is."""
-    array = real_array(name, dense(value))
+    array = real_array(name, value)
     if array.ndim != 2 or 0 in array.shape:
         raise ArgumentError(f"{name}: expected a non-empty array of shape {shape}; found {found(array)}")
     finite(name, array)

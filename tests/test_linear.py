@@ -347,6 +347,9 @@ def test_sparse_weights_stay_sparse(backend, tmp_path):
     moved = kept.with_parameters({"inputs.0.weights": np.ones((4, 5))})
     np.testing.assert_array_equal(moved.input_connections[0].weights, present)
     assert_refused(lambda: Connection(np.ones((2, 3)), present=np.ones((3, 2), bool)), ["present", "(2, 3)"])
+    assert_refused(lambda: Connection(sparse.coo_array(np.ones(3))), ["weights", "(inputs, neurons)"])
+    # which of its weights there are, a layer's plain array could not say
+    assert_refused(lambda: Layer(LIF(0.9), stored), ["weights", "toarray"])
 
 
 @pytest.mark.parametrize("synapses", [(), (Exponential(0.8),)])

@@ -215,6 +215,28 @@ def test_tensors_on_a_device_stay_there_GPU(make):
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-9, atol=1e-9)
 
 
+def test_what_changed_before_the_backward_pass_is_noticed():
+    """A tape keeps the input, and free numbers are differentiated where they are."""
+    module = Module(double())
+    for change in ("x", "beta"):
+        x = torch.rand(2, 10, 4, dtype=torch.float64)
+        total = module(x).sum()
+        with torch.no_grad():
+            (x if change == "x" else module.beta).add_(0.1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            total.backward()
+
+
+def test_bfloat16_is_computed_in_float32():
+    module = Module(network())
+    x = (torch.rand(2, 10, 4) < 0.5).bfloat16().requires_grad_()
+    found = module(x)
+    assert found.dtype == torch.float32
+    found.sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    assert module.bfloat16()(x.detach()).dtype == torch.float32
+
+
 def test_what_is_wrong_is_said():
     assert_refused(lambda: Module(3), ["model", "Layer or Network"])
     module = Module(double(), transforms=False)
@@ -222,6 +244,8 @@ def test_what_is_wrong_is_said():
     x = torch.rand(2, 5, 4, dtype=torch.float64)
     assert_refused(lambda: module.run(x, module.run(x).state[:2]), ["state", "2 tensors"])
     assert_refused(lambda: module.run(x, (1, 2, 3, 4)), ["state", "tensors"])
+    assert_refused(lambda: module(x.to_sparse()), ["x", "to_dense"])
+    assert_refused(lambda: Module(Layer(LIF(0.0), np.ones((2, 2)))), ["beta", "transforms=False"])
     with torch.no_grad():
         module.beta += 1
     assert_refused(lambda: module(x), ["beta", "[0, 1)"])

@@ -131,12 +131,15 @@ class Module(torch.nn.Module):  # type: ignore[misc]
         self._names = {name.replace(".", "_"): name for name in values}
         for own, name in self._names.items():
             transform = self._transforms[name]
-            value = values[name] if transform is None else transform.to_free(values[name])
+            try:
+                value = values[name] if transform is None else transform.to_free(values[name])
+            except ArgumentError as error:
+                raise ArgumentError(f"{name}: {error}; or pass transforms=False") from None
             self.register_parameter(own, torch.nn.Parameter(torch.from_numpy(np.array(value, dtype))))
 
     def model(self) -> Layer | Network:
         """The blocksim layer or network with the present values of the parameters."""
-        return self._model.with_parameters(self._values([each.detach() for each in self.parameters()]))
+        return self._model.with_parameters(self._values([_known(each).detach() for each in self.parameters()]))
 
     def forward(self, x: Any) -> Any:
         """Spikes of a layer, or the output of a network.
@@ -172,7 +175,10 @@ class Module(torch.nn.Module):  # type: ignore[misc]
         """
         if not isinstance(x, torch.Tensor):
             raise ArgumentError(f"x: expected a tensor of PyTorch; found {found(x)} (use blocksim.simulate for arrays)")
-        parameters = list(self.parameters())
+        if x.layout != torch.strided:
+            raise ArgumentError(f"x: expected a dense tensor; found one of layout {x.layout} (use x.to_dense())")
+        x = _known(x)
+        parameters = [_known(each) for each in self.parameters()]
         found_tensors = _Simulate.apply(self, voltage, x, *parameters, *(() if state is None else state))
         number = len(self._model.layers) if isinstance(self._model, Network) else 0
         output, *rest = found_tensors
@@ -220,7 +226,8 @@ class _Simulate(torch.autograd.Function):  # type: ignore[misc]
         outputs = [run.output, *run.counts] if network else [run.spikes, *([run.voltage] if voltage else [])]
         dtype = run.output.dtype if network else run.state.voltage.dtype
         ctx.set_materialize_grads(False)
-        ctx.module, ctx.run, ctx.x, ctx.outputs, ctx.tensors = module, run, x, len(outputs), tensors
+        ctx.module, ctx.run, ctx.outputs = module, run, len(outputs)
+        ctx.save_for_backward(x, *tensors)  # PyTorch refuses the backward pass if one of them has been changed
         arrays = [_float(each, dtype) for each in (*outputs, *_flat(run.state))]
         found_tensors = [_tensor(each).to(x.device) for each in arrays]
         ctx.mark_non_differentiable(*(each for each in found_tensors if not each.is_floating_point()))
@@ -230,9 +237,10 @@ class _Simulate(torch.autograd.Function):  # type: ignore[misc]
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         run, module, number = ctx.run, ctx.module, len(ctx.module._names)
+        x, *tensors = ctx.saved_tensors
         arrays = [None if each is None else _array(each) for each in grads]
         if all(each is None for each in arrays):
-            return (None,) * (3 + len(ctx.tensors))
+            return (None,) * (3 + len(tensors))
         outputs, of_state = arrays[: ctx.outputs], arrays[ctx.outputs :]
         state = _gradient_of(run.state, iter(of_state)) if any(each is not None for each in of_state) else None
         if isinstance(run.state, NetworkState):
@@ -243,11 +251,11 @@ class _Simulate(torch.autograd.Function):  # type: ignore[misc]
             gradients = of_input = run.backward(*outputs, grad_state=state)
         of_x = None
         if ctx.needs_input_grad[2]:  # a product of its own
-            of_x = _tensor(of_input.x).to(ctx.x)
-        of_parameters = module._pullback(ctx.tensors[:number], gradients.parameters())
+            of_x = _tensor(of_input.x).to(x)
+        of_parameters = module._pullback(tensors[:number], gradients.parameters())
         of_start: list[Any] = []
-        if len(ctx.tensors) > number:
-            for tensor, array in zip(ctx.tensors[number:], _flat_gradient(run.state, gradients.state), strict=True):
+        if len(tensors) > number:
+            for tensor, array in zip(tensors[number:], _flat_gradient(run.state, gradients.state), strict=True):
                 of_start.append(None if array is None else _tensor(array).to(tensor))
         return (None, None, of_x, *of_parameters, *of_start)
 
@@ -255,6 +263,11 @@ class _Simulate(torch.autograd.Function):  # type: ignore[misc]
 def _transforms(layer: Layer) -> dict[str, Transform | None]:
     """What keeps each parameter of a layer within its range."""
     return {name: each.known.transform for name, each in held(layer).items()}
+
+
+def _known(tensor: Any) -> Any:
+    """A tensor of a dtype that NumPy has, differentiably."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _array(tensor: Any) -> Any:
