@@ -141,6 +141,20 @@ def test_a_network_within_a_model_learns():
     assert beta != 0.9
 
 
+def test_parameters_may_be_parametrised():
+    class Double(torch.nn.Module):
+        def forward(self, value):
+            return 2 * value
+
+    module = Module(double())
+    x = torch.rand(2, 10, 4, dtype=torch.float64)
+    expected = module.model().with_parameters({"weights": 2 * module.weights.detach().numpy()})
+    torch.nn.utils.parametrize.register_parametrization(module, "weights", Double())
+    np.testing.assert_array_equal(module(x).detach(), simulate(expected, x.numpy()).spikes)
+    module(x).sum().backward()
+    assert module.parametrizations.weights.original.grad.abs().sum() > 0
+
+
 def test_modules_are_saved_copied_and_pickled():
     module = Module(network())
     x = torch.rand(2, 10, 4)

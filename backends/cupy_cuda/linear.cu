@@ -62,8 +62,7 @@ template <typename T, int C, int ABOVE> struct LinearNeuron {
 template <typename T, int C, int R, int ABOVE>
 __global__ void linear_forward(
     const T* values, const T* components, const T* synapses, const int* refractory, Index after, Index above, Index alpha,
-    int mode,
-    const T* __restrict__ current, Index targets, Index target_pitch, Index batch_pitch, Index step_pitch,
+    int mode, const T* __restrict__ current, Index targets, Index target_pitch, Index batch_pitch, Index step_pitch,
     Index unit_pitch, int add_bias, T* voltage_now, T* components_now, T* synapses_now, T* rising_now,
     int* refractory_now, Flag* __restrict__ spikes, T* __restrict__ voltage, T* __restrict__ threshold,
     T* __restrict__ synapse_trace, T* __restrict__ rising_trace, T* __restrict__ start_voltage,
@@ -195,9 +194,9 @@ constexpr int STEPS_OF_A_SUM = 64;  // at least so many steps are summed in T, u
 template <typename T, int C, int KIND, int ABOVE>
 __global__ void linear_adjoint(
     const T* values, const T* components, const int* refractory, Index after, Index above, int mode,
-    const T* __restrict__ voltage,
-    const Flag* __restrict__ spikes, const T* __restrict__ start_voltage, const T* __restrict__ start_components,
-    const int* __restrict__ start_refractory, const T* __restrict__ grad_spikes, const T* __restrict__ grad_voltage,
+    const T* __restrict__ voltage, const Flag* __restrict__ spikes, const T* __restrict__ start_voltage,
+    const T* __restrict__ start_components, const int* __restrict__ start_refractory,
+    const T* __restrict__ grad_spikes, const T* __restrict__ grad_voltage,
     T* into_voltage, T* into_components, T* __restrict__ grad_current, double* sums, double* component_sums, T* kept,
     T s0, T s1, T s2, T s3, T s4, int through_reset, int through_adaptation, Index units, int neurons, int steps,
     int begin, int end, int block_length, T tiny) {

@@ -139,7 +139,7 @@ class Module(torch.nn.Module):  # type: ignore[misc]
 
     def model(self) -> Layer | Network:
         """The blocksim layer or network with the present values of the parameters."""
-        return self._model.with_parameters(self._values([_known(each).detach() for each in self.parameters()]))
+        return self._model.with_parameters(self._values([each.detach() for each in self._tensors()]))
 
     def forward(self, x: Any) -> Any:
         """Spikes of a layer, or the output of a network.
@@ -178,8 +178,7 @@ class Module(torch.nn.Module):  # type: ignore[misc]
         if x.layout != torch.strided:
             raise ArgumentError(f"x: expected a dense tensor; found one of layout {x.layout} (use x.to_dense())")
         x = _known(x)
-        parameters = [_known(each) for each in self.parameters()]
-        found_tensors = _Simulate.apply(self, voltage, x, *parameters, *(() if state is None else state))
+        found_tensors = _Simulate.apply(self, voltage, x, *self._tensors(), *(() if state is None else state))
         number = len(self._model.layers) if isinstance(self._model, Network) else 0
         output, *rest = found_tensors
         if number:
@@ -189,6 +188,10 @@ class Module(torch.nn.Module):  # type: ignore[misc]
     def extra_repr(self) -> str:
         """What it computes."""
         return repr(self._model)
+
+    def _tensors(self) -> list[Any]:
+        """The parameters in the order of their names, whatever else has been made of them or added."""
+        return [_known(getattr(self, own)) for own in self._names]
 
     def _values(self, tensors: Sequence[Any]) -> dict[str, np.ndarray]:
         """Values by blocksim's names, from the parameters' tensors."""
