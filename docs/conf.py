@@ -37,8 +37,8 @@ mathjax4_config = {"output": {"displayOverflow": "linebreak"}}
 
 # --------------------------------------------------------------------------------------------------------- reference
 autodoc_default_options = {"members": True, "member-order": "bysource"}
-# the page of blocksim.interop.torch can be built without PyTorch
-autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]
+# the pages of blocksim.interop can be built without PyTorch and JAX
+autodoc_mock_imports = [name for name in ("torch", "jax") if importlib.util.find_spec(name) is None]
 autodoc_typehints = "none"  # docstrings say types, with shapes and units
 autosummary_generate = False
 napoleon_numpy_docstring = True
