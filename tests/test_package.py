@@ -90,7 +90,11 @@ sys.path.insert(0, {str(site)!r})
 import blocksim
 assert blocksim.__file__.startswith({str(site)!r}), blocksim.__file__
 for name in {modules!r}:
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except blocksim.errors.MissingLibraryError:
+        assert name in ("blocksim.interop.torch", "blocksim.interop.jax"), name
+        continue
     assert module.__file__.startswith({str(site)!r}), module.__file__
 """
     subprocess.run([sys.executable, "-P", "-c", code], check=True, cwd=tmp_path)

@@ -21,6 +21,7 @@ from blocksim.cli.info import machine
 from blocksim.cli.options import Several, backend_option, console, progress
 from blocksim.errors import MissingLibraryError
 
+SLOW = 2.0  # s: the reference is then not run again and again
 DT = 1.0  # ms a step, for the picture alone
 
 
@@ -67,7 +68,12 @@ def experiment(
 @click.option("--neurons", type=click.IntRange(min=1), default=128, help="Number of ALIF neurons.")
 @click.option("--refractory-steps", type=click.IntRange(min=0), default=40, help="Refractory period in steps.")
 @click.option("--density", type=click.FloatRange(0, 1), default=0.1, help="Spike probability per input and step.")
-@click.option("--repeats", type=click.IntRange(min=1), default=5, help="Number of timed calls; 1 if a call is slow.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=5,
+    help="Number of timed calls; 1 if a call of numpy takes more than 2 s.",
+)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Floating-point precision.")
 @click.option("--seed", type=int, default=0, help="Random seed of inputs and weights.")
 @click.pass_context
@@ -144,8 +150,7 @@ def _measure(
         return forward - began, time.perf_counter() - began, run
 
     first = call()
-    # a slow reference is not run again and again
-    taken = [call() for _ in range(repeats if first[1] < 5 or engine.name != "numpy" else 0)] or [first]
+    taken = [call() for _ in range(repeats if first[1] < SLOW or engine.name != "numpy" else 0)] or [first]
     total = statistics.median(item[1] for item in taken)
     run = taken[-1][2]
     digest = hashlib.sha256(np.packbits(run.spikes).tobytes()).hexdigest()
