@@ -65,11 +65,19 @@ def budget(name):
     return 152 if double else 96
 
 
-# each takes half a minute: the others with --slow, and where CI=true
-@pytest.mark.parametrize("architecture", [90, *(pytest.param(each, marks=pytest.mark.slow) for each in (70, 80, 120))])
-def test_kernels_compile_without_spills_or_warnings(library, architecture):
-    compiled, warnings = nvrtc.compile_kernels(library, TEXT, OPTIONS, NAMES, architecture)
-    assert {kernel.name for kernel in compiled} == set(NAMES)
+# of one precision, and one surrogate
+OTHERS = re.compile(r"double|linear_adjoint<float, \d, [1-9]|^adjoint\w*<float, [1-9]")
+FEW = [name for name in NAMES if not OTHERS.search(name)]
+
+
+# all kernels take half a minute: with --slow, and where CI=true
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [(90, FEW), *(pytest.param(each, NAMES, marks=pytest.mark.slow) for each in (70, 80, 90, 120))],
+)
+def test_kernels_compile_without_spills_or_warnings(library, architecture, names):
+    compiled, warnings = nvrtc.compile_kernels(library, TEXT, OPTIONS, names, architecture)
+    assert {kernel.name for kernel in compiled} >= set(names)
     assert not [line for line in warnings if "deprecated" not in line]
     for kernel in compiled:
         assert kernel.spilled == kernel.stack == 0, kernel

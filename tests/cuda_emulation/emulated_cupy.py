@@ -26,7 +26,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("BLOCKSIM_EMULATION_CACHE", Path(tempfile.gettempdir()) / "blocksim-cuda-emulation"))
-FLAGS = os.environ.get("BLOCKSIM_EMULATION_FLAGS", "-O1 -g").split()
+FLAGS = os.environ.get("BLOCKSIM_EMULATION_FLAGS", "-O0").split()  # compiling takes longer than running
 ORDER = 0  # of threads: 0 as they come, 1 reversed, more: shuffled
 MEMORY = 1 << 40  # bytes that one array may take
 MULTIPROCESSORS, RESIDENT_THREADS, SHARED_MEMORY = 132, 2048, 227 * 1024  # of the device; those of an H100
