@@ -23,9 +23,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT), str(ROOT / "docs" / "experiments")]
 
 import numpy as np  # noqa: E402
+import pages  # noqa: E402
 from benchmarks.workloads import PaperLayer  # noqa: E402
 from blocksim.backends.cupy_cuda.backend import CupyBackend  # noqa: E402
 
@@ -303,19 +304,16 @@ PARTS = {
     "Bandwidth": bandwidth,
     "The scan against the sequential kernels": scans,
 }
-MARKS = ("<!-- gpu_report.py -->\n", "<!-- end of gpu_report.py -->\n")
+MARK = "gpu"  # of all these tables, in a page
 
 
 def page(report: Report, path: Path) -> None:
     """Put the tables of the timings into a page, between its marks."""
-    text = path.read_text()
-    before, rest = text.split(MARKS[0])
-    _, after = rest.split(MARKS[1])
     here, cupy = report["device"], next(value for name, value in report["versions"].items() if name.startswith("cupy"))
-    lines = ["", f"Measured on an {here['name']} ({here['multiprocessors']} multiprocessors), CuPy {cupy}."]
+    lines = [f"Measured on an {here['name']} ({here['multiprocessors']} multiprocessors), CuPy {cupy}."]
     for title, rows in report["timings"].items():
-        lines += ["", f"**{title}.** {PARTS[title].__doc__}", "", *_table(rows, list(rows[0]))]
-    path.write_text(before + MARKS[0] + "\n".join(lines) + "\n\n" + MARKS[1] + after)
+        lines += ["", f"**{title}.** {PARTS[title].__doc__}", "", _table(rows, list(rows[0]))]
+    pages.write(path, {MARK: "\n".join(lines)})
 
 
 def collect(
@@ -365,14 +363,13 @@ def markdown(report: dict[str, Any]) -> str:
     for title, rows in report["timings"].items():
         lines += ["", f"## {title}", "", f"Times in {unit}: median (quartiles).", ""]
         names = [name for name in rows[0] if not (emulated and ("GB/s" in name or "of a" in name or " / " in name))]
-        lines += _table(rows, names)
+        lines += [_table(rows, names)]
     lines += ["", "## asv", "", "```", *(str(value) for value in report["asv"].values()), "```", ""]
     return "\n".join(lines)
 
 
-def _table(rows: list[Times], names: list[str]) -> list[str]:
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return lines + ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
+def _table(rows: list[Times], names: list[str]) -> str:
+    return pages.table(names, [[_cell(row[name]) for name in names] for row in rows])
 
 
 def _cell(value: Any) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from peer_spikes import jax_spike, torch_spike
 
 WORK = ("population", "synapse step")
 Step = Callable[[], int]
@@ -70,17 +71,7 @@ def blocksim_families() -> dict[str, Step]:
 def torch_families() -> dict[str, Step]:
     import torch
 
-    class Spike(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, m: Any) -> Any:
-            ctx.save_for_backward(m)
-            return (m > 0).to(m.dtype)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Any) -> Any:
-            (m,) = ctx.saved_tensors
-            return grad / (1 + 10 * m.abs()) ** 2
-
+    spike = torch_spike()
     work = SynapseLayer()
     x, grad = torch.from_numpy(work.dense.astype(np.float32)), torch.from_numpy(work.grad)
     weights = torch.tensor(work.weights, requires_grad=True)
@@ -94,7 +85,7 @@ def torch_families() -> dict[str, Step]:
             i = sigma * i + now
             live = (left == 0).to(i.dtype)
             v = beta * v * (1 - s.detach()) + live * i
-            s = live * Spike.apply(v - 1)
+            s = live * spike(v - 1)
             left = torch.where(s > 0, float(work.period), (left - 1).clamp(min=0))
             spikes.append(s)
         every = torch.stack(spikes, 1)
@@ -108,15 +99,7 @@ def jax_families() -> dict[str, Step]:
     import jax
     import jax.numpy as jnp
 
-    @jax.custom_jvp
-    def spike(m: Any) -> Any:
-        return (m > 0).astype(m.dtype)
-
-    @spike.defjvp
-    def spike_jvp(primals: Any, tangents: Any) -> Any:
-        (m,), (dm,) = primals, tangents
-        return spike(m), dm / (1 + 10 * jnp.abs(m)) ** 2
-
+    spike = jax_spike()
     work = SynapseLayer()
 
     def loss(trained: Any, x: Any, grad: Any) -> Any:

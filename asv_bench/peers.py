@@ -28,6 +28,7 @@ import numpy as np
 import peer_families
 import peer_networks
 from benchmarks.workloads import DigitsNetwork, OneNeuron, PaperLayer
+from peer_spikes import jax_spike, torch_spike
 
 # by its surrogate; a box car is zero away from the threshold
 NETWORK_STEPS = {"network step": "fast_sigmoid", "network step, box car": "box_car"}
@@ -56,16 +57,7 @@ def torch_alif() -> Callable[..., Any]:
     """The same equations, (1)-(6), step by step under autograd."""
     import torch
 
-    class Spike(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, m: Any) -> Any:
-            ctx.save_for_backward(m)
-            return (m > 0).to(m.dtype)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Any) -> Any:
-            (m,) = ctx.saved_tensors
-            return grad / (1 + 10 * m.abs()) ** 2
+    spike = torch_spike()
 
     def simulate(current: Any, recurrent: Any, beta: Any, p: Any, b: Any, period: int) -> Any:
         batch, _, neurons = current.shape
@@ -78,7 +70,7 @@ def torch_alif() -> Callable[..., Any]:
                 now = now + spikes[t - period - 1] @ recurrent
             live = (left == 0).to(current.dtype)
             v = beta * v * (1 - s.detach()) + live * now
-            s = live * Spike.apply(v - 1 - b * a)
+            s = live * spike(v - 1 - b * a)
             a = p * a + s
             left = torch.where(s > 0, float(period), (left - 1).clamp(min=0))
             spikes.append(s)
@@ -134,14 +126,7 @@ def jax_alif() -> Callable[..., Any]:
 
     jax.config.update("jax_enable_x64", True)
 
-    @jax.custom_jvp
-    def spike(m: Any) -> Any:
-        return (m > 0).astype(m.dtype)
-
-    @spike.defjvp
-    def spike_jvp(primals: Any, tangents: Any) -> Any:
-        (m,), (dm,) = primals, tangents
-        return spike(m), dm / (1 + 10 * jnp.abs(m)) ** 2
+    spike = jax_spike()
 
     def simulate(current: Any, recurrent: Any, values: Any, period: int) -> Any:
         beta, p, b = values

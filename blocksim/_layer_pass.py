@@ -229,8 +229,10 @@ def _checked_state(
             f"found {' and '.join(str(arrays[name].dtype) for name in real)}"
         )
     # kernels may not change a state that its owner uses again
-    ready = {name: engine.asarray(array.copy(), kinds[name]) for name, array in given.items() if name != "inputs"}
-    return ready | {name: arrays[name] for name in arrays if name == "inputs"}
+    return {
+        name: arrays[name] if name == "inputs" else engine.asarray(array.copy(), kinds[name])
+        for name, array in given.items()
+    }
 
 
 def _checked_gradients(

@@ -23,7 +23,7 @@ from blocksim.transforms import Decay, Positive
 Number = float | np.ndarray
 # the parameters of equations (1)-(6); a neuron may leave out those that have a value here
 SIMPLE: dict[str, float | None] = {"beta": None, "p": 0.0, "b": 0.0, "theta": None}
-# those of the linear family, (30)-(34), and of each of its components
+# those of the linear family, (30)-(34), and of each of its components, in the order of `LinearParameters`
 FAMILY: dict[str, float | None] = {"beta": None, "theta": None, "v_reset": 0.0, "reset_factor": 0.0}
 COMPONENT: dict[str, float | None] = {
     "decay": None, "jump": 1.0, "from_voltage": 0.0, "to_voltage": 0.0, "to_threshold": 0.0, "knot": 0.0

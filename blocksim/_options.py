@@ -86,7 +86,7 @@ class Options:
         if not self.backend.computes_family:
             raise ArgumentError(
                 f"backend: expected one that computes the linear family, for a layer of {what}; found "
-                f"{self.backend.name!r} (numpy and numba do)"
+                f"{self.backend.name!r} (numpy, numba and cupy do)"
             )
         if self.rule.paper:
             raise ArgumentError(

@@ -229,10 +229,6 @@ class LinearParameters(Record):
     gain_rising: Array  # (R, N); of no meaning but for alpha synapses
 
 
-# those of a component, in the order of their fields
-COMPONENT = ("decay", "jump", "from_voltage", "to_voltage", "to_threshold", "knot")
-
-
 @dataclass(frozen=True, eq=False)
 class LinearCarry(Record):
     """What one block hands the next; with a leading axis of blocks, what every block was handed."""

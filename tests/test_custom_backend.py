@@ -10,10 +10,11 @@ from blocksim.backends.numpy_reference.reference import NumpyBackend
 
 import blocksim
 import blocksim.surrogates
+from blocksim.backend import FusedBackend, HostBackend
 from blocksim.testing import check_backend
 
 from .conftest import IN_CI
-from .helpers import assert_same_run, make_case
+from .helpers import assert_refused, assert_same_run, make_case
 
 
 class Counting(NumpyBackend):
@@ -50,6 +51,19 @@ def test_every_backend_passes_the_public_check(backend, request):
     if backend.name == "cupy-emulated" and not (IN_CI or request.config.getoption("--slow")):
         pytest.skip("slow: compiles kernels for every surrogate; runs with --slow, and where CI=true")
     check_backend(backend, layers=12, own_products=backend.name.startswith("cupy"))
+
+
+def test_a_backend_without_the_family_says_so():
+    class Simple(FusedBackend, HostBackend):
+        """One that computes whole layers of LIF and ALIF."""
+
+        name = "simple"
+        layer_forward, layer_adjoint = NumpyBackend.layer_forward, NumpyBackend.layer_adjoint
+        projection, projection_adjoint = NumpyBackend.projection, NumpyBackend.projection_adjoint
+
+    layer = blocksim.Layer(blocksim.LIF(0.9), np.ones((3, 2)), synapses=[blocksim.Exponential(0.9)])
+    words = ["backend", "synapses", "numba"]
+    assert_refused(lambda: blocksim.simulate(layer, np.ones((5, 3), bool), Simple()), words)
 
 
 def wrong(change):

@@ -83,7 +83,7 @@ def test_tables_of_a_report_go_into_a_page(script, monkeypatch, tmp_path):
     report["versions"]["cupy"] = "14.2"
     (tmp_path / "report.json").write_text(json.dumps(report))
     page = tmp_path / "page.md"
-    page.write_text("before\n" + "stale".join(gpu_report.MARKS) + "after\n")
+    page.write_text(f"before\n<!-- table: {gpu_report.MARK} -->\nstale\n<!-- end -->\nafter\n")
     assert gpu_report.main(["-o", str(tmp_path), "--page", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("before\n")
@@ -95,7 +95,7 @@ def test_tables_of_a_report_go_into_a_page(script, monkeypatch, tmp_path):
 
 def test_the_docs_have_the_tables_of_a_device(script):
     text = (ROOT / "docs" / "performance.md").read_text()
-    tables = text.split(script("gpu_report").MARKS[0])[1].split(script("gpu_report").MARKS[1])[0]
+    tables = text.split(f"<!-- table: {script('gpu_report').MARK} -->")[1].split("<!-- end -->")[0]
     for title, measure in script("gpu_report").PARTS.items():
         assert f"**{title}.** {measure.__doc__}" in tables
 

@@ -30,8 +30,10 @@ from blocksim.arrays import (
     ForwardResult,
     Input,
     LayerArrays,
+    NeuronArrays,
     Parameters,
     Plan,
+    Record,
     SpikeGradient,
     Tape,
 )
@@ -71,15 +73,22 @@ def forward(
     smallest = dtype.type(tiny(dtype))
     if scan:
         engine.launch("forward_scan", dtype, units(batch * size * WARP))(
-            *before, *state, out.spikes, out.voltage, out.threshold, *_arrays(starts), *shape_of_run, smallest
+            *before,
+            *state,
+            out.spikes,
+            out.voltage,
+            out.threshold,
+            *arrays_or_null(starts, after),
+            *shape_of_run,
+            smallest,
         )
     else:
         launch = engine.launch("forward", dtype, units(batch * size))
-        for start, stop in _launches(layer, steps, length):
+        for start, stop in launches(steps, None if layer.recurrent is None else length):
             if layer.recurrent is not None:
                 engine.add_spikes(out.spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
             launch(
-                *before, *state, out.spikes, out.voltage, out.threshold, out.free_voltage, *_arrays(starts),
+                *before, *state, out.spikes, out.voltage, out.threshold, out.free_voltage, *arrays_or_null(starts, after),
                 *shape_of_run, np.int32(start), np.int32(stop), np.int32(length), smallest,
             )  # fmt: skip
     result = result_of(out, after, starts, history, plan)
@@ -101,19 +110,14 @@ def adjoint(
     dtype = layer.dtype
     batch, steps, size = tape.spikes.shape
     latency = tape.history.shape[1]
-    of_spikes = added(engine, grad_spikes, batch, steps, layer)
-    lambda_s = engine.empty((batch, steps, size), dtype)
-    lambda_s[...] = 0 if of_spikes is None else of_spikes
+    lambda_s = lambda_of_spikes(engine, layer, grad_spikes, grad_history, batch, steps)
     before = zeros(engine, (batch, latency, size), dtype)
-    held = min(latency, steps)  # spikes that the state after the run still holds
-    if held:
-        lambda_s[:, steps - held :] += grad_history[:, latency - held :]
-        before[:, steps:] = grad_history[:, : latency - held]
+    before[:, steps:] = grad_history[:, : max(latency - steps, 0)]
     grad_current = engine.empty((batch, steps, size), dtype)
     sums = zeros(engine, (len(fields(Parameters)), batch, size), np.float64)
     into = grad_carry.copy()
     kind, smallest = rule.surrogate.kind, dtype.type(tiny(dtype))
-    of_tape = (engine.values(layer), layer.refractory, tape.voltage, tape.spikes, *_arrays(tape.starts))
+    of_tape = (engine.values(layer), layer.refractory, tape.voltage, tape.spikes, *tape.starts.arrays())
     out = (lambda_s, grad_voltage, *into.arrays(), grad_current, sums)
     rules = (*kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation))
     shape_of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
@@ -126,7 +130,7 @@ def adjoint(
         kernel = "adjoint_of_paper" if rule.paper else "adjoint"
         launch = engine.launch(kernel, dtype, units(batch * size), kind)
         scratch = engine.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
-        for start, stop in reversed(_launches(layer, steps, tape.block_length)):
+        for start, stop in reversed(launches(steps, None if layer.recurrent is None else tape.block_length)):
             if recurrent is not None and start + latency < steps:  # the recurrent term of (7), one product a block
                 last = min(stop + latency, steps)
                 engine.add_product(
@@ -146,11 +150,25 @@ def adjoint(
     return AdjointResult(grad_current, weights, grad_recurrent, Parameters(*sums), into, before)
 
 
-def _launches(layer: LayerArrays, steps: int, length: int) -> list[tuple[int, int]]:
-    if layer.recurrent is None:
-        return [(0, steps)]
-    return [(start, stop) for _, start, stop in spans(steps, length)]
+def lambda_of_spikes(
+    engine: CupyBackend, layer: NeuronArrays, grad_spikes: SpikeGradient, grad_history: Array, batch: int, steps: int
+) -> Array:
+    """lambda_S of (7) or (35), in a new array (B, T, N), but for the terms that the launches add."""
+    of_spikes = added(engine, grad_spikes, batch, steps, layer)
+    lambda_s = engine.empty((batch, steps, layer.size), layer.dtype)
+    lambda_s[...] = 0 if of_spikes is None else of_spikes
+    latency = grad_history.shape[1]
+    held = min(latency, steps)  # spikes that the state after the run still holds
+    if held:
+        lambda_s[:, steps - held :] += grad_history[:, latency - held :]
+    return lambda_s
 
 
-def _arrays(starts: Carry | None) -> list[Any]:
-    return [None] * len(fields(Carry)) if starts is None else starts.arrays()
+def launches(steps: int, length: int | None) -> list[tuple[int, int]]:
+    """The first step of each launch, and the one after its last; None: one launch for all."""
+    return [(0, steps)] if length is None else [(start, stop) for _, start, stop in spans(steps, length)]
+
+
+def arrays_or_null(starts: Record | None, like: Record) -> list[Any]:
+    """The arrays of a record, or as many null pointers as another has arrays."""
+    return [None] * len(like.arrays()) if starts is None else starts.arrays()

@@ -149,7 +149,7 @@ __global__ void linear_forward(
                 if (synapse_trace) {
                     const Index of_trace = ((place.sample * R + r) * steps + t) * neurons + place.n;
                     synapse_trace[of_trace] = s[r];
-                    rising_trace[of_trace] = z[r];
+                    if (is_set(alpha, r)) rising_trace[of_trace] = z[r];
                 }
             }
 #pragma unroll
@@ -208,7 +208,8 @@ __global__ void linear_adjoint(
     T into_v = into_voltage[unit], into_c[room(C)];
 #pragma unroll
     for (int j = 0; j < C; ++j) into_c[j] = into_components[component + (Index)j * neurons];
-    constexpr int DEPTH = C * sizeof(T) <= 16 ? AHEAD : ABOVE ? AHEAD / 4 : AHEAD / 2;  // registers are for components, or for steps ahead
+    // registers are for components, or for steps ahead
+    constexpr int DEPTH = C * sizeof(T) <= 16 ? AHEAD : ABOVE ? AHEAD / 4 : AHEAD / 2;
     T sum[5] = {}, sum_of[5][room(C)] = {};
     int summed = 0;
     for (int start = (end - 1) / block_length * block_length; start >= begin; start -= block_length) {

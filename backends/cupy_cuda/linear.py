@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blocksim._blocks import added, new_starts, recurrent_gradient, spans, zeros
+from blocksim._blocks import new_starts, recurrent_gradient, zeros
 from blocksim._linear import (
     history_gradient,
     history_of,
@@ -20,10 +20,10 @@ from blocksim._linear import (
     result_of,
     shifted,
 )
+from blocksim._neurons import COMPONENT
 from blocksim.arrays import (
     ABOVE,
     AFTER,
-    COMPONENT,
     AdjointResult,
     AdjointRule,
     Array,
@@ -42,6 +42,7 @@ from blocksim.errors import ArgumentError
 from blocksim.numerics import rise, tiny
 from blocksim.surrogates import kernel_scales
 
+from .dynamics import arrays_or_null, lambda_of_spikes, launches
 from .kernels import units
 
 if TYPE_CHECKING:
@@ -67,18 +68,20 @@ def forward(
     launch = engine.launch(
         "linear_forward", dtype, units(batch * size), len(components[0]), len(layer.alpha), any(layer.listening(ABOVE))
     )
-    for start, stop in _launches(layer, steps, plan.block_length):
+    neuron = (
+        values, components, synapses, layer.refractory, *_listening(layer), _bits(layer.alpha),
+        np.int32(MODES[layer.mode]),
+    )  # fmt: skip
+    given = (currents, _flags(targets), *pitches, np.int32(add_bias))
+    recorded = (traces.spikes, traces.voltage, traces.threshold, traces.synapses, traces.rising)
+    out = (*after.arrays(), *recorded, *arrays_or_null(starts, after))
+    of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
+    block = (np.int32(plan.block_length), dtype.type(tiny(dtype)))
+    for start, stop in launches(steps, _span(layer, plan.block_length)):
         for each, before in zip(layer.recurrent, histories, strict=True):
             into = currents[targets.index(each.receptor + 1)]
             engine.add_spikes(traces.spikes, before, each.weights, into, start, stop - start, each.delay)
-        launch(
-            values, components, synapses, layer.refractory, *_listening(layer), _bits(layer.alpha),
-            np.int32(MODES[layer.mode]), currents, _flags(targets), *pitches, np.int32(add_bias), *after.arrays(),
-            traces.spikes, traces.voltage, traces.threshold, traces.synapses, traces.rising,
-            *([None] * len(after.arrays()) if starts is None else starts.arrays()), np.int64(batch * size),
-            np.int32(size), np.int32(steps), np.int32(start), np.int32(stop), np.int32(plan.block_length),
-            dtype.type(tiny(dtype)),
-        )  # fmt: skip
+        launch(*neuron, *given, *out, *of_run, np.int32(start), np.int32(stop), *block)
     return result_of(traces, after, starts, history, plan)
 
 
@@ -96,13 +99,8 @@ def adjoint(
     """Differentiate a layer: launches as in the forward pass, the last first."""
     dtype, traces, starts, length = layer.dtype, tape.traces, tape.starts, tape.block_length
     batch, steps, size = traces.spikes.shape
-    receptors, latency = len(layer.alpha), layer.latency
-    of_spikes = added(engine, grad_spikes, batch, steps, layer)
-    lambda_s = engine.empty((batch, steps, size), dtype)
-    lambda_s[...] = 0 if of_spikes is None else of_spikes
-    held = min(latency, steps)  # spikes that the state after the run still holds
-    if held:
-        lambda_s[:, steps - held :] += grad_history[:, latency - held :]
+    receptors = len(layer.alpha)
+    lambda_s = lambda_of_spikes(engine, layer, grad_spikes, grad_history, batch, steps)
     grad = Drive(engine.empty((batch, steps, size), dtype), engine.empty((batch, receptors, steps, size), dtype))
     values, components, synapses = _values(engine, layer)
     number = len(components[0])
@@ -116,26 +114,27 @@ def adjoint(
         "linear_adjoint", dtype, units(batch * size), number, rule.surrogate.kind, any(layer.listening(ABOVE))
     )
     filters = engine.launch("synapses_adjoint", dtype, units(batch * receptors * size)) if receptors else None
-    for start, stop in reversed(_launches(layer, steps, length)):
+    of_dynamics = (
+        values, components, layer.refractory, *_listening(layer), np.int32(MODES[layer.mode]), traces.voltage,
+        traces.spikes, starts.voltage, starts.components, starts.refractory, lambda_s, grad_voltage, into.voltage,
+        into.components, grad.direct, sums, component_sums, kept, *kernel_scales(rule.surrogate, dtype),
+        np.int32(rule.through_reset), np.int32(rule.through_adaptation), np.int64(batch * size),
+    )  # fmt: skip
+    of_synapses = (
+        synapses, _bits(layer.alpha), traces.synapses, traces.rising, starts.synapses, starts.rising, grad.direct,
+        into.synapses, into.rising, grad.filtered, synapse_sums, np.int64(batch * receptors * size),
+        np.int32(receptors),
+    )  # fmt: skip
+    for start, stop in reversed(launches(steps, _span(layer, length))):
         span = (np.int32(size), np.int32(steps), np.int32(start), np.int32(stop))
         for each in layer.recurrent if rule.through_recurrent else ():  # the recurrent term of (35)
             last = min(stop + each.delay, steps)
             if start + each.delay < last:
                 later = receiving(grad, each.receptor)[:, start + each.delay : last]
                 engine.add_product(later, each.weights, lambda_s[:, start : last - each.delay])
-        dynamics(
-            values, components, layer.refractory, *_listening(layer), np.int32(MODES[layer.mode]),
-            traces.voltage, traces.spikes, starts.voltage, starts.components, starts.refractory, lambda_s,
-            grad_voltage, into.voltage, into.components, grad.direct, sums, component_sums, kept,
-            *kernel_scales(rule.surrogate, dtype), np.int32(rule.through_reset), np.int32(rule.through_adaptation),
-            np.int64(batch * size), *span, np.int32(length), smallest,
-        )  # fmt: skip
+        dynamics(*of_dynamics, *span, np.int32(length), smallest)
         if filters is not None:
-            filters(
-                synapses, _bits(layer.alpha), traces.synapses, traces.rising, starts.synapses, starts.rising,
-                grad.direct, into.synapses, into.rising, grad.filtered, synapse_sums,
-                np.int64(batch * receptors * size), np.int32(receptors), *span, smallest,
-            )  # fmt: skip
+            filters(*of_synapses, *span, smallest)
     recurrent = tuple(
         recurrent_gradient(engine, traces.spikes, history_of(tape.history, each.delay), receiving(grad, each.receptor))
         for each in layer.recurrent
@@ -158,12 +157,11 @@ def _check(layer: LinearLayer) -> None:
             raise ArgumentError(f"backend 'cupy': expected at most {MOST} {what}; found {number}; use backend='numba'")
 
 
-def _launches(layer: LinearLayer, steps: int, length: int) -> list[tuple[int, int]]:
-    """Stretches of whole blocks, each as long as no spike of it acts within it."""
+def _span(layer: LinearLayer, length: int) -> int | None:
+    """Steps of a launch: whole blocks, so many that no spike of theirs acts within them; None for all."""
     if not layer.recurrent:
-        return [(0, steps)]
-    shortest = min(each.delay for each in layer.recurrent)
-    return [(start, stop) for _, start, stop in spans(steps, shortest // length * length)]
+        return None
+    return min(each.delay for each in layer.recurrent) // length * length
 
 
 def _currents(

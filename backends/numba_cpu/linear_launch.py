@@ -13,10 +13,10 @@ import numpy as np
 
 from blocksim._blocks import added, new_starts
 from blocksim._linear import history_gradient, new_traces, result_of, shifted
+from blocksim._neurons import COMPONENT
 from blocksim.arrays import (
     ABOVE,
     AFTER,
-    COMPONENT,
     DIRECT,
     AdjointResult,
     AdjointRule,
