@@ -1,4 +1,4 @@
-"""A spike whose slope is the fast sigmoid's, as PyTorch and JAX are told of it: for all that asv_bench/peers.py does."""
+"""A spike whose slope is the fast sigmoid's, as PyTorch and JAX are told of it, for asv_bench/peers.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""blocksim: exact simulation, gradients and fitting of LIF and ALIF neurons in blocks of time, from NumPy arrays.
+"""blocksim: exact simulation, gradients and fitting of integrate-and-fire neurons in blocks of time, from NumPy arrays.
 
 >>> import numpy as np
 >>> import blocksim
@@ -11,6 +11,7 @@
 from pathlib import Path as _Path
 
 from blocksim._connections import Alpha, Connection, Exponential
+from blocksim._escape import Escape
 from blocksim._events import Events
 from blocksim._layer import Layer
 from blocksim._linear_neurons import Component, LinearIF, Rectified
@@ -61,6 +62,7 @@ __all__ = [
     "CubaLIF",
     "DeviceError",
     "DivergenceError",
+    "Escape",
     "Events",
     "ExecutorError",
     "Exponential",

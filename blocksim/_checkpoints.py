@@ -114,7 +114,8 @@ def adjoint(
                 return None if grad is None else backend.asarray(grad[where])
 
             before = last_spikes(backend, kept.spikes[samples], kept.history[samples], now.start)
-            tape = layer_forward(layer, part, kept.starts[number].at(samples), before, plan).tape
+            own = plan if plan.noise is None else replace(plan, noise=plan.noise.from_sample(samples.start))
+            tape = layer_forward(layer, part, kept.starts[number].at(samples), before, own).tape
             assert tape is not None
             result = layer_adjoint(
                 layer,

@@ -15,6 +15,7 @@ import numpy as np
 
 from blocksim import _checkpoints, _linear
 from blocksim._blocks import last_spikes, zeros
+from blocksim._escape import Noise
 from blocksim._events import Events
 from blocksim._inputs import finite_numbers, numbers
 from blocksim._layer import Layer
@@ -145,25 +146,29 @@ class Pass:
         return self.backend.input_adjoint(result.current, self.arrays.weights)
 
 
-def forward_pass(layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], state: Any, options: Options) -> Pass:
-    """Simulate one layer; x in the backend's form, (B, T, K)."""
+def forward_pass(
+    layer: Layer, x: Input, neurons: int, dtype: np.dtype[Any], state: Any, options: Options, place: int
+) -> Pass:
+    """Simulate one layer, of that place in a network; x in the backend's form, (B, T, K)."""
     engine = options.backend
     arrays = engine.once(layer, (neurons, dtype), lambda: arrays_of(layer, neurons, dtype, engine))
     lead = arrays.lead if isinstance(arrays, LinearLayer) else 0
-    plan = options.plan(layer, *x.shape[:2])
-    carry, history, earlier = _start(state, x, lead, layer, arrays, engine)
+    batch, steps, _ = x.shape
+    plan, rule = options.plan(layer, batch, steps, place), options.rule_of(layer)
+    carry, history, earlier = _start(state, x, lead, layer, arrays, engine, plan.noise)
     x = _after(engine, earlier, x) if lead else x
     if options.tape == "checkpoint":
         result, tape = _checkpoints.forward(engine, arrays, x, carry, history, plan)
-        return Pass(engine, layer, arrays, x, lead, options.rule, plan, history, result, tape)
+        return Pass(engine, layer, arrays, x, lead, rule, plan, history, result, tape)
     layer_forward, _ = engine.of(arrays)
     result = layer_forward(arrays, x, carry, history, plan)
-    return Pass(engine, layer, arrays, x, lead, options.rule, plan, history, result, result.tape)
+    return Pass(engine, layer, arrays, x, lead, rule, plan, history, result, result.tape)
 
 
 def _start(
-    state: Any, x: Input, lead: int, layer: Layer, arrays: LayerArrays | LinearLayer, engine: Backend
-) -> tuple[Any, Array, np.ndarray]:
+    state: Any, x: Input, lead: int, layer: Layer, arrays: LayerArrays | LinearLayer, engine: Backend,
+    noise: Noise | None,
+) -> tuple[Any, Array, np.ndarray]:  # fmt: skip
     """What a run starts from: the carry and earlier spikes, as the backend's arrays; earlier input, on the host."""
     form, dtype, batch = form_of(arrays), arrays.dtype, x.shape[0]
     delays = layer.recurrent_delays
@@ -179,10 +184,14 @@ def _start(
             f"of {x.shape[2]} inputs (a shorter delay needs less)"
         )
     shapes = arrays.carry_shapes(batch) | {"spikes": (batch, latency, arrays.size)}
-    kinds = dict.fromkeys(shapes, dtype) | {"refractory": np.dtype(np.int32), "spikes": np.dtype(np.bool_)}
+    kinds = dict.fromkeys(shapes, dtype) | {"spikes": np.dtype(np.bool_)}
+    kinds |= dict.fromkeys(shapes.keys() & {"refractory", "draws"}, np.dtype(np.int32))
     earlier = np.zeros((batch, lead, x.shape[2]), dtype)
     if state is None:
         ready = {name: zeros(engine, shape, kinds[name]) for name, shape in shapes.items()}
+        if noise is not None:
+            first = noise.first_draws(batch, arrays.size).astype(dtype)[:, None]
+            ready |= {"remaining": engine.asarray(first), "draws": engine.asarray(np.ones(first.shape, np.int32))}
     else:
         if form is FAMILY:
             shapes, kinds = shapes | {"inputs": earlier.shape}, kinds | {"inputs": dtype}

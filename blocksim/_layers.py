@@ -30,9 +30,9 @@ def passes(
 ) -> list[Pass]:
     """Simulate the layers; x as `blocksim._inputs.read_input` returns it."""
     done: list[Pass] = []
-    for layer, state in zip(layers, states, strict=True):
+    for place, (layer, state) in enumerate(zip(layers, states, strict=True)):
         given = done[-1].spikes if done else prepare(x, layer, options.backend, dtype)
-        done.append(forward_pass(layer, given, layer.size or given.shape[2], dtype, state, options))
+        done.append(forward_pass(layer, given, layer.size or given.shape[2], dtype, state, options, place))
     return done
 
 

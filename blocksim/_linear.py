@@ -6,11 +6,13 @@ connections: `blocksim._blocks` is the same for LIF and ALIF. What happens insid
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blocksim._blocks import added, delayed, new_starts, recurrent_gradient, spans, zero_sums, zeros
+from blocksim._escape import Noise
 from blocksim._events import Events
 from blocksim.arrays import (
     DIRECT,
@@ -111,7 +113,22 @@ def forward(
         if starts is not None:
             starts.put(number, carry)
         carry = backend.linear_block_forward(block, carry, layer, traces.at(now))
+        if plan.noise is not None:
+            carry = _drawn(backend, carry, traces.spikes[:, start:stop], plan.noise)
     return result_of(traces, carry, starts, history, plan)
+
+
+def _drawn(backend: Backend, carry: LinearCarry, spikes: Array, noise: Noise) -> LinearCarry:
+    """What neurons that spiked in a block bear before their next spike: they are refractory until the block ends."""
+    fired = backend.to_numpy(spikes).any(axis=1)
+    samples, neurons = np.nonzero(fired)
+    if not len(samples):
+        return carry
+    remaining, draws = (backend.to_numpy(array).copy() for array in (carry.remaining, carry.draws))
+    number = draws[samples, 0, neurons]
+    remaining[samples, 0, neurons] = noise.draws(samples, neurons, fired.shape[1], number)
+    draws[samples, 0, neurons] += 1
+    return replace(carry, remaining=backend.asarray(remaining), draws=backend.asarray(draws))
 
 
 def adjoint(

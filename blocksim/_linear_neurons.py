@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from blocksim._escape import Escape
 from blocksim._milliseconds import decay_of_ms
 from blocksim._neurons import Neuron, Number, membrane, refractory_period, threshold
 from blocksim._parameters import check_fields, decay, parameter, parts, setting, tuple_of
@@ -148,6 +149,8 @@ class LinearIF(Neuron):
         -theta; not at all with factor 1 and 0.
     refractory : {"ignore", "hold", "integrate"}
         What the potential does while refractory: it decays, without current; it stays; it goes on as always.
+    spike : Escape or None
+        Noise of the spikes; None: a neuron spikes where its potential is above the threshold, (32).
 
     Raises
     ------
@@ -172,6 +175,7 @@ class LinearIF(Neuron):
     v_reset: Number = parameter("potential after a spike, beside the part that is kept", unit="potential", default=0.0)
     reset_factor: Number = parameter("part of the potential that is kept after a spike", default=0.0)
     refractory: str = setting("ignore", REFRACTORY)
+    spike: Escape | None = parts("spike", default=None)
 
     def __post_init__(self) -> None:
         components = tuple_of(self.components)
@@ -180,6 +184,8 @@ class LinearIF(Neuron):
                 raise ArgumentError(f"components: expected a sequence of Component or Rectified; found {found(each)} "
                                     f"at index {place}")  # fmt: skip
         object.__setattr__(self, "components", components)
+        if self.spike is not None and not isinstance(self.spike, Escape):
+            raise ArgumentError(f"spike: expected a blocksim.Escape or None; found {found(self.spike)}")
         super().__post_init__()
 
     def listens(self, components: int) -> tuple[str, ...]:

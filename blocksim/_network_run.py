@@ -103,6 +103,8 @@ class NetworkRun:
         Spikes of each neuron over the run, of each layer.
     backend, method : str
         What ran.
+    seed : int or None
+        That of its stochastic spikes; None where there are none.
     """
 
     output: Any
@@ -110,6 +112,7 @@ class NetworkRun:
     state: NetworkState
     backend: str
     method: str
+    seed: int | None
     _network: Network = field(repr=False)
     _passes: tuple[Pass, ...] = field(repr=False)
     _readout: ReadoutPass | None = field(repr=False)
@@ -202,6 +205,7 @@ def network_run_of(network: Network, done: Sequence[Pass], state: Any, view: Vie
         ),
         backend=engine.name,
         method=options.method,
+        seed=next((each.plan.noise.seed for each in done if each.plan.noise is not None), None),
         _network=network,
         _passes=tuple(done),
         _readout=readout,

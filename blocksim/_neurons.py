@@ -28,6 +28,8 @@ FAMILY: dict[str, float | None] = {"beta": None, "theta": None, "v_reset": 0.0, 
 COMPONENT: dict[str, float | None] = {
     "decay": None, "jump": 1.0, "from_voltage": 0.0, "to_voltage": 0.0, "to_threshold": 0.0, "knot": 0.0
 }  # fmt: skip
+# and of stochastic spikes, (39)
+NOISE = ("spike.rate", "spike.width")
 DERIVATIVE_STEP = 1e-30
 
 
@@ -75,9 +77,9 @@ class Neuron:
         A subclass with parameters of other names replaces it, and returns those of (1)-(6), beta, theta, p and b (the
         last two may be left out, for no adaptation); or those of the linear family, (30)-(34): beta, theta, v_reset,
         reset_factor, and components, a sequence of dicts with decay, jump, from_voltage, to_voltage, to_threshold and
-        knot, of which all but decay may be left out. It is called with numbers or (N,) arrays, which may be complex:
-        gradients are taken through it by steps along the imaginary axis, exact to rounding, so it is written with
-        arithmetic and NumPy's analytic functions, element by element.
+        knot, of which all but decay may be left out; and "spike.rate" and "spike.width" of (39). It is called with
+        numbers or (N,) arrays, which may be complex: gradients are taken through it by steps along the imaginary axis,
+        exact to rounding, so it is written with arithmetic and NumPy's analytic functions, element by element.
         """
         return own
 
@@ -103,6 +105,7 @@ class Neuron:
             known = FAMILY | {
                 f"components.{place}.{name}": COMPONENT[name] for place in components for name in COMPONENT
             }
+            known |= dict.fromkeys(name for name in NOISE if set(NOISE) & set(found))
         complete = {name: value for name, value in known.items() if value is not None} | found
         unknown = set(complete) ^ set(known)
         if unknown:
@@ -111,6 +114,11 @@ class Neuron:
                 f"family; found a difference in {', '.join(sorted(unknown))}"
             )
         return complete
+
+    @cached_property
+    def is_stochastic(self) -> bool:
+        """Whether its spikes have escape noise, (39)."""
+        return NOISE[0] in self.linear_parameters()
 
     @cached_property
     def is_simple(self) -> bool:

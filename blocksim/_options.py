@@ -6,28 +6,30 @@ them to `simulate`, which makes an `Options` of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from blocksim._escape import Noise, checked_seed
 from blocksim._layer import Layer
 from blocksim._validation import choice, choices, whole
 from blocksim.arrays import AdjointRule, Plan
 from blocksim.backend import Backend, get_backend
 from blocksim.errors import ArgumentError
-from blocksim.surrogates import Surrogate, get_surrogate
+from blocksim.surrogates import Hazard, Surrogate, get_surrogate
 
 METHODS = ("blocks", "standard")
 GRADIENTS = ("standard", "paper")
 DETACH = ("reset", "recurrent", "adaptation")
+DEFAULT = "fast_sigmoid"  # surrogate of spikes that are not stochastic; of those that are, their own
 
 
-def adjoint_rule(surrogate: str | Surrogate, gradient: str, detach: Any) -> AdjointRule:
+def adjoint_rule(surrogate: str | Surrogate | None, gradient: str, detach: Any) -> AdjointRule:
     """Which gradient to take; raises `ArgumentError` naming the argument that is wrong."""
     cut = choices("detach", detach, DETACH)
     return AdjointRule(
-        surrogate=get_surrogate(surrogate),
+        surrogate=get_surrogate(DEFAULT if surrogate is None else surrogate),
         paper=choice("gradient", gradient, GRADIENTS) == "paper",
         **{f"through_{path}": path not in cut for path in DETACH},
     )
@@ -53,6 +55,8 @@ class Options:
     record: tuple[str, ...]
     tape: bool | str
     rule: AdjointRule
+    own_surrogate: bool  # none was asked for
+    noise: Noise  # of the first layer
 
     @classmethod
     def checked(
@@ -63,9 +67,10 @@ class Options:
         record: Any,
         recordable: tuple[str, ...],
         tape: Any,
-        surrogate: str | Surrogate,
+        surrogate: str | Surrogate | None,
         gradient: str,
         detach: Any,
+        seed: int | Noise | None,
     ) -> Options:
         """From what a caller passes; raises `ArgumentError` naming the argument."""
         choice("method", method, METHODS)
@@ -76,10 +81,23 @@ class Options:
         engine = get_backend(backend)
         if tape:
             engine.check_surrogate(rule.surrogate)
-        return cls(engine, method, block_length, record, tape if isinstance(tape, str) else bool(tape), rule)
+        noise = seed if isinstance(seed, Noise) else Noise(checked_seed(seed))
+        kept = tape if isinstance(tape, str) else bool(tape)
+        return cls(engine, method, block_length, record, kept, rule, surrogate is None, noise)
+
+    def rule_of(self, layer: Layer) -> AdjointRule:
+        """Which gradient to take of a layer."""
+        if self.own_surrogate and layer.neuron.is_stochastic:
+            return replace(self.rule, surrogate=Hazard())
+        return self.rule
 
     def check_layer(self, layer: Layer) -> None:
         """Raise `ArgumentError` where the backend, or the gradient asked for, is not for this layer."""
+        if isinstance(self.rule.surrogate, Hazard) and not layer.neuron.is_stochastic:
+            raise ArgumentError(
+                f"surrogate: expected one of spikes at a threshold for {type(layer.neuron).__name__} neurons without "
+                "noise; found 'hazard', which is that of stochastic spikes (Escape)"
+            )
         if layer.is_simple:
             return
         what = f"{type(layer.neuron).__name__} neurons" if not layer.neuron.is_simple else "synapses or connections"
@@ -94,8 +112,8 @@ class Options:
                 "with plain weights"
             )
 
-    def plan(self, layer: Layer, batch: int, steps: int) -> Plan:
-        """How one layer runs."""
+    def plan(self, layer: Layer, batch: int, steps: int, place: int) -> Plan:
+        """How one layer runs, of that place in a network."""
         return Plan(
             batch=batch,
             # no longer than the run, for which the adjoint's memory is taken
@@ -104,6 +122,7 @@ class Options:
             record_threshold="threshold" in self.record,
             tape=bool(self.tape),
             paper=self.rule.paper,
+            noise=self.noise._replace(place=place) if layer.neuron.is_stochastic else None,
         )
 
     def block_length_of(self, layer: Layer) -> int:

@@ -77,7 +77,8 @@ def parameter(meaning: str, *, default: Any = MISSING, parts: str | None = None,
 def parts(name: str, **more: Any) -> Any:
     """A field that holds an object with parameters of its own, or a tuple of such objects and of None.
 
-    Object i of a tuple has its parameters under `name`.i; a single object has them under their own names.
+    Object i of a tuple has its parameters under `name`.i, a single object under `name`, or without a name under their
+    own names.
     """
     return field(metadata={"parts": name}, **more)
 
@@ -161,7 +162,7 @@ def with_values(owner: T, given: Mapping[str, Any]) -> T:
             if isinstance(value, tuple):
                 rest = iter(changed)
                 value = tuple(None if part is None else next(rest) for part in value)
-            else:
+            elif changed:
                 (value,) = changed
         own[item.name] = given.get(item.name, value)
     return made(type(owner), own)
@@ -258,4 +259,5 @@ def _named_parts(item: Any, value: Any) -> Iterator[tuple[str, Any]]:
             if part is not None:
                 yield f"{item.metadata['parts']}.{number}.", part
     elif value is not None:
-        yield "", value
+        name = item.metadata["parts"]
+        yield f"{name}." if name else "", value

@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim._connections import Exponential, Synapse
+from blocksim._escape import Escape
 from blocksim._linear_neurons import Component, LinearIF, Rectified
 from blocksim._milliseconds import decay_of_ms, propagators
 from blocksim._neurons import LIF, membrane_of_ms
@@ -112,6 +113,7 @@ class GIF(LinearIF):
         thresholds: Any = (),
         coupling: Any = (),
         rounding: str | None = None,
+        spike: Escape | None = None,
     ) -> Self:
         """Make neurons from time constants in milliseconds.
 
@@ -130,7 +132,10 @@ class GIF(LinearIF):
             Rises of the threshold: time constant in ms, and rise at a spike, in the unit of the potential.
         coupling : sequence of (tau, knot, slope)
             What the potential does to the threshold, as in the iGIF neuron (`Rectified`): time constant in ms; the
-            potential above which it acts; and the rise of the threshold, once settled, for each unit above it.
+            potential above which it acts, None for the potential itself, on both sides of rest; and the rise of the
+            threshold, once settled, for each unit above it.
+        spike : Escape or None
+            Noise of the spikes, as in the GIF neuron of Pozzorini et al.
 
         Raises
         ------
@@ -138,15 +143,13 @@ class GIF(LinearIF):
             A time constant is not a positive number of ms, or what describes a component is no pair or triple.
         """
         dt = milliseconds("dt", dt)
-        coupled = tuple(
-            Rectified.from_ms(tau, dt, knot=knot, to_threshold=slope)
-            for tau, knot, slope in _tuples("coupling", coupling, "knot", "slope")
-        )
+        coupled = tuple(_follower(each, dt) for each in _tuples("coupling", coupling, "knot", "slope"))
         return cls(
             **membrane_of_ms(tau_mem, dt, theta, refractory, rounding),
             components=[*_components(currents, thresholds, tau_mem, dt), *coupled],
             v_reset=v_reset,
             refractory="hold",
+            spike=spike,
         )
 
 
@@ -174,6 +177,7 @@ class MAT(LinearIF):
         refractory: Any = 0.0,
         thresholds: Any = (),
         rounding: str | None = None,
+        spike: Escape | None = None,
     ) -> Self:
         """Make neurons from time constants in milliseconds.
 
@@ -185,6 +189,8 @@ class MAT(LinearIF):
             Threshold at rest (omega) above the resting potential: in mV, say.
         thresholds : sequence of (tau, amplitude)
             Rises of the threshold: time constant in ms, and rise at a spike, in the unit of the potential.
+        spike : Escape or None
+            Noise of the spikes.
         """
         dt = milliseconds("dt", dt)
         return cls(
@@ -192,6 +198,7 @@ class MAT(LinearIF):
             components=_components((), thresholds, tau_mem, dt),
             reset_factor=1.0,
             refractory="integrate",
+            spike=spike,
         )
 
 
@@ -227,12 +234,13 @@ class GLIF(LinearIF):
         currents: Any = (),
         thresholds: Any = (),
         rounding: str | None = None,
+        spike: Escape | None = None,
     ) -> Self:
         """Make neurons from time constants in milliseconds.
 
         Parameters
         ----------
-        tau_mem, dt, theta, refractory, rounding
+        tau_mem, dt, theta, refractory, rounding, spike
             As in `GIF.from_ms`.
         v_reset, reset_factor : float or (N,) array
             After a spike the potential is reset_factor times what it was, plus v_reset.
@@ -251,6 +259,7 @@ class GLIF(LinearIF):
             v_reset=v_reset,
             reset_factor=reset_factor,
             refractory="hold",
+            spike=spike,
         )
 
 
@@ -282,6 +291,7 @@ class AdLIF(LinearIF):
         refractory: Any = 0.0,
         discretisation: str = "symplectic",
         rounding: str | None = None,
+        spike: Escape | None = None,
     ) -> Self:
         """Make neurons from time constants in milliseconds.
 
@@ -293,6 +303,8 @@ class AdLIF(LinearIF):
             What the potential and a spike add to the adaptation.
         dt, theta, refractory, rounding
             As in `LIF.from_ms`. The potential is reset to 0.
+        spike : Escape or None
+            Noise of the spikes.
         discretisation : {"symplectic", "exact"}
             "symplectic" is SE-adLIF: u of a step from w of the step before, w from u of the same step, after its reset.
             "exact" solves the two equations together, for a current that is constant within a step.
@@ -310,7 +322,7 @@ class AdLIF(LinearIF):
         jump = (1 - decay) * b
         if discretisation == "symplectic":
             component = Component(decay, jump, (1 - decay) * a, to_voltage=-(1 - beta), listens="after")
-            return cls(**common, components=[component])
+            return cls(**common, components=[component], spike=spike)
         step, gain = _coupled(real_array("tau_mem", tau_mem, "ms"), real_array("tau_adapt", tau_adapt, "ms"), a, dt)
         # With w of the model, c = w - r V is not moved by the current, for r as below, and becomes
         # q c + (p + q r) V - r (V after the reset - U), p being what V alone makes of w - r U. A part k of V then moves
@@ -325,7 +337,7 @@ class AdLIF(LinearIF):
             Component(q, jump, r, to_voltage=drive),
             Component(q, 0.0, k - r, to_voltage=drive, listens="after"),
         ]
-        return cls(**common | {"beta": own}, components=components)
+        return cls(**common | {"beta": own}, components=components, spike=spike)
 
     @staticmethod
     def current_gain(*, tau_mem: Any, dt: float, tau_adapt: Any = None, a: Any = 0.0) -> Any:
@@ -349,8 +361,18 @@ def _tuples(name: str, given: Any, *numbers: str) -> list[tuple[Any, ...]]:
                 f"{name}: expected a sequence of ({', '.join(('tau in ms', *numbers))}); found {found(each)} in it"
             )
         tau, *values = each
-        every.append((tau, *(real_array(number, value) for number, value in zip(numbers, values, strict=True))))
+        pairs = zip(numbers, values, strict=True)
+        every.append((tau, *(None if value is None else real_array(number, value) for number, value in pairs)))
     return every
+
+
+def _follower(coupling: tuple[Any, ...], dt: float) -> Component | Rectified:
+    """What follows the potential above a knot, or the potential itself, and moves the threshold."""
+    tau, knot, slope = coupling
+    if knot is not None:
+        return Rectified.from_ms(tau, dt, knot=knot, to_threshold=slope)
+    factor = decay_of_ms("tau", tau, dt)
+    return Component(factor, jump=0.0, from_voltage=1 - factor, to_threshold=slope)
 
 
 def _components(currents: Any, thresholds: Any, tau_mem: Any, dt: float) -> list[Component]:

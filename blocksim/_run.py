@@ -124,6 +124,8 @@ class Run:
         What ran.
     block_length : int
         Steps in a block; 1 for the standard method.
+    seed : int or None
+        That of its stochastic spikes; None where they are not.
 
     Notes
     -----
@@ -137,6 +139,7 @@ class Run:
     backend: str
     method: str
     block_length: int
+    seed: int | None
     _pass: Pass | None = field(repr=False)  # None without a tape, whose run holds on to nothing
     _view: View = field(repr=False)
 
@@ -219,6 +222,7 @@ def run_of(layer_pass: Pass, view: View, method: str) -> Run:
         backend=layer_pass.backend.name,
         method=method,
         block_length=layer_pass.plan.block_length,
+        seed=None if layer_pass.plan.noise is None else layer_pass.plan.noise.seed,
         _pass=None if layer_pass.tape is None else layer_pass,
         _view=view,
     )

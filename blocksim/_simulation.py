@@ -34,10 +34,11 @@ def simulate(
     state: State | LinearState | None = ...,
     record: tuple[str, ...] | str = ...,
     tape: bool | str = ...,
-    surrogate: str | Surrogate = ...,
+    surrogate: str | Surrogate | None = ...,
     gradient: str = ...,
     detach: tuple[str, ...] | str = ...,
     batch_size: int | None = ...,
+    seed: int | None = ...,
 ) -> Run: ...
 @overload
 def simulate(
@@ -49,10 +50,11 @@ def simulate(
     state: NetworkState | None = ...,
     record: tuple[str, ...] | str = ...,
     tape: bool | str = ...,
-    surrogate: str | Surrogate = ...,
+    surrogate: str | Surrogate | None = ...,
     gradient: str = ...,
     detach: tuple[str, ...] | str = ...,
     batch_size: int | None = ...,
+    seed: int | None = ...,
 ) -> NetworkRun: ...
 def simulate(
     layer: Layer | Network,
@@ -63,10 +65,11 @@ def simulate(
     state: State | LinearState | NetworkState | None = None,
     record: tuple[str, ...] | str = (),
     tape: bool | str = False,
-    surrogate: str | Surrogate = "fast_sigmoid",
+    surrogate: str | Surrogate | None = None,
     gradient: str = "standard",
     detach: tuple[str, ...] | str = ("reset",),
     batch_size: int | None = None,
+    seed: int | None = None,
 ) -> Run | NetworkRun:
     """Simulate a layer of neurons, or a network, exactly, in blocks of time: equations (1)-(6) and (27)-(34).
 
@@ -93,9 +96,11 @@ def simulate(
         Keep what `Run.backward` needs. x is kept, not copied: leave it as it is until then. "checkpoint" keeps a few
         states instead, and computes the rest again, an eighth of the run at a time: less memory for more time
         (docs/performance.md); gradients are the same to rounding.
-    surrogate : str or Surrogate
+    surrogate : str, Surrogate or None
         Surrogate derivative of the spike: "fast_sigmoid", "box_car", "multi_gaussian", "arctan", "sigmoid",
-        "triangle", "superspike", or an object that carries its scale, `blocksim.surrogates.FastSigmoid(k=25)`.
+        "triangle", "superspike", or an object that carries its scale, `blocksim.surrogates.FastSigmoid(k=25)`. "hazard"
+        is the slope of the probability of a stochastic spike (`Escape`). None: "hazard" of neurons with such spikes,
+        else "fast_sigmoid".
     gradient : {"standard", "paper"}
         The surrogate gradient of the step-by-step model, equations (7)-(13), or that of Taylor et al. 2023,
         equations (14)-(17), which depends on the block length.
@@ -103,6 +108,10 @@ def simulate(
         Paths that carry no gradient.
     batch_size : int or None
         Number of samples B, for a CSR array only.
+    seed : int or None
+        Of stochastic spikes (`Escape`), 0 to 2**64 - 1; None: another each time, which the run tells. The same seed
+        gives the same spikes for every method, block length and number of threads, and with `state` those of one long
+        run.
 
     Returns
     -------
@@ -143,7 +152,9 @@ def simulate(
     network = layer if isinstance(layer, Network) else None
     layers = (layer,) if isinstance(layer, Layer) else layer.layers
     recordable = RECORD if network is None else NETWORK_RECORD
-    options = Options.checked(backend, method, block_length, record, recordable, tape, surrogate, gradient, detach)
+    options = Options.checked(
+        backend, method, block_length, record, recordable, tape, surrogate, gradient, detach, seed
+    )
     for each in layers:
         options.check_layer(each)
         options.block_length_of(each)

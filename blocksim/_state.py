@@ -72,6 +72,10 @@ class LinearState:
         States s and z of the last step; z is zero but for alpha synapses.
     refractory : (batch, N) int32 array
         Steps for which each neuron is still refractory.
+    remaining : (batch, X, N) float array
+        Hazard that each neuron bears before its next spike, (39); X is 1 if spikes are stochastic, else 0.
+    draws : (batch, X, N) int32 array
+        Random numbers that each neuron has drawn.
     spikes : (batch, D, N) bool array
         Spikes of the last D steps, oldest first, D the longest recurrent delay.
     inputs : (batch, E, K) float array
@@ -83,6 +87,8 @@ class LinearState:
     synapses: np.ndarray
     rising: np.ndarray
     refractory: np.ndarray
+    remaining: np.ndarray
+    draws: np.ndarray
     spikes: np.ndarray
     inputs: np.ndarray
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from blocksim._escape import Noise
 from blocksim._events import Events
 from blocksim.surrogates import Surrogate
 
@@ -127,6 +128,7 @@ class Plan:
     record_threshold: bool
     tape: bool
     paper: bool  # the tape is for gradient="paper"
+    noise: Noise | None = None  # what stochastic neurons draw
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,8 @@ class LinearParameters(Record):
     bias: Array  # (N,)
     reset_factor: Array  # (N,), f
     v_reset: Array  # (N,)
+    rate: Array  # (N,), of (39); 0 where spikes are not stochastic
+    width: Array  # (N,); 1 there
     decay: Array  # (C, N), q
     jump: Array  # (C, N), d
     from_voltage: Array  # (C, N), k
@@ -238,11 +242,13 @@ class LinearCarry(Record):
     synapses: Array  # (B, R, N), s of (28)
     rising: Array  # (B, R, N), z of (28); zero but for alpha synapses
     refractory: Array  # (B, N) int32, steps still refractory
+    remaining: Array  # (B, X, N), hazard to bear before the next spike, (39); X is 1 if spikes are stochastic, or 0
+    draws: Array  # (B, X, N) int32, random numbers drawn
 
 
 @dataclass(frozen=True, eq=False)
 class LinearAdjointCarry(Record):
-    """Gradient with respect to each real-valued array of `LinearCarry`."""
+    """Gradient with respect to each array of `LinearCarry` that a gradient belongs to."""
 
     voltage: Array
     components: Array
@@ -290,6 +296,7 @@ class LinearLayer(NeuronArrays):
     recurrent: tuple[LinearConnection, ...]
     listens: tuple[str, ...] = ()  # of each component: what k multiplies, one of LISTENS
     given: int | None = None  # the receptor of x where it is the current itself
+    stochastic: bool = False  # spikes have escape noise, (39)
 
     @property
     def latency(self) -> int:
@@ -308,8 +315,11 @@ class LinearLayer(NeuronArrays):
     def carry_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
         """The shape of each array of `LinearCarry`."""
         components, receptors = (batch, *self.neuron.decay.shape), (batch, *self.neuron.gain.shape)
-        one = (batch, self.size)
-        return {"voltage": one, "components": components, "synapses": receptors, "rising": receptors, "refractory": one}
+        one, noise = (batch, self.size), (batch, int(self.stochastic), self.size)
+        return {
+            "voltage": one, "components": components, "synapses": receptors, "rising": receptors, "refractory": one,
+            "remaining": noise, "draws": noise,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -200,6 +200,7 @@ def explained_temporal_variance(
     sigma: float = 10.0,
     windows: Any = None,
     normalise: bool = True,
+    pooled: bool = False,
 ) -> np.ndarray:
     """Explained temporal variance (ETV) of each model: the score of Taylor et al. (2023) and of Teeter et al. (2018).
 
@@ -217,16 +218,18 @@ def explained_temporal_variance(
         As for `explained_variance`. Taylor et al. take three stretches of 1 s.
     normalise : bool
         Whether to divide by the reliability.
+    pooled : bool
+        Whether the models are repetitions of one stochastic model, scored once, by their mean rate.
 
     Returns
     -------
-    (M,) float64 array
+    (M,) float64 array, (1,) if pooled
         1: as good as the trials' mean; 0: nothing. Trials without any spike have a reliability of 1.
 
     Notes
     -----
     Sources: Taylor, King, Harper, NeurIPS 2023, and Teeter et al., Nature Communications 9 (2018), 709, with the code
-    that both published. A model of several trains, one a trial of a noisy model, is scored by the mean of theirs.
+    that both published.
 
     Examples
     --------
@@ -237,8 +240,21 @@ def explained_temporal_variance(
     """
     normalise = flag("normalise", normalise)
     options: dict[str, Any] = {"sigma": sigma, "duration": duration, "windows": windows}
-    score = explained_variance(models, trials, **options).mean(axis=1)
+    if flag("pooled", pooled):
+        score = _of_mean(models, trials, **options).mean(axis=1)
+    else:
+        score = explained_variance(models, trials, **options).mean(axis=1)
     return np.asarray(score / reliability(trials, **options) if normalise else score)
+
+
+def _of_mean(models: Any, trials: Any, *, sigma: float, duration: float, windows: Any) -> np.ndarray:
+    """`explained_variance` (1, K) of the mean of the smoothed models: of one train with the spikes of all of them."""
+    models, trials, duration = _within(models, trials, duration)
+    sigma, spans = milliseconds("sigma", sigma), _spans(windows, duration)
+    merged = SpikeTrains.of([np.sort(models.times)])
+    own = _variances(merged, sigma, spans)[:, None] / len(models) ** 2
+    covariances = _covariances(merged, trials, sigma, spans) / len(models)
+    return _explained(own, _variances(trials, sigma, spans), covariances)
 
 
 def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0) -> np.ndarray:
@@ -540,9 +556,13 @@ def md_star(models: Any, trials: Any, *, window: float = 4.0, model_pairs: str =
         raise ArgumentError(
             f"models, trials: expected at least one model and two trials; found {len(models)} and {len(trials)}"
         )
-    both = coincidences(models, trials, window=window).mean()
+    merged = SpikeTrains.of([np.sort(models.times)])  # where all pairs count, whose spikes they are makes no difference
+    both = coincidences(merged, trials, window=window).mean() / len(models)
     data = _pair_mean(coincidences(trials, trials, window=window), different=True)
-    own = _pair_mean(coincidences(models, models, window=window), different=model_pairs == "different")
+    if model_pairs == "all" or len(models) == 1:
+        own = float(coincidences(merged, merged, window=window).item()) / len(models) ** 2
+    else:
+        own = _pair_mean(coincidences(models, models, window=window), different=True)
     if data + own == 0:
         return 1.0 if not models.times.size and not trials.times.size else 0.0
     return float(2 * both / (data + own))

@@ -14,6 +14,7 @@ import numpy as np
 
 from blocksim._connections import MOST_SYNAPSES, Alpha, Connection, Exponential, Synapse
 from blocksim._containers import Container, open_container, write_container
+from blocksim._escape import Escape
 from blocksim._layer import Layer
 from blocksim._linear_neurons import Component, Rectified
 from blocksim._milliseconds import MAX_STEPS
@@ -29,6 +30,7 @@ MOST_LATENCY = MAX_STEPS + 1
 # by what they listen to
 COMPONENTS: dict[str, type[Component | Rectified]] = {"before": Component, "after": Component, "above": Rectified}
 SYNAPSES: dict[str, type[Synapse]] = {kind.__name__: kind for kind in (Exponential, Alpha)}
+SPIKES: dict[str, type[Escape]] = {Escape.__name__: Escape}
 # arrays that a file holds besides those of the network: a training's state, say
 EXTRA = "extra/"
 
@@ -229,12 +231,14 @@ def _values(prefix: str, names: Iterable[str], arrays: Mapping[str, np.ndarray])
 def _described(layer: Layer) -> dict[str, Any]:
     """What there is to say of a layer beside its arrays; of LIF and ALIF with plain weights, as ever, two things."""
     neuron = layer.neuron
+    noise = getattr(neuron, "spike", None)
     more = {
         "settings": settings(neuron),
         "components": [each.listens for each in getattr(neuron, "components", ())],
         "synapses": [None if each is None else type(each).__name__ for each in layer.receptors],
         "inputs": [each.synapse for each in layer.input_connections],
         "recurrent": [each.synapse for each in layer.recurrent_connections],
+        "spike": type(noise).__name__ if noise is not None else None,
     }
     return {"neuron": neuron.kind(), "latency_steps": layer.latency_steps} | {
         name: value for name, value in more.items() if value
@@ -258,6 +262,7 @@ def _is_layer(described: Mapping[str, Any]) -> bool:
         and isinstance(synapses, list)
         and all(each is None or each in SYNAPSES for each in synapses)
         and isinstance(described.get("settings", {}), dict)
+        and described.get("spike") in (None, *SPIKES)
     )
 
 
@@ -271,6 +276,8 @@ def _parts(described: Mapping[str, Any]) -> Iterator[tuple[str, type]]:
     for group in ("inputs", "recurrent"):
         for number in range(len(described.get(group, []))):
             yield f"{group}.{number}.", Connection
+    if described.get("spike") is not None:
+        yield "spike.", SPIKES[described["spike"]]
 
 
 def _layer(described: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.ndarray]) -> Layer:
@@ -291,6 +298,8 @@ def _layer(described: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.nd
                 made(COMPONENTS[listens], each[f"components.{number}."] | {"listens": listens})
                 for number, listens in enumerate(described["components"])
             )
+        if described.get("spike") is not None:
+            of_neuron["spike"] = SPIKES[described["spike"]](**each["spike."])
         of_layer = _values(prefix, declared(Layer), arrays)
         synapses = tuple(
             None if name is None else SYNAPSES[name](**each[f"synapses.{number}."])

@@ -18,6 +18,36 @@ def rise(sigma: np.ndarray) -> np.ndarray:
     return kappa.astype(sigma.dtype)
 
 
+LARGEST_EXPONENT = 60.0  # of a hazard's: a neuron that bears more spikes at once anyway
+# of the exponential: where it underflows, and the degree of its series
+EXPONENTIAL = {np.dtype(np.float32): (-87.0, 7), np.dtype(np.float64): (-708.0, 13)}
+
+
+def exponential(x: np.ndarray) -> np.ndarray:
+    """exp(x), of up to `LARGEST_EXPONENT`, to rounding: x = k ln 2 + r, Taylor series in r, times 2^k.
+
+    By multiplications, then additions, never contracted, in this order: every backend has the same bits.
+    """
+    lowest, degree = EXPONENTIAL[x.dtype]
+    one, number = x.dtype.type(1), x.dtype.type
+    x = np.minimum(x, number(LARGEST_EXPONENT))
+    k = np.rint(x * number(1.4426950408889634))
+    # ln 2 in two parts, the first short enough that k times it is exact
+    r = x - k * number(0.693145751953125)
+    r = r - k * number(1.4286068203094172e-06)
+    total = np.full_like(x, one)
+    for n in range(degree, 0, -1):
+        total = total * r * number(1.0 / n) + one
+    powers = np.ldexp(total, np.maximum(k, -1000).astype(np.int32))
+    return np.asarray(np.where(x < number(lowest), number(0), powers))
+
+
+def steepness(width: np.ndarray) -> np.ndarray:
+    """1 / width of (39), of the computing precision; 0 where there is no neuron."""
+    known = width > 0
+    return np.where(known, 1 / np.where(known, width, 1), 0).astype(width.dtype)
+
+
 # A row of input with more spikes than this for each input is real-valued: spike counts rise that high by mistake only,
 # as where a recording's integers are taken for counts, and their events would take more memory than the array.
 MOST_SPIKES = 8

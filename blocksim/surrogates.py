@@ -12,6 +12,8 @@ hold every copy to the formulas here.
 | arctan | (k/2) / (1 + (pi k m / 2)^2) | k = 2 |
 | sigmoid | k q (1 - q), q = 1 / (1 + exp(-k m)) | k = 4 |
 | triangle | gamma max(0, 1 - abs(m)) | gamma = 0.3 |
+
+That of stochastic spikes, "hazard", is one of the neuron's own hazard: `Hazard`.
 """
 
 from __future__ import annotations
@@ -161,6 +163,25 @@ class Triangle(Surrogate):
         return slope
 
 
+@dataclass(frozen=True)
+class Hazard(Surrogate):
+    """The slope of the probability of a stochastic spike in one step, 1 - exp(-hazard), (39).
+
+    It is hazard exp(-hazard) / width, of the neuron's own rate and width: `slope`.
+    """
+
+    kind: ClassVar[int] = 6
+
+    def __call__(self, m: np.ndarray) -> np.ndarray:
+        """Refused: the slope is not one of m alone."""
+        raise ArgumentError("surrogate: expected one that depends on U - theta alone; found 'hazard'")
+
+    def slope(self, hazard: np.ndarray, steepness: np.ndarray) -> np.ndarray:
+        """Of the hazard in a step, and 1 / width."""
+        result: np.ndarray = hazard * np.exp(-hazard) * steepness
+        return result
+
+
 def _normal(m: np.ndarray, mean: float, sd: float) -> np.ndarray:
     density: np.ndarray = np.exp(-0.5 * ((m - mean) / sd) ** 2) / (sd * math.sqrt(2 * math.pi))
     return density
@@ -177,8 +198,10 @@ SURROGATES: dict[str, Callable[[], Surrogate]] = {
 }
 
 
+# of neurons whose spikes are stochastic
+HAZARD = "hazard"
 # whose formulas compiled kernels hold copies of
-COMPILED = frozenset(type(make()) for make in SURROGATES.values())
+COMPILED = frozenset({Hazard, *(type(make()) for make in SURROGATES.values())})
 
 
 @cache
@@ -195,9 +218,11 @@ def get_surrogate(surrogate: Any) -> Surrogate:
         return surrogate
     if isinstance(surrogate, str) and surrogate in SURROGATES:
         return _default(surrogate)
+    if isinstance(surrogate, str) and surrogate == HAZARD:
+        return Hazard()
     raise ArgumentError(
-        f"surrogate: expected one of {', '.join(map(repr, SURROGATES))}, or a blocksim.surrogates object that carries "
-        f"its scale, such as FastSigmoid(k=25); found {found(surrogate)}"
+        f"surrogate: expected one of {', '.join(map(repr, (*SURROGATES, HAZARD)))}, or a blocksim.surrogates object "
+        f"that carries its scale, such as FastSigmoid(k=25); found {found(surrogate)}"
     )
 
 

@@ -88,8 +88,9 @@ def forward(
             if layer.recurrent is not None:
                 engine.add_spikes(out.spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
             launch(
-                *before, *state, out.spikes, out.voltage, out.threshold, out.free_voltage, *arrays_or_null(starts, after),
-                *shape_of_run, np.int32(start), np.int32(stop), np.int32(length), smallest,
+                *before, *state, out.spikes, out.voltage, out.threshold, out.free_voltage,
+                *arrays_or_null(starts, after), *shape_of_run, np.int32(start), np.int32(stop), np.int32(length),
+                smallest,
             )  # fmt: skip
     result = result_of(out, after, starts, history, plan)
     return replace(result, tape=ScannedTape(**vars(result.tape))) if scan and result.tape else result

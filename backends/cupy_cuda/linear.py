@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .backend import CupyBackend
 
 MODES = {"ignore": 0, "hold": 1, "integrate": 2}  # linear.cu's
+CARRIED = 5  # arrays of a carry that kernels know
 MOST = 62  # components or receptors: flags of all are the bits of one number
 
 
@@ -74,7 +75,7 @@ def forward(
     )  # fmt: skip
     given = (currents, _flags(targets), *pitches, np.int32(add_bias))
     recorded = (traces.spikes, traces.voltage, traces.threshold, traces.synapses, traces.rising)
-    out = (*after.arrays(), *recorded, *arrays_or_null(starts, after))
+    out = (*after.arrays()[:CARRIED], *recorded, *arrays_or_null(starts, after)[:CARRIED])
     of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
     block = (np.int32(plan.block_length), dtype.type(tiny(dtype)))
     for start, stop in launches(steps, _span(layer, plan.block_length)):
@@ -104,7 +105,7 @@ def adjoint(
     grad = Drive(engine.empty((batch, steps, size), dtype), engine.empty((batch, receptors, steps, size), dtype))
     values, components, synapses = _values(engine, layer)
     number = len(components[0])
-    sums = zeros(engine, (5, batch, size), np.float64)
+    sums = zeros(engine, (7, batch, size), np.float64)  # the last two, of (39), stay zero
     component_sums = zeros(engine, (len(COMPONENT), batch, number, size), np.float64)
     synapse_sums = zeros(engine, (3, batch, receptors, size), np.float64)
     kept = engine.empty((length, number, batch, size), dtype)
@@ -151,7 +152,9 @@ def adjoint(
 
 
 def _check(layer: LinearLayer) -> None:
-    """Raise for more parts than kernels have flags for."""
+    """Raise for stochastic spikes, and for more parts than kernels have flags for."""
+    if layer.stochastic:
+        raise ArgumentError("backend 'cupy': expected neurons without escape noise; found some; use backend='numba'")
     for what, number in (("components", len(layer.listens)), ("receptors with a time course", len(layer.alpha))):
         if number > MOST:
             raise ArgumentError(f"backend 'cupy': expected at most {MOST} {what}; found {number}; use backend='numba'")

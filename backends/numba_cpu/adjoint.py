@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compiling import helper, inlined, kernel
+from .escape import exponential
 from .forward import CHUNK, flush
 from .simd import (
     absolute,
@@ -30,9 +31,7 @@ from .simd import (
     less,
     load,
     mul,
-    power_of_two,
     prefetch,
-    round_even,
     select,
     store,
     sub,
@@ -112,23 +111,6 @@ class Scratch(NamedTuple):
 
 
 @inlined
-def _exp(x, lowest, terms):
-    """exp(x) for x <= 0, to rounding: x = k ln 2 + r, Taylor series in r, times 2^k; 0 below `lowest`.
-
-    The degree of the series is the length of the tuple `terms`, so that the compiler knows it.
-    """
-    one = fill(1.0, x)
-    k = round_even(mul(x, fill(1.4426950408889634, x)))
-    # ln 2 in two parts, the first short enough that k times it is exact
-    r = sub(x, mul(k, fill(0.693145751953125, x)))
-    r = sub(r, mul(k, fill(1.4286068203094172e-06, x)))
-    total = one
-    for n in range(len(terms), 0, -1):
-        total = add(mul(mul(total, r), fill(1.0 / n, x)), one)
-    return select(less(x, fill(lowest, x)), fill(0.0, x), mul(total, power_of_two(k)))
-
-
-@inlined
 def surrogate_slope(m, rule, lowest, terms):
     """sigma'(m): the formulas of blocksim.surrogates, by `Surrogate.kind`."""
     zero = fill(0.0, m)
@@ -143,17 +125,17 @@ def surrogate_slope(m, rule, lowest, terms):
     if rule.surrogate == 2:  # multi_gaussian
         near, far = fill(rule.scale_1, m), fill(rule.scale_3, m)
         right, left = sub(m, fill(rule.scale_4, m)), add(m, fill(rule.scale_4, m))
-        centre = mul(first, _exp(mul(near, mul(m, m)), lowest, terms))
+        centre = mul(first, exponential(mul(near, mul(m, m)), lowest, terms))
         sides = add(
-            _exp(mul(far, mul(right, right)), lowest, terms),
-            _exp(mul(far, mul(left, left)), lowest, terms),
+            exponential(mul(far, mul(right, right)), lowest, terms),
+            exponential(mul(far, mul(left, left)), lowest, terms),
         )
         return sub(centre, mul(fill(rule.scale_2, m), sides))
     if rule.surrogate == 3:  # arctan
         root = mul(fill(rule.scale_1, m), m)
         return div(first, add(one, mul(root, root)))
     if rule.surrogate == 4:  # sigmoid
-        e = _exp(sub(zero, mul(first, size)), lowest, terms)
+        e = exponential(sub(zero, mul(first, size)), lowest, terms)
         return div(mul(first, e), mul(add(one, e), add(one, e)))
     if rule.surrogate == 5:  # triangle
         return mul(first, select(less(size, one), sub(one, size), zero))
@@ -344,7 +326,7 @@ def layer_adjoint(
     terms,
     width,
 ):
-    """Differentiate a layer. `lowest`, `terms`: of `_exp`, for the dtype."""
+    """Differentiate a layer. `lowest`, `terms`: of `exponential`, for the dtype."""
     size = out.voltage.shape[1]
     parts = (size + columns - 1) // columns
     blocks = (steps + block_length - 1) // block_length

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from blocksim import _distances
+from blocksim import _distances, _imposed
 from blocksim._events import Events
 from blocksim._linear import input_weight_gradients, receiving
 from blocksim.arrays import (
@@ -35,7 +35,7 @@ from blocksim.backend import FusedBackend, HostBackend
 from blocksim.numerics import MOST_SPIKES, spike_rows
 from blocksim.surrogates import Surrogate, require_compiled
 
-from . import events, forward, launch, linear_launch
+from . import events, forward, imposed, launch, linear_launch
 from .buffers import as_rows, empty, plain, release
 from .launch import FORWARD_BYTES, width_of
 from .simd import number_of_lanes, width_for
@@ -66,8 +66,8 @@ class NumbaBackend(FusedBackend, HostBackend):
         return launch.leaky_filter(x, decay, reverse)
 
     def fast(self, function: F) -> F:
-        """The distance of fits in one pass forward and one back."""
-        own: Any = _train_distance if function is _distances.composed else function
+        """The distance of fits in one pass forward and one back; recorded sweeps in compiled loops."""
+        own: Any = FAST.get(function, function)
         return own  # type: ignore[no-any-return]
 
     def release_memory(self) -> None:
@@ -170,6 +170,14 @@ def _train_distance(
     if spikes.shape[2] < FEWEST:
         return _distances.composed(engine, spikes, *others)
     return launch.train_distance(spikes, *others)
+
+
+FAST: dict[Callable[..., Any], Callable[..., Any]] = {
+    _distances.composed: _train_distance,
+    _imposed.impose: imposed.impose,
+    _imposed.potential_products: imposed.potential_products,
+    _imposed.threshold_regressors: imposed.threshold_regressors,
+}
 
 
 def _delayed_gradient(spikes: np.ndarray, history: np.ndarray, grad_current: np.ndarray, delay: int) -> np.ndarray:

@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blocksim.surrogates import Hazard
+
 from .adjoint import surrogate_slope
 from .compiling import inlined, kernel
+from .escape import exponential, hazard_of
 from .forward import CHUNK, flush
 from .linear_forward import (
     BETA,
@@ -32,6 +35,7 @@ from .simd import (
     fill,
     greater,
     lanes_of,
+    less,
     load,
     load_rows,
     mul,
@@ -47,6 +51,8 @@ from .simd import (
 )
 from .transposed_products import Connection, add_product
 
+HAZARD = Hazard.kind
+
 
 class LinearTapeArrays(NamedTuple):
     """IN: what the forward pass kept, and the state at the start of each block."""
@@ -60,6 +66,8 @@ class LinearTapeArrays(NamedTuple):
     start_synapses: Any  # (blocks * B * R, N)
     start_rising: Any  # (blocks * B * R, N)
     start_refractory: Any  # (blocks * B, N) int32
+    start_remaining: Any  # not read
+    start_draws: Any  # not read
 
 
 class LinearCotangents(NamedTuple):
@@ -81,7 +89,7 @@ class LinearAdjointArrays(NamedTuple):
     rising: Any  # INOUT (B * R, N)
     current: Any  # OUT (B * T, N), dLoss/dJ
     filtered: Any  # OUT (B * R * T, N), dLoss/di of each receptor
-    sums: Any  # INOUT (5 * B, N) float64: of beta, theta_0, bias, f, v_reset
+    sums: Any  # INOUT (6 * B, N) float64: of beta, theta_0, bias, f, v_reset, and delta U if spikes are stochastic
     component_sums: Any  # INOUT (6 * B * C, N) float64: of q, d, k, g, h, and the knots
     synapse_sums: Any  # INOUT (3 * B * R, N) float64: of sigma, gain, rising gain
 
@@ -97,8 +105,19 @@ class LinearScratch(NamedTuple):
 
 
 @inlined
+def _slope(m, p, rule, lowest, terms, noise):
+    """sigma' of (8) at m = U - theta."""
+    if number_of_rows(noise) and rule.surrogate == HAZARD:
+        hazard = hazard_of(m, p.rate, p.steepness, lowest, terms)
+        largest = fill(60.0, hazard)  # beyond, its slope is zero to any precision
+        size = select(less(hazard, largest), hazard, largest)
+        return mul(mul(size, exponential(sub(p.zero, size), lowest, terms)), p.steepness)
+    return surrogate_slope(m, rule, lowest, terms)
+
+
+@inlined
 def _walk_forward(
-    neurons, tape, rule, now, row, rows, begin, end, kept, slope, live_steps, lowest, terms, components, width
+    neurons, tape, rule, now, row, rows, begin, end, kept, slope, live_steps, lowest, terms, noise, components, width
 ):
     """OUT: c of (34), liveness (1), and sigma'(U - theta), zero where refractory, of one block."""
     lanes = lanes_of(width)
@@ -117,7 +136,7 @@ def _walk_forward(
             store(live, live_steps, t, n, lanes)
             store_rows(c, kept, t * number, n, lanes)
             m = sub(u, threshold_of(neurons, p, c))
-            store(select(live, surrogate_slope(m, rule, lowest, terms), p.zero), slope, t, n, lanes)
+            store(select(live, _slope(m, p, rule, lowest, terms, noise), p.zero), slope, t, n, lanes)
             v = select(spike, add(mul(p.factor, u), p.reset), u)
             c = next_components(neurons, p, c, u, v, spike)
             left = select(spike, p.period, select(live, none, sub(left, step)))
@@ -170,7 +189,7 @@ def _add_sums(more, sums, row, n, valid, components, width):
 @inlined
 def _walk_backward(
     neurons, tape, cotangents, rule, out, now, sample, batch, row, offset, rows, begin, end, kept, slope, live_steps,
-    grad_spikes, components, width,
+    grad_spikes, noise, components, width,
 ):  # fmt: skip
     """One chunk of (35)-(37), last step first; `offset` is its first step within the block."""
     lanes = lanes_of(width)
@@ -188,6 +207,7 @@ def _walk_backward(
         integrate = opposite(never) if neurons.integrate else never
         hold = opposite(never) if neurons.hold else never
         sum_beta, sum_theta, sum_bias, sum_factor, sum_reset = p.zero, p.zero, p.zero, p.zero, p.zero
+        sum_width = p.zero
         sum_decay, sum_jump, sum_pull, sum_drive, sum_rise, sum_knot = none, none, none, none, none, none
         spike = load(tape.spikes, row + rows - 1, n, valid, width)
         u = load(tape.voltage, row + rows - 1, n, valid, width)
@@ -230,6 +250,8 @@ def _walk_backward(
             sum_bias = add(sum_bias, current)
             sum_beta = select(held, sum_beta, multiply_add(lambda_u, handed, sum_beta))
             sum_theta = sub(sum_theta, delta)
+            if number_of_rows(noise):
+                sum_width = multiply_add(delta, u, sum_width)
             # an addition that is then selected is one instruction; so is not one to which a selected zero is added
             sum_factor = select(spike, multiply_add(into_v, u, sum_factor), sum_factor)
             sum_reset = select(spike, add(sum_reset, into_v), sum_reset)
@@ -256,6 +278,8 @@ def _walk_backward(
         _add_sum(sum_bias, out.sums, 2 * batch + sample, n, valid, width)
         _add_sum(sum_factor, out.sums, 3 * batch + sample, n, valid, width)
         _add_sum(sum_reset, out.sums, 4 * batch + sample, n, valid, width)
+        if number_of_rows(noise):
+            _add_sum(sum_width, out.sums, 5 * batch + sample, n, valid, width)
         _add_sums(sum_decay, out.component_sums, (0 * batch + sample) * number, n, valid, components, width)
         _add_sums(sum_jump, out.component_sums, (1 * batch + sample) * number, n, valid, components, width)
         _add_sums(sum_pull, out.component_sums, (2 * batch + sample) * number, n, valid, components, width)
@@ -315,9 +339,10 @@ def _through_synapses(neurons, tape, out, now, sample, batch, steps, start, rows
 @kernel
 def linear_adjoint(
     first_item, stop_item, slot, neurons, recurrent, tape, cotangents, rule, out, steps, block_length, columns, scratch,
-    lowest, terms, components, width,
+    lowest, terms, noise, components, width,
 ):  # fmt: skip
-    """Differentiate a layer of the linear family. `lowest`, `terms`: of the surrogates' exponential, for the dtype."""
+    """Differentiate a layer of the linear family. `lowest`, `terms`: of `exponential`, for the dtype; `noise` as in the
+    forward kernel."""
     batch, size = out.voltage.shape
     parts = (size + columns - 1) // columns
     blocks = (steps + block_length - 1) // block_length
@@ -337,8 +362,9 @@ def linear_adjoint(
             now = block * batch + sample
             row = sample * steps + start
             _walk_forward(
-                neurons, tape, rule, now, row, length, begin, end, kept, slope, live, lowest, terms, components, width
-            )
+                neurons, tape, rule, now, row, length, begin, end, kept, slope, live, lowest, terms, noise, components,
+                width,
+            )  # fmt: skip
             chunks = (length + CHUNK - 1) // CHUNK
             for chunk in range(chunks):
                 offset = (chunks - 1 - chunk) * CHUNK
@@ -349,6 +375,6 @@ def linear_adjoint(
                 )  # fmt: skip
                 _walk_backward(
                     neurons, tape, cotangents, rule, out, now, sample, batch, row + offset, offset, rows, begin, end,
-                    kept, slope, live, grad_spikes, components, width,
+                    kept, slope, live, grad_spikes, noise, components, width,
                 )  # fmt: skip
             _through_synapses(neurons, tape, out, now, sample, batch, steps, start, length, begin, end, width)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compiling import inlined, kernel
+from .escape import hazard_of, renew
 from .forward import CHUNK, flush
 from .simd import (
     add,
@@ -24,6 +25,7 @@ from .simd import (
     fill,
     greater,
     lanes_of,
+    less,
     load,
     load_rows,
     lowest_bit,
@@ -38,7 +40,7 @@ from .simd import (
     sub,
 )
 
-BETA, THETA, BIAS, RESET_FACTOR, V_RESET = 0, 1, 2, 3, 4
+BETA, THETA, BIAS, RESET_FACTOR, V_RESET, RATE, STEEPNESS = 0, 1, 2, 3, 4, 5, 6
 DECAY, JUMP, FROM_VOLTAGE, TO_VOLTAGE, TO_THRESHOLD, KNOT = 0, 1, 2, 3, 4, 5
 SIGMA, KAPPA, GAIN, GAIN_RISING = 0, 1, 2, 3
 
@@ -46,7 +48,7 @@ SIGMA, KAPPA, GAIN, GAIN_RISING = 0, 1, 2, 3
 class LinearNeurons(NamedTuple):
     """IN: parameters; N rounded up to the width."""
 
-    values: Any  # (5, N): beta, theta_0, bias, f, v_reset
+    values: Any  # (7, N): beta, theta_0, bias, f, v_reset, and of (39) the rate and 1 / width
     components: Any  # (6 * C, N): the C rows of q, then those of d, k, g, h, and the knots
     synapses: Any  # (4 * R, N): the R rows of sigma, then those of kappa, gain, rising gain
     after: Any  # (C, N) bool: components that listen to V after the reset
@@ -89,6 +91,8 @@ class LinearCarryArrays(NamedTuple):
     synapses: Any  # (B * R, N)
     rising: Any  # (B * R, N)
     refractory: Any  # (B, N) int32
+    remaining: Any  # (B, N); without rows if spikes are not stochastic
+    draws: Any  # (B, N) int32; likewise
 
 
 class LinearRecorded(NamedTuple):
@@ -157,6 +161,8 @@ class Constants(NamedTuple):
     theta: Any
     factor: Any
     reset: Any
+    rate: Any
+    steepness: Any
     period: Any
     decay: Any
     jump: Any
@@ -181,6 +187,8 @@ def constants_of(neurons, n, components, width):
         load(neurons.values, THETA, n, lanes, width),
         load(neurons.values, RESET_FACTOR, n, lanes, width),
         load(neurons.values, V_RESET, n, lanes, width),
+        load(neurons.values, RATE, n, lanes, width),
+        load(neurons.values, STEEPNESS, n, lanes, width),
         load(neurons.refractory, 0, n, lanes, width),
         load_rows(neurons.components, DECAY * number, n, lanes, components, width),
         load_rows(neurons.components, JUMP * number, n, lanes, components, width),
@@ -286,7 +294,9 @@ def next_components(neurons, p, c, u, v, spike):
 
 
 @inlined
-def _dynamics(neurons, carry, out, sample, row, rows, begin, end, current, components, width):
+def _dynamics(
+    neurons, carry, out, draws, sample, row, rows, begin, end, current, lowest, terms, noise, components, width
+):
     """One chunk of (29)-(34): current IN (rows, N); carry INOUT; out OUT from `row` on."""
     lanes = lanes_of(width)
     number = number_of_rows(components)
@@ -296,6 +306,9 @@ def _dynamics(neurons, carry, out, sample, row, rows, begin, end, current, compo
         v = load(carry.voltage, sample, n, valid, width)
         c = load_rows(carry.components, sample * number, n, valid, components, width)
         left = load(carry.refractory, sample, n, valid, width)
+        remaining = p.zero
+        if number_of_rows(noise):
+            remaining = load(carry.remaining, sample, n, valid, width)
         none = fill(0, left)
         step = fill(1, left)
         integrate = equal(none, fill(0 if neurons.integrate else 1, left))
@@ -308,7 +321,17 @@ def _dynamics(neurons, carry, out, sample, row, rows, begin, end, current, compo
             u = add(mul(p.beta, v), select(either(live, integrate), j, p.zero))  # (30)
             u = select(both(hold, opposite(live)), v, flush(u, p.tiny, p.zero))
             threshold = threshold_of(neurons, p, c)  # (31)
-            spike = both(live, greater(u, threshold))  # (32)
+            if number_of_rows(noise):  # (39)
+                hazard = hazard_of(sub(u, threshold), p.rate, p.steepness, lowest, terms)
+                remaining = select(live, sub(remaining, hazard), remaining)
+                spike = both(live, less(remaining, p.zero))
+                fired = bits(spike)
+                if fired != np.uint64(0):
+                    store(remaining, carry.remaining, sample, n, valid)
+                    renew(fired, draws, carry.remaining, carry.draws, sample, sample, n, valid)
+                    remaining = load(carry.remaining, sample, n, valid, width)
+            else:
+                spike = both(live, greater(u, threshold))  # (32)
             store(spike, out.spikes, row + t, n, valid)
             if out.keep_voltage:
                 store(u, out.voltage, row + t, n, valid)
@@ -320,6 +343,8 @@ def _dynamics(neurons, carry, out, sample, row, rows, begin, end, current, compo
         store(v, carry.voltage, sample, n, valid)
         store_rows(c, carry.components, sample * number, n, valid)
         store(left, carry.refractory, sample, n, valid)
+        if number_of_rows(noise):
+            store(remaining, carry.remaining, sample, n, valid)
 
 
 @inlined
@@ -331,10 +356,10 @@ def _copy(of, to, from_row, to_row, rows, begin, end):
 
 @kernel
 def linear_forward(
-    first_item, stop_item, slot, neurons, given, recurrent, carry, history, out, starts, steps, block_length, columns,
-    scratch, components, width,
+    first_item, stop_item, slot, neurons, given, recurrent, carry, history, out, starts, draws, steps, block_length,
+    columns, scratch, lowest, terms, noise, components, width,
 ):  # fmt: skip
-    """Simulate a layer of the linear family.
+    """Simulate a layer of the linear family; `noise` is a tuple, of one number if spikes are stochastic, else empty.
 
     history IN (B * D, N) bool, spikes of the D steps before the first; columns: neurons of one item of work, a multiple
     of the width unless it is all of them; scratch: (threads, (R + 1) * CHUNK, N rounded up to the width).
@@ -358,6 +383,9 @@ def linear_forward(
                 _copy(carry.components, starts.components, sample * number, now * number, number, begin, end)
                 _copy(carry.synapses, starts.synapses, sample * receptors, now * receptors, receptors, begin, end)
                 _copy(carry.rising, starts.rising, sample * receptors, now * receptors, receptors, begin, end)
+                if number_of_rows(noise):
+                    _copy(carry.remaining, starts.remaining, sample, now, 1, begin, end)
+                    _copy(carry.draws, starts.draws, sample, now, 1, begin, end)
             for step in range(start, stop, CHUNK):
                 rows = min(CHUNK, stop - step)
                 row = sample * steps + step
@@ -368,4 +396,7 @@ def linear_forward(
                         size, incoming, width,
                     )  # fmt: skip
                 _filter(neurons, carry, out, sample, steps, step, rows, begin, end, incoming, width)
-                _dynamics(neurons, carry, out, sample, row, rows, begin, end, incoming, components, width)
+                _dynamics(
+                    neurons, carry, out, draws, sample, row, rows, begin, end, incoming, lowest, terms, noise,
+                    components, width,
+                )  # fmt: skip

@@ -32,11 +32,12 @@ from blocksim.arrays import (
     SpikeGradient,
 )
 from blocksim.backend import Backend
-from blocksim.numerics import rise, tiny
+from blocksim.numerics import rise, steepness, tiny
 from blocksim.surrogates import kernel_scales
 
 from . import adjoint, forward, linear_adjoint, linear_forward
 from .buffers import aligned, as_rows, empty, plain
+from .escape import Draws
 from .folding import fold, fold_layer, fold_record, unfold, unfold_record
 from .launch import FEW_BYTES, NARROW_BYTES, columns_of_item, nothing, round_up, series, width_of
 from .simd import number_of_lanes
@@ -63,7 +64,7 @@ def layer_forward(
     batch, steps = x.shape[0], x.shape[1] - layer.lead
     given = _given(engine, layer, x)
     if not _are_few(layer, batch):
-        return _forward(engine, layer, given, (batch, steps), carry, history, plan)
+        return _forward(engine, layer, given, (batch, steps), carry, history, plan, layer.size)
     folded, padded = _folded(engine, layer, batch)
     currents = given.currents.reshape(-1, batch, steps, given.currents.shape[1])
     currents = fold(np.broadcast_to(currents, (*currents.shape[:3], layer.size)), padded, 1).reshape(-1, padded)
@@ -75,6 +76,7 @@ def layer_forward(
         fold_record(carry, padded),
         fold(history, padded),
         plan,
+        layer.size,
     )
     return ForwardResult(
         unfold(result.spikes, batch, layer.size),
@@ -106,7 +108,9 @@ def _forward(
     carry: LinearCarry,
     history: np.ndarray,
     plan: Plan,
+    neurons: int,
 ) -> ForwardResult:
+    """`neurons`: those of a sample, before samples were folded together."""
     (batch, steps), size = shape, layer.size
     traces = new_traces(engine, layer, batch, steps, plan)
     starts = new_starts(engine, carry, steps, plan)
@@ -130,10 +134,13 @@ def _forward(
         plain(as_rows(history)),
         out,
         _carried(after if starts is None else starts),
+        Draws.of(plan.noise, neurons),
         steps,
         plan.block_length,
         columns,
         empty((number_of_threads(), (len(layer.alpha) + 1) * forward.CHUNK, round_up(size, lanes)), layer.dtype),
+        *series(layer.dtype),
+        _noise(layer),
         _components(layer),
         width,
     )
@@ -155,7 +162,7 @@ def layer_adjoint(
     of_spikes = added(engine, gradient, batch, steps, layer)
     if not _are_few(layer, batch):
         result = _adjoint(engine, layer, tape, rule, of_spikes, grad_voltage, grad_carry, grad_history)
-        return replace(result, sums=_by_parameter(*result.sums))
+        return replace(result, sums=_by_parameter(layer, *result.sums))
     folded, padded = _folded(engine, layer, batch)
     into = fold_record(grad_carry, padded)
     result = _adjoint(
@@ -172,16 +179,25 @@ def layer_adjoint(
         unfold(result.current, batch, layer.size),
         None,
         None,
-        _by_parameter(*(unfold(each, batch, layer.size, 1) for each in result.sums)),
+        _by_parameter(layer, *(unfold(each, batch, layer.size, 1) for each in result.sums)),
         unfold_record(result.carry, batch, layer.size),
         grad_history,
         unfold(result.filtered, batch, layer.size),
     )
 
 
-def _by_parameter(of_neurons: np.ndarray, of_components: np.ndarray, of_synapses: np.ndarray) -> LinearParameters:
+def _by_parameter(
+    layer: LinearLayer, of_neurons: np.ndarray, of_components: np.ndarray, of_synapses: np.ndarray
+) -> LinearParameters:
     """The stacked sums of the kernel by the names of their parameters."""
-    return LinearParameters(*of_neurons, *of_components, *of_synapses)
+    *own, with_u = of_neurons
+    rate = width = np.zeros_like(with_u)
+    if layer.stochastic:  # through log rate + (U - theta) / width, of which theta's own sums hold the most
+        neuron, of_theta, of_rise = layer.neuron, of_neurons[1], of_components[4]
+        rate = -of_theta * neuron.width / neuron.rate
+        with_theta = -neuron.theta * of_theta - (neuron.to_threshold * of_rise).sum(axis=1)
+        width = -(with_u - with_theta) / neuron.width
+    return LinearParameters(*[*own, rate, width, *of_components, *of_synapses])
 
 
 def _adjoint(
@@ -208,7 +224,7 @@ def _adjoint(
         **{name: _rows(array, dtype) for name, array in into.items()},
         current=_rows(grad.direct, dtype),
         filtered=_rows(grad.filtered, dtype),
-        sums=np.zeros((5 * batch, size)),
+        sums=np.zeros((6 * batch, size)),
         component_sums=np.zeros((6 * batch * components, size)),
         synapse_sums=np.zeros((3 * batch * receptors, size)),
     )
@@ -246,12 +262,13 @@ def _adjoint(
         columns,
         scratch,
         *series(dtype),
+        _noise(layer),
         _components(layer),
         width,
     )
     before = history_gradient(engine, layer, rule, grad, grad_history)
     sums = (
-        out.sums.reshape(5, batch, size),
+        out.sums.reshape(6, batch, size),
         out.component_sums.reshape(6, batch, components, size),
         out.synapse_sums.reshape(3, batch, receptors, size),
     )
@@ -301,7 +318,15 @@ def _neurons(layer: LinearLayer, lanes: int) -> linear_forward.LinearNeurons:
             return np.broadcast_to(np.array(layer.listening(to), bool)[:, None], neuron.decay.shape)
 
         made[lanes] = linear_forward.LinearNeurons(
-            values=rows(neuron.beta, neuron.theta, neuron.bias, neuron.reset_factor, neuron.v_reset),
+            values=rows(
+                neuron.beta,
+                neuron.theta,
+                neuron.bias,
+                neuron.reset_factor,
+                neuron.v_reset,
+                neuron.rate,
+                steepness(neuron.width),
+            ),
             components=rows(*(getattr(neuron, name) for name in COMPONENT)),
             synapses=rows(neuron.synapse_decay, rise(neuron.synapse_decay), neuron.gain, neuron.gain_rising),
             after=rows(flags(AFTER)),
@@ -350,6 +375,11 @@ def _rows(array: np.ndarray | None, dtype: Any) -> np.ndarray:
 def _components(layer: LinearLayer) -> tuple[int, ...]:
     """The number of components, as the length of a tuple."""
     return (0,) * int(layer.neuron.decay.shape[0])
+
+
+def _noise(layer: LinearLayer) -> tuple[int, ...]:
+    """Whether spikes are stochastic, as the length of a tuple."""
+    return (0,) * int(layer.stochastic)
 
 
 def _width(layer: LinearLayer, bytes_: tuple[int, ...]) -> tuple[int, ...]:

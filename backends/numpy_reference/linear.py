@@ -21,7 +21,8 @@ from blocksim.arrays import (
     LinearParameters,
     LinearTraces,
 )
-from blocksim.numerics import rise
+from blocksim.numerics import exponential, rise, steepness
+from blocksim.surrogates import Hazard
 
 from .common import after_spike, first_crossing, flush, live_at_start, steps_left
 
@@ -32,9 +33,14 @@ def block_forward(drive: Drive, carry: LinearCarry, layer: LinearLayer, out: Lin
     live = live_at_start(carry.refractory, current.shape[1])
 
     crossing = np.empty(live.shape, np.bool_)
+    remaining = carry.remaining[:, 0] if layer.stochastic else None
     for t, u, threshold, _, _ in _walk(layer, current, carry, live, np.zeros_like(live)):
-        crossing[:, t] = live[:, t] & (u > threshold)
-    spikes = first_crossing(crossing)  # (32)
+        if remaining is None:
+            crossing[:, t] = live[:, t] & (u > threshold)  # (32)
+        else:
+            remaining = np.where(live[:, t], remaining - _hazard(layer.neuron, u - threshold), remaining)
+            crossing[:, t] = live[:, t] & (remaining < 0)  # (39)
+    spikes = first_crossing(crossing)
 
     out.spikes[...] = spikes
     v, c = carry.voltage, carry.components
@@ -44,7 +50,23 @@ def block_forward(drive: Drive, carry: LinearCarry, layer: LinearLayer, out: Lin
         if out.threshold is not None:
             out.threshold[:, t] = threshold
         v, c = after_v, after_c
-    return LinearCarry(v, c, s, z, steps_left(layer.refractory, carry.refractory, spikes))
+    left = steps_left(layer.refractory, carry.refractory, spikes)
+    # what is left after a spike is drawn by the core, for the steps after this block
+    after = carry.remaining if remaining is None else remaining[:, None]
+    return LinearCarry(v, c, s, z, left, after, carry.draws)
+
+
+def _hazard(neuron: LinearParameters, distance: np.ndarray) -> np.ndarray:
+    """(39), of a step in which the neuron is live, from U - theta."""
+    hazard: np.ndarray = neuron.rate * exponential(distance * steepness(neuron.width))
+    return hazard
+
+
+def _slope(neuron: LinearParameters, rule: AdjointRule, distance: np.ndarray) -> np.ndarray:
+    """sigma' of (8) at U - theta."""
+    if isinstance(rule.surrogate, Hazard):
+        return rule.surrogate.slope(_hazard(neuron, distance), steepness(neuron.width))
+    return rule.surrogate(distance)
 
 
 def _synapses(
@@ -158,11 +180,12 @@ def block_adjoint(
     held = ~live if layer.mode == "hold" else np.zeros_like(live)
 
     c = np.empty((*start.components.shape[:2], *u.shape[1:]), dtype)
-    heard, slope = np.empty_like(c), np.empty_like(u)
+    heard, slope, distance = np.empty_like(c), np.empty_like(u), np.empty_like(u)
     now = start.components
     for t in range(length):
         c[:, :, t] = now
-        slope[:, t] = np.where(live[:, t], rule.surrogate(u[:, t] - _threshold(neuron, now, u[:, t])), 0)
+        distance[:, t] = u[:, t] - _threshold(neuron, now, u[:, t])
+        slope[:, t] = np.where(live[:, t], _slope(neuron, rule, distance[:, t]), 0)
         heard[:, :, t] = _heard(layer, u[:, t], _reset(neuron, u[:, t], s[:, t]))
         now = _components(neuron, now, heard[:, :, t], s[:, t])
 
@@ -196,6 +219,9 @@ def block_adjoint(
         sums.bias[...] += lambda_j[:, t]
         sums.reset_factor[...] += np.where(s[:, t], into_v * u[:, t], 0)
         sums.v_reset[...] += np.where(s[:, t], into_v, 0)
+        if layer.stochastic:  # through log rate + (U - theta) / width
+            sums.rate[...] += delta * neuron.width / neuron.rate
+            sums.width[...] -= delta * distance[:, t] / neuron.width
         sums.decay[...] += into_c * c[:, :, t]
         sums.jump[...] += np.where(s[:, None, t], into_c, 0)
         sums.from_voltage[...] += into_c * heard[:, :, t]

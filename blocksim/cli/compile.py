@@ -8,6 +8,7 @@ import click
 import numpy as np
 
 import blocksim
+from blocksim import _imposed
 from blocksim._distances import train_distance
 from blocksim._options import GRADIENTS
 from blocksim.cli.options import Several, console, progress
@@ -53,8 +54,17 @@ def compile_(dtype: tuple[str, ...], paper: bool, components: tuple[int, ...] | 
             else:
                 _use_family(engine, np.dtype(kind), size, recurrent, number)
             bar.advance(task)
+    _use_recordings(engine)
     place = engine.describe()["kernel cache"]
     console().print(f"compiled for {' and '.join(dtype)} in {time.perf_counter() - began:.3g} s; kept in {place}")
+
+
+def _use_recordings(engine: blocksim.Backend) -> None:
+    """Compute what fits of stochastic neurons are made of."""
+    sweep, none, one = np.ones((1, 20)), np.zeros((1, 20), bool), np.ones(1)
+    engine.fast(_imposed.impose)(sweep, none, 2, 0.9, 0.0, 1.0, 0.0, one, one)
+    engine.fast(_imposed.potential_products)(sweep, sweep, none, ~none, 2, 0.9, one, one, False, 1, 10)
+    engine.fast(_imposed.threshold_regressors)(sweep, none, 2, one, one, one)
 
 
 def _use_family(engine: blocksim.Backend, dtype: np.dtype, size: int, recurrent: bool, components: int) -> None:

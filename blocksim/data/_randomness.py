@@ -12,7 +12,7 @@ import numpy as np
 from blocksim._validation import whole
 
 # what a stream is for; streams of two purposes never meet
-SHUFFLE, AUGMENT, SPLIT = range(3)
+SHUFFLE, AUGMENT, SPLIT, NOISE = range(4)
 
 
 class Streams:
@@ -28,6 +28,11 @@ class Streams:
     def __init__(self, purpose: int, seed: int, epoch: int = 0) -> None:
         entropy = [purpose, whole("seed", seed, 0), whole("epoch", epoch, 0)]
         self._key = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
+
+    @property
+    def seed(self) -> int:
+        """A seed of 64 bits, of stochastic neurons."""
+        return int(self._key[0])
 
     def generator(self, sample: int = 0) -> np.random.Generator:
         """A new generator, at the start of the sample's stream."""

@@ -12,12 +12,17 @@ from blocksim.ephys._fitting.data import FitData
 from blocksim.ephys._fitting.fit import Fit, fit, fit_cells
 from blocksim.ephys._fitting.losses import SpikeLoss, VanRossum
 from blocksim.ephys._fitting.model import Cell, Prediction
+from blocksim.ephys._gif.cell import GIFCell, Imposed
+from blocksim.ephys._gif.config import GIFConfig
+from blocksim.ephys._gif.fit import GIFFit, Kernel, fit_gif
 from blocksim.ephys._recordings.detection import Detection, detect_spikes, missed
 from blocksim.ephys._recordings.formats import open_parts, open_recording
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.ephys._recordings.resampling import resample
+from blocksim.ephys.evaluation import evaluate
 
 __all__ = [
-    "Cell", "Detection", "Fit", "FitConfig", "FitData", "Prediction", "Recording", "SpikeLoss", "VanRossum",
-    "detect_spikes", "fit", "fit_cells", "missed", "open_parts", "open_recording", "resample",
+    "Cell", "Detection", "Fit", "FitConfig", "FitData", "GIFCell", "GIFConfig", "GIFFit", "Imposed", "Kernel",
+    "Prediction", "Recording", "SpikeLoss", "VanRossum", "detect_spikes", "evaluate", "fit", "fit_cells", "fit_gif",
+    "missed", "open_parts", "open_recording", "resample",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """How well a cell predicts recorded trials: predictions for each sweep, and a table of scores.
 
 Owns which trials are compared with which prediction: repeats of one current with one prediction, for their mean
-current.
+current; of a stochastic cell, with many repetitions of it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 
 from blocksim import metrics
+from blocksim._validation import whole
 from blocksim.backend import Backend
 from blocksim.ephys._fitting.data import near_spikes, repeats_of
 from blocksim.ephys._fitting.model import Cell, Prediction
+from blocksim.ephys._gif.cell import GIFCell, Imposed
+from blocksim.ephys._gif.potential import r2_of
+from blocksim.ephys._gif.spikes import bits_per_spike, ks_distance, rescaled_times
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.trains import SpikeTrains
 
@@ -32,21 +36,62 @@ class Predicted:
     traces : Prediction
         Spikes, potential and threshold, (groups, T).
     trains : SpikeTrains
-        Predicted spikes in ms, one train a group.
+        Predicted spikes in ms: `repeats` trains of the first group, then of the second, and so on.
+    repeats : int
+        Repetitions of a stochastic cell; 1 of another.
+    imposed : Imposed or None
+        A stochastic cell's potential, threshold and hazard with the recorded spikes imposed, of each sweep; its traces
+        are those of each group's first sweep.
     """
 
     recording: Recording
     groups: list[list[int]]
     traces: Prediction
     trains: SpikeTrains
+    repeats: int = 1
+    imposed: Imposed | None = None
+
+    def of_group(self, index: int) -> SpikeTrains:
+        """The predicted trains of a group."""
+        return self.trains.take(range(index * self.repeats, (index + 1) * self.repeats))
+
+
+def evaluate(
+    cell: Cell | GIFCell, recording: Recording, *, dt: float | None = None, before: Recording | None = None,
+    repeats: int = 500, seed: int = 0, backend: str | Backend = "numba",
+) -> dict[str, float]:  # fmt: skip
+    """The scores of a cell on a recording that it was not fitted to.
+
+    Parameters
+    ----------
+    cell : Cell or GIFCell
+    recording : Recording
+        The test part.
+    dt : float or None
+        Time step of the model in ms; None: the recording's.
+    before : Recording or None
+        The same sweeps' earlier part, which leaves a state behind; None: the recording begins at rest.
+    repeats, seed : int
+        Repetitions of a stochastic cell, and the seed of their noise.
+    backend
+        As for `simulate`.
+
+    Returns
+    -------
+    dict
+        As `blocksim.ephys.evaluation.scores` has it.
+    """
+    step = recording.dt if dt is None else dt
+    return scores(predict(cell, recording, step, before=before, backend=backend, repeats=repeats, seed=seed))
 
 
 def predict(
-    cell: Cell, recording: Recording, dt: float, *, before: Recording | None = None, backend: str | Backend = "numba"
-) -> Predicted:
+    cell: Cell | GIFCell, recording: Recording, dt: float, *, before: Recording | None = None,
+    backend: str | Backend = "numba", repeats: int = 500, seed: int = 0,
+) -> Predicted:  # fmt: skip
     """Predict a recording; with `before`, the same sweeps' earlier part, from the state that it leaves behind.
 
-    Single precision, as in the fit.
+    Single precision, as in the fit. `repeats`, `seed`: of a stochastic cell.
     """
     at = recording.at_dt(dt)
     current, lead = at.current, 0
@@ -55,8 +100,31 @@ def predict(
         current, lead = np.concatenate([earlier, current], axis=1), earlier.shape[1]
     groups = repeats_of(current)
     means = np.stack([current[group].mean(axis=0) for group in groups])
+    if isinstance(cell, GIFCell):
+        lead_in = None if before is None else before.at_dt(dt)
+        return _predict_stochastic(cell, at, groups, means, lead_in, backend, whole("repeats", repeats, 1), seed)
     traces = Prediction(*(trace[:, lead:] for trace in cell.predict(means, dt, backend=backend, dtype=np.float32)))
     return Predicted(at, groups, traces, SpikeTrains.from_steps(traces.spikes, dt))
+
+
+def _predict_stochastic(
+    cell: GIFCell, at: Recording, groups: list[list[int]], means: np.ndarray, before: Recording | None,
+    backend: str | Backend, repeats: int, seed: int,
+) -> Predicted:  # fmt: skip
+    """`means`: the current of each group, with what came before."""
+    dt, lead = at.dt, 0 if before is None else before.steps
+    every = cell.sample(means, dt, repeats=repeats, seed=seed, backend=backend)
+    trains = every.window(lead * dt, means.shape[1] * dt) if lead else every
+    counts = at.spike_counts() > 0
+    fired = counts if before is None else np.concatenate([before.spike_counts() > 0, counts], axis=1)
+    current = np.empty(fired.shape)
+    for index, group in enumerate(groups):
+        current[group] = means[index]
+    imposed = Imposed(*(trace[:, lead:] for trace in cell.impose(current, fired, dt)))
+    first = [group[0] for group in groups]
+    spikes = trains.take(range(0, len(trains), repeats)).to_steps(dt, at.steps) > 0
+    traces = Prediction(spikes, imposed.potential[first], imposed.threshold[first])
+    return Predicted(at, groups, traces, trains, repeats, imposed)
 
 
 def scores(
@@ -81,16 +149,25 @@ def scores(
         "gamma"; "md_star", "intrinsic_reliability"; "potential_r2", the share of the potential's variance explained
         away from spikes. Of several groups of repeats the mean, each weighted by its number of trials; what needs
         repeats comes from the groups that have some.
+
+    Notes
+    -----
+    Of a stochastic cell "etv" is that of its mean rate; "potential_r2" is 1 - SSE / VAR with the recorded spikes
+    imposed, where that of a cell whose potential has no unit of its own is the squared correlation; and there are
+    "bits", by which it is more likely than a Poisson neuron for each spike, and "ks", the Kolmogorov-Smirnov distance
+    of the rescaled intervals.
     """
     duration = predicted.recording.duration
     rows: list[tuple[int, dict[str, float]]] = []
     for index, group in enumerate(predicted.groups):
-        model, trials = predicted.trains.take([index]), predicted.recording.spikes.take(group)
+        model, trials = predicted.of_group(index), predicted.recording.spikes.take(group)
         raw = float(
-            metrics.explained_temporal_variance(model, trials, sigma=sigma, duration=duration, normalise=False)[0]
+            metrics.explained_temporal_variance(
+                model, trials, sigma=sigma, duration=duration, normalise=False, pooled=predicted.repeats > 1
+            )[0]
         )
         row = {
-            "rate_hz": 1000 * float(model.counts[0]) / duration,
+            "rate_hz": 1000 * float(model.counts.mean()) / duration,
             "rate_recorded_hz": 1000 * float(trials.counts.mean()) / duration,
             "etv_raw": raw,
             "gamma": float(metrics.gamma_factor(model, trials, window=window, duration=duration).mean()),
@@ -107,18 +184,27 @@ def scores(
         rows.append((len(group), row))
     names = ("rate_hz", "rate_recorded_hz", "etv", "etv_raw", "etv_reliability", "gamma", "md_star",
              "intrinsic_reliability", "potential_r2")  # fmt: skip
-    result = {}
+    result: dict[str, float] = {}
     for name in names:
         found = [(weight, row[name]) for weight, row in rows if name in row and np.isfinite(row[name])]
         total = sum(weight for weight, _ in found)
         result[name] = sum(weight * value for weight, value in found) / total if found else float("nan")
+    if predicted.imposed is not None:
+        counts, hazard = predicted.recording.spike_counts() > 0, predicted.imposed.hazard
+        live = hazard > 0
+        log = np.log(np.where(live, hazard, 1.0))
+        result["bits"] = bits_per_spike(log, counts, live)
+        result["ks"] = ks_distance(rescaled_times(hazard, counts & live))
     return result
 
 
 def _potential(predicted: Predicted, index: int, group: list[int], spike_window: tuple[float, float]) -> float:
     recording = predicted.recording
     counts = recording.spike_counts()[group]
-    away = ~near_spikes(counts, spike_window, recording.dt).any(axis=0)
+    near = near_spikes(counts, spike_window, recording.dt)
+    if predicted.imposed is not None:
+        return r2_of(predicted.imposed.potential[group], recording.voltage[group], ~near)
+    away = ~near.any(axis=0)
     recorded, modelled = recording.voltage[group].mean(axis=0)[away], predicted.traces.voltage[index][away]
     if len(recorded) < 2 or not np.ptp(modelled) > 0 or not np.ptp(recorded) > 0:
         return float("nan")

@@ -63,9 +63,10 @@ def function(
     *,
     backend: str | Backend = "numba",
     method: str = "blocks",
-    surrogate: str | Surrogate = "fast_sigmoid",
+    surrogate: str | Surrogate | None = None,
     detach: tuple[str, ...] | str = ("reset",),
     voltage: bool = True,
+    seed: int = 0,
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], Any], Any]]:
     """The parameters of a layer or a network, and the function that simulates it.
 
@@ -77,6 +78,8 @@ def function(
         As for `blocksim.simulate`. The backend computes on the host; arrays on a GPU are copied there and back.
     voltage : bool
         Whether a layer's potentials are returned. JAX copies what goes to the host and what comes from it.
+    seed : int
+        Of stochastic neurons, in every call: a function of JAX has no state.
 
     Returns
     -------
@@ -98,7 +101,13 @@ def function(
     """
     if not isinstance(model, (Layer, Network)):
         raise ArgumentError(f"model: expected a blocksim.Layer or Network; found {found(model)}")
-    options: dict[str, Any] = {"backend": backend, "method": method, "surrogate": surrogate, "detach": detach}
+    options: dict[str, Any] = {
+        "backend": backend,
+        "method": method,
+        "surrogate": surrogate,
+        "detach": detach,
+        "seed": seed,
+    }
     values = model.parameters()
     dtypes = [value.dtype for value in values.values() if value.ndim]
     dtype = np.result_type(*dtypes) if dtypes else np.dtype(np.float32)

@@ -71,8 +71,9 @@ class Module(torch.nn.Module):  # type: ignore[misc]
     Its parameters are tensors under the names of `Layer.parameters`, with underscores for dots: ``weights``,
     ``components_0_decay``, ``layers_1_beta``. A parameter that has bounds is held as a free number, by its transform
     (`blocksim.transforms`), so that any optimiser may move it; `model` gives the values. Tensors and arrays share their
-    memory where they can. Tensors on a GPU are computed there, by the backend "cupy". To PyTorch a run is a single
-    operation, which `torch.compile` leaves as it is.
+    memory where they can. Tensors on a GPU are computed there, by the backend "cupy". PyTorch draws the seed of
+    stochastic neurons (``torch.manual_seed``). To PyTorch a run is a single operation, which `torch.compile` leaves as
+    it is.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ class Module(torch.nn.Module):  # type: ignore[misc]
         *,
         backend: str | Backend = "numba",
         method: str = "blocks",
-        surrogate: str | Surrogate = "fast_sigmoid",
+        surrogate: str | Surrogate | None = None,
         detach: tuple[str, ...] | str = ("reset",),
         checkpoint: bool = False,
         transforms: bool = True,
@@ -220,11 +221,14 @@ class _Simulate(torch.autograd.Function):  # type: ignore[misc]
         number = len(module._names)
         model = module._model.with_parameters(module._values([each.detach() for each in tensors[:number]]))
         wanted = any(ctx.needs_input_grad)
-        run: Any = simulate(  # type: ignore[call-overload]
-            model, _array(x), "cupy" if x.is_cuda else module._backend, state=_state(model, tensors[number:]),
-            record=("voltage",) if voltage and isinstance(model, Layer) else (), tape=module._tape if wanted else False,
-            **module._options,
-        )  # fmt: skip
+        options: dict[str, Any] = module._options | {"state": _state(model, tensors[number:])}
+        if _is_stochastic(model):
+            options["seed"] = int(torch.randint(2**62, ()))
+        recorded = ("voltage",) if voltage and isinstance(model, Layer) else ()
+        backend = "cupy" if x.is_cuda else module._backend
+        run: Any = simulate(
+            model, _array(x), backend, record=recorded, tape=module._tape if wanted else False, **options
+        )
         network = isinstance(run.state, NetworkState)
         outputs = [run.output, *run.counts] if network else [run.spikes, *([run.voltage] if voltage else [])]
         dtype = run.output.dtype if network else run.state.voltage.dtype
@@ -261,6 +265,11 @@ class _Simulate(torch.autograd.Function):  # type: ignore[misc]
             for tensor, array in zip(tensors[number:], _flat_gradient(run.state, gradients.state), strict=True):
                 of_start.append(None if array is None else _tensor(array).to(tensor))
         return (None, None, of_x, *of_parameters, *of_start)
+
+
+def _is_stochastic(model: Layer | Network) -> bool:
+    """Whether it draws random numbers."""
+    return any(each.neuron.is_stochastic for each in ([model] if isinstance(model, Layer) else model.layers))
 
 
 def _transforms(layer: Layer) -> dict[str, Transform | None]:

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._escape import Noise
 from blocksim._network import Network
 from blocksim._validation import found, whole
 from blocksim.backend import Backend
 from blocksim.classification import confusion_matrix
 from blocksim.data import Augmentation
+from blocksim.data._randomness import NOISE, Streams
 from blocksim.errors import ArgumentError, DivergenceError
 from blocksim.models import Model
 from blocksim.training._objective import Share, probabilities
@@ -181,7 +183,8 @@ def evaluate(
         )
         for start in range(0, len(samples), size):
             batch = samples.batch(np.arange(start, min(start + size, len(samples))), **varied)
-            share = Share(network, batch.x, batch.labels, samples.dt, len(batch.labels), training, backend)
+            noise = Noise(Streams(NOISE, training.seed, epoch).seed, first=start)
+            share = Share(network, batch.x, batch.labels, samples.dt, len(batch.labels), training, backend, noise)
             try:
                 found_in_batch, fired = probabilities(share)
             except DivergenceError as error:

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from blocksim._escape import Noise
 from blocksim._network import CountReadout, Network
 from blocksim._network_run import NetworkRun
 from blocksim._simulation import simulate
@@ -24,6 +25,7 @@ from blocksim.losses import cross_entropy, mean_squared_count, rate_penalty
 from blocksim.optimisers import is_named
 from blocksim.training._settings import Training
 
+NO_NOISE = Noise(0)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -74,6 +76,8 @@ class Share:
         Samples of the whole batch.
     training : Training
     backend : str or Backend
+    noise : Noise
+        What stochastic neurons draw.
     """
 
     network: Network
@@ -83,6 +87,7 @@ class Share:
     batch: int
     training: Training
     backend: str | Backend
+    noise: Noise = NO_NOISE
 
     @property
     def seconds(self) -> float:
@@ -124,9 +129,10 @@ def check_finite(what: str, value: Any) -> None:
 def forward(share: Share, tape: bool | str) -> NetworkRun:
     """Simulate a share; raises `DivergenceError` where an output is not finite."""
     training = share.training
+    noise: Any = share.noise
     run = simulate(
         share.network, share.x, share.backend, training.method, tape=tape, surrogate=training.surrogate,
-        gradient=training.gradient, detach=training.detach,
+        gradient=training.gradient, detach=training.detach, seed=noise,
     )  # fmt: skip
     check_finite("output", run.output)
     return run

@@ -63,7 +63,7 @@ def shares_of(whole: Share) -> list[Share]:
     return [
         Share(
             whole.network, part_of(whole.x, start, stop), whole.labels[start:stop], whole.dt, samples, whole.training,
-            whole.backend,
+            whole.backend, whole.noise.from_sample(start),
         )
         for start, stop in pairwise(edges)
         if stop > start

@@ -24,11 +24,12 @@ import numpy as np
 
 from blocksim._array_io import check_folder, write_csv
 from blocksim._atomic_io import locked
+from blocksim._escape import Noise
 from blocksim._network import Network
 from blocksim._validation import found
 from blocksim.backend import Backend, get_backend
 from blocksim.data import EventDataset
-from blocksim.data._randomness import SHUFFLE, Streams
+from blocksim.data._randomness import NOISE, SHUFFLE, Streams
 from blocksim.errors import ArgumentError, BlocksimWarning, DivergenceError, ExecutorError, FileError
 from blocksim.executors import dask_client
 from blocksim.models import load_model, save_model
@@ -354,7 +355,10 @@ class _Loop:
             )  # fmt: skip
             with self._divergence_told():
                 network = self._network(self.state.free)
-                whole = Share(network, batch.x, batch.labels, samples.dt, len(batch.labels), training, self.backend)
+                noise = Noise(Streams(NOISE, training.seed, epoch).seed, first=first)
+                whole = Share(
+                    network, batch.x, batch.labels, samples.dt, len(batch.labels), training, self.backend, noise
+                )
                 self._step(self.runner.gradients(whole), len(batch.labels), began)
             shown.batch(epoch + 1, self.state.batch, record_of(self.state, self._sizes(), 0.0, (math.nan, math.nan)))
             if interrupted.is_set() and self.state.batch < self.batches:
@@ -464,8 +468,9 @@ class _Loop:
         def shares() -> Iterator[Share]:
             for start in starts:
                 batch = self.held.batch(np.arange(start, min(start + size, len(self.held))))
+                noise = Noise(Streams(NOISE, self.training.seed).seed, first=start)
                 yield Share(
-                    network, batch.x, batch.labels, self.held.dt, len(batch.labels), self.training, self.backend
+                    network, batch.x, batch.labels, self.held.dt, len(batch.labels), self.training, self.backend, noise
                 )
 
         for start, (value, predicted, _) in zip(starts, self.runner.scores(shares()), strict=True):

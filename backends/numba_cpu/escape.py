@@ -1,0 +1,108 @@
+"""Escape noise, equation (39): the hazard of a step, and the random numbers that neurons draw after a spike.
+
+Owns the kernels' copies of `blocksim.numerics.exponential` and of the generator of `blocksim._escape`, to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from blocksim._escape import ATANH_TERMS, MULTIPLIERS, ROUNDS, WEYL, WORD, Noise
+from blocksim.numerics import LARGEST_EXPONENT
+
+from .compiling import helper, inlined
+from .simd import add, fill, less, lowest_bit, mul, power_of_two, round_even, select, sub
+
+LEFT, RIGHT = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
+FIRST_STEP, SECOND_STEP = np.uint64(WEYL[0]), np.uint64(WEYL[1])
+SHIFT, LOW = np.uint64(32), np.uint64(WORD)
+LN2, ROOT = float(np.log(2.0)), float(np.sqrt(0.5))
+
+
+class Draws(NamedTuple):
+    """IN: which random numbers a run draws."""
+
+    first_key: Any  # uint64, the lower half of the seed
+    second_key: Any  # the upper half
+    place: Any  # uint64, of the layer in its network
+    first_unit: Any  # uint64, of the first neuron of the first sample
+    size: Any  # uint64, neurons of a sample
+
+    @classmethod
+    def of(cls, noise: Noise | None, size: int) -> Draws:
+        """Of a run; without noise they are not looked at."""
+        seed, place, first = noise or Noise(0)
+        return cls(*(np.uint64(each) for each in (seed & WORD, seed >> 32, place, first * size, size)))
+
+
+@inlined
+def exponential(x, lowest, terms):
+    """exp(x), x at most `LARGEST_EXPONENT`, as `blocksim.numerics.exponential` has it; 0 below `lowest`.
+
+    The degree of the series is the length of the tuple `terms`, so that the compiler knows it.
+    """
+    one = fill(1.0, x)
+    k = round_even(mul(x, fill(1.4426950408889634, x)))
+    # ln 2 in two parts, the first short enough that k times it is exact
+    r = sub(x, mul(k, fill(0.693145751953125, x)))
+    r = sub(r, mul(k, fill(1.4286068203094172e-06, x)))
+    total = one
+    for n in range(len(terms), 0, -1):
+        total = add(mul(mul(total, r), fill(1.0 / n, x)), one)
+    return select(less(x, fill(lowest, x)), fill(0.0, x), mul(total, power_of_two(k)))
+
+
+@inlined
+def hazard_of(distance, rate, steepness, lowest, terms):
+    """(39), of a step in which the neuron is live, from U - theta."""
+    x = mul(distance, steepness)
+    largest = fill(LARGEST_EXPONENT, x)
+    return mul(rate, exponential(select(less(x, largest), x, largest), lowest, terms))
+
+
+@helper
+def draw(draws, sample, n, number):
+    """How much hazard a neuron bears: its draw of that number, of an exponential distribution, in float64."""
+    unit = np.uint64(draws.first_unit + np.uint64(sample) * draws.size + np.uint64(n))
+    a = np.uint64(unit & LOW)
+    b = np.uint64(unit >> SHIFT)
+    c = np.uint64(number)
+    d = np.uint64(draws.place)
+    first = np.uint64(draws.first_key)
+    second = np.uint64(draws.second_key)
+    for _ in range(ROUNDS):
+        left = np.uint64(LEFT * a)
+        right = np.uint64(RIGHT * c)
+        a = np.uint64((right >> SHIFT) ^ b ^ first)
+        b = np.uint64(right & LOW)
+        c = np.uint64((left >> SHIFT) ^ d ^ second)
+        d = np.uint64(left & LOW)
+        first = np.uint64((first + FIRST_STEP) & LOW)
+        second = np.uint64((second + SECOND_STEP) & LOW)
+    part = (np.float64(((a << SHIFT) | b) >> np.uint64(11)) + 0.5) * 2.0**-53
+    exponent = 0.0
+    while part < 0.5:  # exact
+        part *= 2.0
+        exponent -= 1.0
+    if part < ROOT:
+        part *= 2.0
+        exponent -= 1.0
+    s = (part - 1.0) / (part + 1.0)
+    square = s * s
+    total = 1.0 / (2 * ATANH_TERMS + 1)
+    for back in range(ATANH_TERMS):
+        total = total * square + 1.0 / (2 * (ATANH_TERMS - 1 - back) + 1)
+    return -(exponent * LN2 + 2.0 * s * total)
+
+
+@helper
+def renew(fired, draws, remaining, number, row, sample, n, valid):
+    """remaining, number INOUT (B, N): new draws for the neurons of `n` on whose bit of the mask `fired` is set."""
+    while fired != np.uint64(0):
+        lane = lowest_bit(fired)
+        fired &= fired - np.uint64(1)
+        if lane < valid:
+            remaining[row, n + lane] = draw(draws, sample, n + lane, number[row, n + lane])
+            number[row, n + lane] += 1

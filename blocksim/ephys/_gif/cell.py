@@ -1,0 +1,294 @@
+"""The generalised integrate-and-fire neuron in physical units: what `fit_gif` finds.
+
+Owns its parameters, what it predicts, and what it is as a neuron of the simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from blocksim._escape import Escape
+from blocksim._layer import Layer
+from blocksim._milliseconds import steps_of_ms
+from blocksim._presets import GIF
+from blocksim._simulation import simulate
+from blocksim._validation import finite, found, milliseconds, number, real_array, whole
+from blocksim.backend import Backend
+from blocksim.ephys._gif.imposed import Basis, impose, log_hazard
+from blocksim.errors import ArgumentError
+from blocksim.trains import SpikeTrains
+
+# what each entry of a part says beside its time constant
+PARTS = {"currents": ("amplitude",), "thresholds": ("amplitude",), "coupling": ("knot", "slope")}
+
+
+class Imposed(NamedTuple):
+    """A cell's potential where the recorded spikes are imposed on it.
+
+    Attributes
+    ----------
+    potential, threshold : (sweeps, T) arrays
+        In mV.
+    hazard : (sweeps, T) array
+        Expected number of spikes in each step; 0 while refractory.
+    """
+
+    potential: np.ndarray
+    threshold: np.ndarray
+    hazard: np.ndarray
+
+
+@dataclass(frozen=True)
+class GIFCell:
+    """A generalised integrate-and-fire neuron with escape noise, in physical units.
+
+    Between spikes, with the current I in pA,
+
+        capacitance dV/dt = -conductance (V - rest) + I + sum of the after-spike currents,
+
+    and the neuron spikes at `rate` exp((V - theta) / width), in Hz, where theta is the threshold with its rises and
+    what the potential adds to it. After a spike the potential is `reset` for the refractory period.
+
+    Parameters
+    ----------
+    capacitance, conductance : float
+        In pF and nS; their quotient is the membrane time constant in ms.
+    rest, reset, threshold : float
+        In mV. The threshold is that of a neuron at rest, at which it spikes at `rate`.
+    width : float
+        In mV: the hazard rises e-fold over it.
+    refractory : float
+        Absolute refractory period in ms.
+    currents : sequence of (tau, amplitude)
+        After-spike currents: ms, and pA at the spike; negative ones hinder spikes.
+    thresholds : sequence of (tau, amplitude)
+        Rises of the threshold: ms, and mV at the spike.
+    coupling : sequence of (tau, knot, slope)
+        What the potential does to the threshold: ms; the potential in mV above which it acts, None for the potential
+        relative to rest on both sides; mV of threshold for a mV of potential, once settled.
+    rate : float
+        In Hz.
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of range.
+
+    Notes
+    -----
+    Sources: Mensi et al., Journal of Neurophysiology 107, 2012; Pozzorini et al., PLoS Computational Biology 11, 2015;
+    for the coupling (iGIF) Mensi et al., PLoS Computational Biology 12, 2016. At a rate of 1 Hz the threshold is the
+    V_T of the GIF toolbox and of NEST's gif_psc_exp.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.ephys import GIFCell
+    >>> cell = GIFCell(capacitance=100, conductance=5, rest=-70, reset=-60, threshold=-55, width=1.5, refractory=4,
+    ...                currents=[(50, -20)], thresholds=[(100, 3)])
+    >>> cell.tau_mem
+    20.0
+    >>> trains = cell.sample(np.full(10_000, 110.0), dt=0.1, repeats=3, seed=1)
+    >>> len(trains)
+    3
+    """
+
+    capacitance: float
+    conductance: float
+    rest: float
+    reset: float
+    threshold: float
+    width: float
+    refractory: float
+    currents: tuple[tuple[float, float], ...] = ()
+    thresholds: tuple[tuple[float, float], ...] = ()
+    coupling: tuple[tuple[float, float | None, float], ...] = ()
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("capacitance", "conductance", "width", "rate"):
+            object.__setattr__(self, name, number(name, getattr(self, name), above=0))
+        for name in ("rest", "reset", "threshold"):
+            object.__setattr__(self, name, number(name, getattr(self, name)))
+        object.__setattr__(self, "refractory", milliseconds("refractory", self.refractory, zero=True))
+        for name, words in PARTS.items():
+            object.__setattr__(self, name, tuple(_entry(name, each, words) for each in getattr(self, name)))
+
+    @property
+    def tau_mem(self) -> float:
+        """Membrane time constant in ms."""
+        return self.capacitance / self.conductance
+
+    @property
+    def resistance(self) -> float:
+        """Input resistance in MOhm."""
+        return 1000 / self.conductance
+
+    def basis(self, dt: float) -> Basis:
+        """Its time constants and knots, as the loops over recorded sweeps take them."""
+        knots = tuple(dict.fromkeys(knot for _, knot, _ in self.coupling))
+        taus = tuple(dict.fromkeys(tau for tau, _, _ in self.coupling))
+        return Basis(
+            dt, steps_of_ms("refractory", self.refractory, dt, "nearest"), tuple(tau for tau, _ in self.currents),
+            tuple(tau for tau, _ in self.thresholds), taus,
+            tuple(None if knot is None else knot - self.rest for knot in knots),
+        )  # fmt: skip
+
+    def neuron(self, dt: float, repeats: int = 1, dtype: Any = np.float64) -> GIF:
+        """The cell as `repeats` equal neurons, whose potential is in mV above rest.
+
+        Parameters
+        ----------
+        dt : float
+            Time step in ms.
+        repeats : int
+            Number of neurons.
+        dtype : numpy dtype
+            Computing precision.
+        """
+        kind = np.dtype(dtype)
+        return GIF.from_ms(
+            tau_mem=np.asarray(self.tau_mem, kind), dt=dt,
+            theta=np.full(repeats, self.threshold - self.rest, kind), refractory=self.refractory,
+            v_reset=np.asarray(self.reset - self.rest, kind),
+            currents=[(tau, amplitude / self.conductance) for tau, amplitude in self.currents],
+            thresholds=self.thresholds,
+            coupling=[(tau, None if knot is None else knot - self.rest, slope) for tau, knot, slope in self.coupling],
+            rounding="nearest", spike=Escape.from_ms(rate=self.rate, width=self.width, dt=dt),
+        )  # fmt: skip
+
+    def layer(self, dt: float, dtype: Any = np.float64) -> Layer:
+        """The cell as a layer of one neuron, whose one input is a current in pA."""
+        gain = -np.expm1(-milliseconds("dt", dt) / self.tau_mem) / self.conductance
+        return Layer(self.neuron(dt, dtype=dtype), weights=np.full((1, 1), gain, np.dtype(dtype)))
+
+    def sample(
+        self, current: Any, dt: float, *, repeats: int = 500, seed: int | None = None, backend: str | Backend = "numba"
+    ) -> SpikeTrains:
+        """Spike trains of repetitions, each from rest at the start of the current.
+
+        Parameters
+        ----------
+        current : (T,) or (sweeps, T) array
+            In pA.
+        dt : float
+            Its time step in ms.
+        repeats : int
+            Number of repetitions of each sweep, which differ in their noise.
+        seed : int or None
+            Of the noise; None: another each time.
+        backend
+            As for `simulate`.
+
+        Returns
+        -------
+        SpikeTrains
+            Of all repetitions of the first sweep, then of the second, and so on; a spike is at the start of its step.
+
+        Raises
+        ------
+        ArgumentError
+            The current is of another rank, empty or not finite, or another argument is out of range.
+        """
+        array, dt = _currents(current), milliseconds("dt", dt)
+        repeats = whole("repeats", repeats, 1)
+        layer = Layer(self.neuron(dt, repeats, np.float32))
+        gain = -np.expm1(-dt / self.tau_mem) / self.conductance
+        seeds = np.random.SeedSequence(seed).generate_state(len(array), np.uint64)
+        trains = []
+        for sweep, own in zip(array, seeds, strict=True):
+            x = (sweep * gain).astype(np.float32)[None, :, None]
+            run = simulate(layer, x, backend, seed=int(own))
+            trains += list(SpikeTrains.from_steps(run.spikes[0].T, dt))
+        return SpikeTrains.of(trains)
+
+    def impose(self, current: Any, spikes: Any, dt: float) -> Imposed:
+        """Potential, threshold and hazard with recorded spikes imposed, from rest at the start of each sweep.
+
+        Parameters
+        ----------
+        current : (sweeps, T) array
+            In pA.
+        spikes : (sweeps, T) bool array
+            Where a sweep has a spike.
+        dt : float
+            Time step in ms.
+        """
+        array = _currents(current)
+        basis = self.basis(milliseconds("dt", dt))
+        amplitudes = [amplitude / self.conductance for _, amplitude in self.currents]
+        potential = impose(
+            array, spikes, basis, self.tau_mem, (self.rest, 1 / self.conductance, *amplitudes, self.reset)
+        )
+        log, live = log_hazard(potential - self.rest, spikes, basis, self.weights(basis))
+        threshold = potential - self.width * (log - np.log(self.rate * dt / 1000))
+        return Imposed(potential, threshold, np.where(live, np.exp(np.minimum(log, 60.0)), 0.0))
+
+    def weights(self, basis: Basis) -> np.ndarray:
+        """What the log of the hazard of a step is made of: weights of the regressors of `Basis`."""
+        slopes = {(tau, knot): slope for tau, knot, slope in self.coupling}
+        knots = [None if knot is None else knot + self.rest for knot in basis.knots]
+        rises = [amplitude for _, amplitude in self.thresholds]
+        # a knot that was moved to rest and back may differ in its last digits
+        known = {(tau, None if knot is None else round(knot, 9)): slope for (tau, knot), slope in slopes.items()}
+        rises += [known.get((tau, None if k is None else round(k, 9)), 0.0) for tau in basis.coupling for k in knots]
+        constant = np.log(self.rate * basis.dt / 1000) - (self.threshold - self.rest) / self.width
+        return np.array([1 / self.width, constant, *(-rise / self.width for rise in rises)])
+
+    def with_rate(self, rate: float) -> Self:
+        """The same neuron with its threshold where it spikes at another rate, in Hz."""
+        rate = number("rate", rate, above=0)
+        return replace(self, rate=rate, threshold=self.threshold + self.width * float(np.log(rate / self.rate)))
+
+    def to_nest(self) -> dict[str, Any]:
+        """The parameters of NEST's gif_psc_exp, by its names and in its units.
+
+        Raises
+        ------
+        ArgumentError
+            The potential acts on the threshold, which NEST's model has not.
+        """
+        if self.coupling:
+            raise ArgumentError(
+                "to_nest: expected a neuron without coupling of its threshold to the potential; found "
+                f"{len(self.coupling)} (gif_psc_exp has none; fit with model='gif')"
+            )
+        cell = self.with_rate(1.0)
+        return {
+            "C_m": cell.capacitance, "g_L": cell.conductance, "E_L": cell.rest, "V_reset": cell.reset,
+            "t_ref": cell.refractory, "V_T_star": cell.threshold, "Delta_V": cell.width, "lambda_0": 1.0,
+            "tau_stc": [tau for tau, _ in cell.currents], "q_stc": [-amplitude for _, amplitude in cell.currents],
+            "tau_sfa": [tau for tau, _ in cell.thresholds], "q_sfa": [amplitude for _, amplitude in cell.thresholds],
+        }  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Parameters by name, for JSON; `from_dict` takes them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, parameters: Mapping[str, Any]) -> Self:
+        """The cell of `to_dict`."""
+        return cls(**parameters)
+
+
+def _entry(name: str, given: Any, words: tuple[str, ...]) -> tuple[Any, ...]:
+    """What describes one component, checked."""
+    if not isinstance(given, (tuple, list, np.ndarray)) or len(given) != 1 + len(words):
+        raise ArgumentError(
+            f"{name}: expected a sequence of (tau in ms, {', '.join(words)}); found {found(given)} in it"
+        )
+    tau, *values = given
+    checked = [None if word == "knot" and v is None else number(word, v) for word, v in zip(words, values, strict=True)]
+    return (milliseconds("tau", tau), *checked)
+
+
+def _currents(current: Any) -> np.ndarray:
+    array = real_array("current", current)
+    if array.ndim not in (1, 2) or 0 in array.shape:
+        raise ArgumentError(f"current: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
+    finite("current", array)
+    return np.atleast_2d(array).astype(np.float64)

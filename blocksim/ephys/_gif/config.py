@@ -1,0 +1,150 @@
+"""The settings of a fit of a stochastic neuron, checked.
+
+Owns their names, defaults and ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+
+from blocksim._validation import choice, found, milliseconds, number, whole
+from blocksim.errors import ArgumentError
+
+# time constants in ms of each model, where none are given
+MODELS: dict[str, dict[str, tuple[float, ...]]] = {
+    "lif": {"currents": (), "thresholds": (), "coupling": ()},
+    "gif": {"currents": (10.0, 50.0, 300.0), "thresholds": (10.0, 200.0), "coupling": ()},
+    "igif": {"currents": (10.0, 50.0, 300.0), "thresholds": (10.0, 200.0), "coupling": (3.0, 12.0, 50.0)},
+}
+ELECTRODES = ("none", "series")
+
+
+@dataclass(frozen=True)
+class GIFConfig:
+    """Settings of `fit_gif`.
+
+    Parameters
+    ----------
+    model : {"igif", "gif", "lif", "auto"}
+        "gif" has after-spike currents and a moving threshold; "igif" also a threshold that follows the potential; "lif"
+        has neither. "auto" fits all of them and keeps the one that predicts the held-out part best.
+    dt : float or None
+        Time step of the model in ms; None: the recording's.
+    refractory : float
+        Absolute refractory period in ms; it becomes shorter where an interval between spikes is.
+    currents, thresholds, coupling : tuple of float, or None
+        Time constants in ms: of after-spike currents, of rises of the threshold, and of the threshold's coupling to the
+        potential. None: the model's own.
+    knots : tuple of float
+        Quantiles of the potential, in (0, 1), above which the coupling acts, beside the potential itself.
+    tau_mem : (low, high)
+        Membrane time constants in ms to search between.
+    electrode : {"none", "series"}
+        "series" also fits a series resistance, and takes its share of the current out of the potential.
+    before_spike : float
+        Time in ms before each spike in which the potential does not count, beside the refractory period after it.
+    validation : float
+        Share of each sweep, at its end, held out for the scores of a first fit; the final one is to all. 0: none.
+    ridge : float
+        Penalty on the squared weights of the threshold's regressors, each scaled to a standard deviation of 1. It keeps
+        fits to few spikes finite.
+    repeats : int
+        Repetitions of the model for the scores.
+    seed : int
+        Of the repetitions.
+
+    Raises
+    ------
+    ArgumentError
+        A setting is out of range, or unknown.
+
+    Examples
+    --------
+    >>> from blocksim.ephys import GIFConfig
+    >>> GIFConfig(model="gif").thresholds
+    (10.0, 200.0)
+    """
+
+    model: str = "igif"
+    dt: float | None = None
+    refractory: float = 4.0
+    currents: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+    coupling: tuple[float, ...] | None = None
+    knots: tuple[float, ...] = (0.5, 0.8, 0.95)
+    tau_mem: tuple[float, float] = (1.0, 200.0)
+    electrode: str = "none"
+    before_spike: float = 2.0
+    validation: float = 0.2
+    ridge: float = 0.01
+    repeats: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        choice("model", self.model, (*MODELS, "auto"))
+        choice("electrode", self.electrode, ELECTRODES)
+        if self.dt is not None:
+            put("dt", milliseconds("dt", self.dt))
+        for name in ("refractory", "before_spike"):
+            put(name, milliseconds(name, getattr(self, name), zero=True))
+        for name in ("currents", "thresholds", "coupling"):
+            given = getattr(self, name)
+            if self.model == "auto" and given is not None:
+                raise ArgumentError(
+                    f"{name}: expected None for model='auto', which compares models; found {found(given)}"
+                )
+            if given is None and self.model != "auto":
+                given = MODELS[self.model][name]
+            put(name, None if given is None else _times(name, given))
+        knots = _numbers("knots", self.knots)
+        if not all(0 < knot < 1 for knot in knots):
+            raise ArgumentError(f"knots: expected quantiles between 0 and 1; found {found(self.knots)}")
+        put("knots", tuple(sorted(knots)))
+        bounds = _times("tau_mem", self.tau_mem)
+        if len(bounds) != 2 or not bounds[0] < bounds[1]:
+            raise ArgumentError(f"tau_mem: expected (low, high) in ms; found {found(self.tau_mem)}")
+        put("tau_mem", bounds)
+        put("validation", number("validation", self.validation, least=0))
+        if self.validation > 0.9:
+            raise ArgumentError(f"validation: expected a share of at most 0.9; found {self.validation:g}")
+        put("ridge", number("ridge", self.ridge, least=0))
+        put("repeats", whole("repeats", self.repeats, 1))
+        put("seed", whole("seed", self.seed, 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name, for JSON; `from_dict` takes them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """The settings of `to_dict`."""
+        known = {item.name for item in fields(cls)}
+        unknown = set(settings) - known
+        if unknown:
+            raise ArgumentError(
+                f"settings: expected names out of {', '.join(sorted(known))}; found {', '.join(unknown)}"
+            )
+        own: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        return cls(**own)
+
+
+def _numbers(name: str, given: Any) -> tuple[float, ...]:
+    if not isinstance(given, (tuple, list, np.ndarray)):
+        given = (given,)
+    return tuple(number(name, each) for each in given)
+
+
+def _times(name: str, given: Any) -> tuple[float, ...]:
+    times = tuple(
+        milliseconds(name, each) for each in (given if isinstance(given, (tuple, list, np.ndarray)) else (given,))
+    )
+    if len(set(times)) != len(times):
+        raise ArgumentError(f"{name}: expected time constants that differ; found {found(given)}")
+    return times

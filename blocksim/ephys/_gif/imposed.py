@@ -1,0 +1,131 @@
+"""Recorded sweeps with their spikes imposed: regressors of the potential, and of the log of the hazard, (39).
+
+Owns `Basis`, the time constants that a fit takes as given, and what of it the loops of `blocksim._imposed` read. They
+are the Numba backend's, in float64, whatever the backend of a simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from blocksim import _imposed
+from blocksim._milliseconds import propagators
+from blocksim.backend import get_backend
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a fit takes as given.
+
+    Attributes
+    ----------
+    dt : float
+        Time step in ms.
+    refractory : int
+        Absolute refractory period in steps.
+    currents, thresholds, coupling : tuple of float
+        Time constants in ms: of after-spike currents, of rises of the threshold, and of the threshold's coupling to the
+        potential.
+    knots : tuple of float or None
+        Potentials in mV above rest above which the coupling acts, each with every time constant; None for the potential
+        itself.
+    """
+
+    dt: float
+    refractory: int
+    currents: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    coupling: tuple[float, ...] = ()
+    knots: tuple[float | None, ...] = ()
+
+    def decays(self, name: str) -> np.ndarray:
+        """Factors of decay in one step, of the time constants of that name."""
+        return np.exp(-self.dt / np.asarray(getattr(self, name), np.float64))
+
+    def gains(self, tau_mem: float) -> np.ndarray:
+        """What an after-spike current of the size of 1 mV adds to the potential in a step."""
+        taus = np.asarray(self.currents, np.float64)
+        return np.asarray(propagators(taus, tau_mem, self.dt)[0]) if len(taus) else taus
+
+
+class Products(NamedTuple):
+    """Sums over the steps that count.
+
+    Of products of regressors, (P, P), and of them and the potential y, (P,); of y², of y, and their number; and the
+    first two together for each stretch of time, (S, P + 1, P + 1).
+    """
+
+    regressors: np.ndarray
+    with_potential: np.ndarray
+    squares: float
+    total: float
+    number: float
+    stretches: np.ndarray
+
+
+def potential_products(
+    current: np.ndarray, voltage: np.ndarray, spikes: np.ndarray, counted: np.ndarray, basis: Basis, tau_mem: float,
+    *, series: bool = False, every: int = 1, stretch: float = 1000.0,
+) -> Products:  # fmt: skip
+    """The normal equations of the recorded potential: rest, current, after-spike currents, reset, series resistance.
+
+    current, voltage : (B, T); spikes, counted : (B, T) bool. `every`: one step in so many is counted; `stretch`: length
+    of a stretch in ms.
+    """
+    size = 3 + len(basis.currents) + series
+    products, spread = _fast(_imposed.potential_products)(
+        current, voltage, spikes, counted, basis.refractory, float(np.exp(-basis.dt / tau_mem)),
+        basis.decays("currents"), basis.gains(tau_mem), series, every, max(1, round(stretch / basis.dt)),
+    )  # fmt: skip
+    stretches = products.reshape(-1, size + 1, size + 1)
+    total, (count, sum_) = stretches.sum(axis=0), spread.sum(axis=0)
+    return Products(
+        total[:size, :size], total[:size, size], float(total[size, size]), float(sum_), float(count), stretches
+    )
+
+
+def impose(current: np.ndarray, spikes: np.ndarray, basis: Basis, tau_mem: float, coefficients: Any) -> np.ndarray:
+    """The potential (B, T) in mV, from coefficients of `potential_products`: the series resistance is not in it."""
+    rest, resistance, *amplitudes = coefficients
+    number = len(basis.currents)
+    return _fast(_imposed.impose)(
+        np.ascontiguousarray(current, np.float64), np.ascontiguousarray(spikes, np.bool_), basis.refractory,
+        float(np.exp(-basis.dt / tau_mem)), float(rest), float(resistance), float(amplitudes[number]),
+        basis.decays("currents"), basis.gains(tau_mem) * np.asarray(amplitudes[:number], np.float64),
+    )  # fmt: skip
+
+
+def threshold_regressors(potential: np.ndarray, spikes: np.ndarray, basis: Basis) -> tuple[np.ndarray, np.ndarray]:
+    """What the log of the hazard is linear in, (B, T, P), and where the neuron is live, (B, T).
+
+    The potential, in mV above rest, and 1; the rises of the threshold; for each time constant of the coupling, each
+    knot's low-passed potential.
+    """
+    knots = np.array([-np.inf if knot is None else knot for knot in basis.knots], np.float64)
+    return _fast(_imposed.threshold_regressors)(
+        np.ascontiguousarray(potential), np.ascontiguousarray(spikes, np.bool_), basis.refractory,
+        basis.decays("thresholds"), basis.decays("coupling"), knots,
+    )  # fmt: skip
+
+
+def log_hazard(
+    potential: np.ndarray, spikes: np.ndarray, basis: Basis, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The log of the hazard of each step, (B, T), and where the neuron is live; sweep by sweep, to save memory."""
+    log, live = np.empty(potential.shape), np.empty(potential.shape, np.bool_)
+    for sweep in range(len(potential)):
+        one = slice(sweep, sweep + 1)
+        regressors, live[one] = threshold_regressors(potential[one], spikes[one], basis)
+        log[one] = regressors @ weights
+    return log, live
+
+
+def _fast(function: F) -> F:
+    """The Numba backend's version of a loop."""
+    return get_backend("numba").fast(function)

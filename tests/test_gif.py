@@ -1,0 +1,323 @@
+"""Fits of stochastic neurons: recovery, the likelihood and its derivatives, scores, files, warnings."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blocksim import _imposed, simulate
+from blocksim.backend import get_backend
+from blocksim.ephys import GIFCell, GIFConfig, GIFFit, Recording, evaluate, fit_gif
+from blocksim.ephys._gif import spikes as of_spikes
+from blocksim.ephys._gif.imposed import Basis, log_hazard, threshold_regressors
+from blocksim.ephys.evaluation import predict
+from blocksim.errors import FileError
+from blocksim.metrics import explained_temporal_variance, md_star
+from blocksim.trains import SpikeTrains
+
+from .helpers import assert_refused
+
+CELL = GIFCell(
+    capacitance=120, conductance=8, rest=-70, reset=-62, threshold=-52, width=1.2, refractory=4,
+    currents=[(10, -60), (50, -25)], thresholds=[(10, 4), (200, 1)],
+)  # fmt: skip
+COUPLED = replace(CELL, coupling=[(12, None, 0.2), (12, -58, 0.4)])
+
+
+def current_of(seed, steps, dt=0.2, sweeps=1):
+    """Noise that is filtered with 3 ms, the same in every sweep, in pA."""
+    rng = np.random.default_rng(seed)
+    keep, value = np.exp(-dt / 3), 0.0
+    out = np.empty(steps)
+    for step, drive in enumerate(rng.normal(size=steps) * np.sqrt(1 - keep * keep)):
+        value = keep * value + drive
+        out[step] = 170 + 130 * value
+    return np.repeat(out[None], sweeps, axis=0)
+
+
+def recording_of(cell, seed, steps, dt=0.2, sweeps=1, noise=0.3):
+    """A recording of a cell that we know, with an amplifier's noise in mV."""
+    current = current_of(seed, steps, dt, sweeps)
+    spikes = cell.sample(current[0], dt, repeats=sweeps, seed=seed)
+    potential = cell.impose(current, spikes.to_steps(dt, steps) > 0, dt).potential
+    rng = np.random.default_rng(seed + 1000)
+    return Recording(current, potential + rng.normal(0, noise, current.shape), 1000 / dt, spikes)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A fit to 60 s of the cell."""
+    config = GIFConfig(model="gif", currents=(10, 50), thresholds=(10, 200))
+    return fit_gif(recording_of(CELL, 1, 300_000), config)
+
+
+def test_a_known_cell_is_recovered(fitted):
+    errors = fitted.errors
+    for name in ("rest", "reset", "width", "threshold", "tau_mem", "resistance"):
+        off = abs(getattr(fitted.cell, name) - getattr(CELL, name)) / errors[name]
+        assert off < 4, f"{name}: {off} standard errors"
+        assert errors[name] < 0.1 * abs(getattr(CELL, name))
+    times = np.linspace(0, 400, 50)
+    for name in ("currents", "thresholds"):
+        kernel = fitted.kernel(name, times)
+        true = sum(amplitude * np.exp(-times / tau) for tau, amplitude in getattr(CELL, name))
+        assert (np.abs(kernel.value - true) <= 2 * (kernel.high - kernel.value) + 1e-9).all(), name
+    assert fitted.warnings == ()
+    assert fitted.scores["r2"] > 0.99
+    assert fitted.scores["ks"] < 1.5 * fitted.scores["ks_critical"]
+    assert abs(fitted.scores["bits"] - fitted.scores["held_out_bits"]) < 0.5
+
+
+@pytest.mark.slow
+def test_bands_cover_what_they_should():
+    """Of 20 cells of 100 s: each kernel within its band of 95 % nearly always."""
+    times = np.array([0.0, 5.0, 20.0, 80.0, 300.0])
+    inside = {"currents": [], "thresholds": []}
+    for seed in range(20):
+        fit = fit_gif(
+            recording_of(CELL, seed, 500_000),
+            GIFConfig(model="gif", currents=(10, 50), thresholds=(10, 200), validation=0),
+        )
+        for name, found in inside.items():
+            kernel = fit.kernel(name, times)
+            true = sum(amplitude * np.exp(-times / tau) for tau, amplitude in getattr(CELL, name))
+            found.append((kernel.low <= true) & (true <= kernel.high))
+    shares = {name: float(np.mean(found)) for name, found in inside.items()}
+    assert all(0.85 <= share <= 1 for share in shares.values()), shares
+
+
+def test_a_threshold_that_follows_the_potential_is_recovered():
+    fit = fit_gif(recording_of(COUPLED, 2, 300_000), GIFConfig(currents=(10, 50), thresholds=(10, 200), coupling=(12,)))
+    # knots are quantiles of the potential, so that slopes are compared by what they do: the hazard
+    current = current_of(5, 50_000)
+    spikes = COUPLED.sample(current[0], 0.2, repeats=1, seed=3).to_steps(0.2, 50_000) > 0
+    true, found = (np.log(np.maximum(cell.impose(current, spikes, 0.2).hazard, 1e-12)) for cell in (COUPLED, fit.cell))
+    frequent = true > np.log(1e-3)
+    assert frequent.sum() > 1000
+    assert np.sqrt(np.mean((true - found)[frequent] ** 2)) < 0.3
+
+
+def test_the_model_that_predicts_best_is_kept():
+    recording = recording_of(COUPLED, 4, 200_000)
+    fit = fit_gif(recording, GIFConfig(model="auto"))
+    assert set(fit.compared) == {"lif", "gif", "igif"}
+    assert fit.config.model == max(fit.compared, key=fit.compared.get) == "igif"
+    assert fit.scores["held_out_bits"] == fit.compared["igif"]
+
+
+def test_a_series_resistance_is_taken_out():
+    made = recording_of(CELL, 6, 150_000)
+    raw = Recording(made.current, made.voltage + 0.02 * made.current, made.sampling_rate, made.spikes)
+    fit = fit_gif(raw, GIFConfig(model="gif", electrode="series"))
+    assert abs(fit.series_resistance - 20) < 3 * fit.errors["series_resistance"] + 0.5
+    assert abs(fit.cell.resistance - CELL.resistance) < 4 * fit.errors["resistance"]
+
+
+@pytest.mark.parametrize("cell", [CELL, COUPLED])
+def test_an_imposed_cell_is_the_simulated_one(cell):
+    """With its own spikes imposed a cell has the potential, threshold and live steps of the simulation."""
+    current = current_of(7, 20_000)
+    x = current[..., None]
+    run = simulate(cell.layer(0.2), x, seed=1, record=("voltage", "threshold"))
+    spikes = run.spikes[..., 0]
+    assert spikes.sum() > 5
+    imposed = cell.impose(current, spikes, 0.2)
+    np.testing.assert_allclose(imposed.potential - cell.rest, run.voltage[..., 0], atol=1e-9)
+    live = imposed.hazard > 0
+    np.testing.assert_allclose(imposed.threshold[live] - cell.rest, run.threshold[..., 0][live], atol=1e-8)
+    np.testing.assert_allclose(
+        imposed.hazard[live], cell.neuron(0.2).spike.hazard(run.voltage - run.threshold)[..., 0][live], rtol=1e-8
+    )
+    after = np.zeros_like(spikes)
+    for step in np.flatnonzero(spikes[0]):
+        after[0, step + 1 : step + 21] = True
+    np.testing.assert_array_equal(live, ~after)
+
+
+def test_compiled_loops_are_the_written_ones():
+    rng = np.random.default_rng(0)
+    shape = (3, 400)
+    spikes = rng.random(shape) < 0.02
+    current, voltage = rng.normal(size=shape), rng.normal(size=shape)
+    fast, decay, gain = get_backend("numba").fast, np.array([0.9, 0.99]), np.array([0.1, -0.02])
+    for function, arguments in (
+        (_imposed.impose, (current, spikes, 5, 0.95, -1.0, 2.0, 0.5, decay, gain)),
+        (_imposed.potential_products, (current, voltage, spikes, ~spikes, 5, 0.95, decay, gain, False, 1, 100)),
+        (_imposed.potential_products, (current, voltage, spikes, ~spikes, 5, 0.95, decay, gain, True, 3, 150)),
+        (_imposed.threshold_regressors, (voltage, spikes, 5, decay, np.array([0.8, 0.97]), np.array([-np.inf, 0.2]))),
+    ):
+        compiled, written = fast(function), function
+        assert compiled is not written
+        found, expected = compiled(*arguments), written(*arguments)
+        for one, other in zip(
+            *(each if isinstance(each, tuple) else (each,) for each in (found, expected)), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_derivatives_of_the_likelihood_are_its_differences():
+    rng = np.random.default_rng(1)
+    basis = Basis(0.2, 10, (), (10.0, 100.0), (5.0,), (None, 0.5))
+    potential, spikes = np.cumsum(rng.normal(0, 0.1, (2, 3000)), axis=1), rng.random((2, 3000)) < 0.01
+    x, live = threshold_regressors(potential, spikes, basis)
+    flat, fired, open_ = x.reshape(-1, x.shape[2]), spikes.ravel(), live.ravel()
+    mean, scale = of_spikes._moments(flat, open_)
+    likelihood = of_spikes._Likelihood(
+        flat, fired & open_, open_.astype(float), mean, scale, np.where(np.arange(len(mean)) == 1, 0, 0.3)
+    )
+    weights = rng.normal(0, 0.3, len(mean))
+    weights[1] = -4
+    value, gradient, information = likelihood(weights)
+    own = weights / scale
+    own[1] = weights[1] - (mean * weights / scale).sum()
+    log, again = log_hazard(potential, spikes, basis, own)
+    np.testing.assert_array_equal(again, live)
+    assert np.isclose(value, of_spikes.log_likelihood(log, spikes, live))
+    # by hand, from the definition
+    hazard = np.exp(log)
+    by_hand = np.log(1 - np.exp(-hazard[spikes & live])).sum() - hazard[live & ~spikes].sum()
+    assert np.isclose(value, by_hand)
+    penalty = likelihood.penalty
+    for place in range(len(weights)):
+        ends = []
+        for sign in (1, -1):
+            moved = weights.copy()
+            moved[place] += sign * 1e-5
+            at, slope, _ = likelihood(moved)
+            ends.append((at - 0.5 * (penalty * moved**2).sum(), slope))
+        assert np.isclose(gradient[place], (ends[0][0] - ends[1][0]) / 2e-5, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(-information[place], (ends[0][1] - ends[1][1]) / 2e-5, rtol=1e-4, atol=1e-4)
+
+
+def test_rescaled_intervals_of_the_true_cell_are_uniform():
+    recording = recording_of(CELL, 8, 300_000)
+    spikes = recording.spike_counts() > 0
+    hazard = CELL.impose(recording.current, spikes, 0.2).hazard
+    uniform = of_spikes.rescaled_times(hazard, spikes)
+    assert len(uniform) == spikes.sum() - 1
+    assert of_spikes.ks_distance(uniform) < 1.6 / np.sqrt(len(uniform))
+    wrong = replace(CELL, threshold=CELL.threshold + 2)
+    assert (
+        of_spikes.ks_distance(of_spikes.rescaled_times(wrong.impose(recording.current, spikes, 0.2).hazard, spikes))
+        > 0.3
+    )
+
+
+def test_scores_of_the_true_cell():
+    recording = recording_of(CELL, 9, 50_000, sweeps=8)
+    before, test = recording.split(at=4000)
+    scores = evaluate(CELL, test, before=before, repeats=200, seed=1)
+    assert scores["md_star"] > 0.93
+    assert scores["etv"] > 0.95
+    assert scores["potential_r2"] > 0.95
+    assert abs(scores["rate_hz"] / scores["rate_recorded_hz"] - 1) < 0.1
+    predicted = predict(CELL, test, test.dt, before=before, repeats=200, seed=1)
+    assert len(predicted.trains) == 200
+    by_hand = explained_temporal_variance(predicted.trains, test.spikes, duration=test.duration, pooled=True)
+    assert np.isclose(scores["etv"], by_hand[0])
+    assert np.isclose(scores["md_star"], md_star(predicted.trains, test.spikes))
+
+
+def test_pooled_scores_are_those_of_the_mean_rate():
+    rng = np.random.default_rng(3)
+    models, trials = ([np.sort(rng.uniform(0, 1000, 12)) for _ in range(number)] for number in (5, 3))
+    time = np.arange(0.125, 1000, 0.25)
+
+    def smooth(train):
+        kernels = np.exp(-0.5 * ((time[:, None] - train) / 10) ** 2)
+        return kernels.sum(axis=1) / (np.sqrt(2 * np.pi) * 10)
+
+    mean = np.mean([smooth(train) for train in models], axis=0)
+    expected = np.mean([
+        (mean.var() + y.var() - (mean - y).var()) / (mean.var() + y.var()) for y in map(smooth, trials)
+    ])  # fmt: skip
+    found = explained_temporal_variance(models, trials, duration=1000, normalise=False, pooled=True)
+    assert found.shape == (1,)
+    assert np.isclose(found[0], expected, atol=1e-4)
+    counts = [[sum(np.abs(np.subtract.outer(a, b)) <= 4).sum() for b in trials] for a in models]
+    own = [[sum(np.abs(np.subtract.outer(a, b)) <= 4).sum() for b in models] for a in models]
+    data = [
+        sum(np.abs(np.subtract.outer(a, b)) <= 4).sum()
+        for i, a in enumerate(trials)
+        for j, b in enumerate(trials)
+        if i != j
+    ]
+    assert np.isclose(md_star(models, trials), 2 * np.mean(counts) / (np.mean(own) + np.mean(data)))
+
+
+def test_a_fit_is_saved_and_shown(fitted, tmp_path):
+    fitted.save(tmp_path / "fit.json")
+    again = GIFFit.load(tmp_path / "fit.json")
+    assert again.cell == fitted.cell
+    assert again.config == fitted.config
+    assert again.errors == fitted.errors
+    assert again.compared == fitted.compared
+    np.testing.assert_allclose(np.diagonal(again.correlation), 1)
+    assert len(str(fitted).splitlines()) < 20
+    assert "tau_mem" in str(fitted)
+    (tmp_path / "other.json").write_text('{"cell": 3}')
+    for name in ("other.json", "none.json"):
+        with pytest.raises(FileError, match=name):
+            GIFFit.load(tmp_path / name)
+
+
+def test_parameters_of_nest(fitted):
+    params = fitted.cell.to_nest()
+    assert params["tau_sfa"] == [10, 200]
+    assert np.isclose(params["V_T_star"], fitted.cell.threshold)
+    other = fitted.cell.with_rate(1000.0)
+    np.testing.assert_allclose(other.to_nest()["V_T_star"], params["V_T_star"])
+    spikes = np.zeros((1, 2000), bool)
+    current = current_of(1, 2000)
+    np.testing.assert_allclose(
+        other.impose(current, spikes, 0.2).hazard, fitted.cell.impose(current, spikes, 0.2).hazard, rtol=1e-9
+    )
+    assert_refused(COUPLED.to_nest, ["coupling", "gif"])
+
+
+def test_a_reader_is_warned():
+    recording = recording_of(CELL, 10, 100_000)
+    rng = np.random.default_rng(0)
+    noise = Recording(
+        recording.current,
+        -60 + rng.normal(0, 5, recording.voltage.shape) + 1e-3 * recording.current,
+        5000,
+        recording.spikes,
+    )
+    assert any("poorly explained" in each for each in fit_gif(noise).warnings)
+    few = SpikeTrains.of([recording.spikes[0][:12]])
+    told = fit_gif(Recording(recording.current, recording.voltage, 5000, few)).warnings
+    assert any("12 spikes" in each for each in told)
+    assert any("edge" in each for each in fit_gif(recording, GIFConfig(model="gif", tau_mem=(20, 200))).warnings)
+    twice = SpikeTrains.of([np.sort(np.append(recording.spikes[0], recording.spikes[0][5] + 1.0))])
+    assert any(
+        "1 ms apart" in each for each in fit_gif(Recording(recording.current, recording.voltage, 5000, twice)).warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: fit_gif(np.zeros(3)), ["data", "Recording"]),
+        (lambda: fit_gif(Recording(np.zeros((1, 999)), np.zeros((1, 999)), 1000, [[5.0]])), ["current", "varies"]),
+        (lambda: fit_gif(Recording(np.arange(999.0), np.full(999, -60.0), 1000, [[]])), ["spikes"]),
+        (lambda: fit_gif(flipped()), ["rises with the current", "MOhm"]),
+        (lambda: GIFConfig(model="hh"), ["model", "igif"]),
+        (lambda: GIFConfig(currents=(10, 10)), ["currents", "differ"]),
+        (lambda: GIFConfig(model="auto", currents=(10,)), ["currents", "auto"]),
+        (lambda: GIFConfig(knots=(1.2,)), ["knots", "quantiles"]),
+        (lambda: GIFConfig(tau_mem=(30, 20)), ["tau_mem"]),
+        (lambda: GIFConfig.from_dict({"modle": "gif"}), ["modle"]),
+        (lambda: replace(CELL, width=0), ["width"]),
+        (lambda: replace(CELL, currents=[(10,)]), ["currents", "tau"]),
+        (lambda: CELL.sample(np.zeros((2, 0)), 0.1), ["current"]),
+        (lambda: CELL.sample(np.zeros(9), 0.1, repeats=0), ["repeats"]),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_refused(call, words):
+    assert_refused(call, words)
+
+
+def flipped():
+    recording = recording_of(CELL, 11, 20_000)
+    return Recording(-recording.current, recording.voltage, 5000, recording.spikes)
