@@ -7,6 +7,7 @@ length, chunk, thread count and backend.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -153,7 +154,7 @@ def exponential_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def checked_seed(seed: Any) -> int:
     """A seed, or one of the operating system's entropy where there is None."""
     if seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        return int.from_bytes(os.urandom(8), "little")  # NumPy would import its generators here, in the middle of a run
     whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, (bool, np.bool_))
     if not whole or not 0 <= int(seed) < MOST_SEED:
         raise ArgumentError(f"seed: expected a whole number from 0 to 2**64 - 1, or None for another each time; found "

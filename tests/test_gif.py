@@ -1,13 +1,16 @@
 """Fits of stochastic neurons: recovery, the likelihood and its derivatives, scores, files, warnings."""
 
+import csv
 from dataclasses import replace
 
+import click.testing
 import numpy as np
 import pytest
 
 from blocksim import _imposed, simulate
 from blocksim.backend import get_backend
-from blocksim.ephys import GIFCell, GIFConfig, GIFFit, Recording, evaluate, fit_gif
+from blocksim.cli import main
+from blocksim.ephys import GIFCell, GIFConfig, GIFFit, Recording, evaluate, fit_gif, open_recording
 from blocksim.ephys._gif import spikes as of_spikes
 from blocksim.ephys._gif.imposed import Basis, log_hazard, threshold_regressors
 from blocksim.ephys.evaluation import predict
@@ -321,3 +324,74 @@ def test_wrong_input_is_refused(call, words):
 def flipped():
     recording = recording_of(CELL, 11, 20_000)
     return Recording(-recording.current, recording.voltage, 5000, recording.spikes)
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BLOCKSIM_BACKEND", raising=False)
+    for name, seed in (("a", 12), ("b", 13)):
+        made = recording_of(CELL, seed, 50_000, sweeps=2)
+        np.savez(
+            f"{name}.npz", current_pA=made.current, voltage_mV=made.voltage, sampling_rate=5000,
+            spike_times_ms=made.spikes.padded(),
+        )  # fmt: skip
+    (tmp_path / "few.toml").write_text("[fit]\nrepeats = 20\n")
+
+    def call(*arguments):
+        return click.testing.CliRunner().invoke(main, ["fit", *arguments, "--config", "few.toml"])
+
+    return call
+
+
+def test_the_command_fits_a_stochastic_neuron(shell, tmp_path):
+    result = shell("a.npz", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert "igif" in result.output
+    fit = GIFFit.load(tmp_path / "out/fit.json")
+    assert fit.config.repeats == 20
+    training = open_recording("a.npz").split(at=7500)[0]
+    assert fit.cell == fit_gif(training, fit.config).cell
+    with np.load("out/predictions.npz") as saved:
+        assert saved["test_spike_repeat"].max() == 19
+        assert saved["test_voltage"].shape == saved["test_threshold"].shape
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4
+    assert "&plusmn;" in page
+    assert "finished before" in shell("a.npz", "-o", "out").output
+    other = shell("a.npz", "-o", "out", "--model", "gif", "--no-report")
+    assert other.exit_code == 2
+    assert "pass --overwrite" in other.output
+
+
+def test_cells_of_a_table_are_compared(shell, tmp_path):
+    result = shell("a.npz", "b.npz", "-o", "cells", "--model", "auto", "--no-report")
+    assert result.exit_code == 0, result.output
+    with open(tmp_path / "cells/cells.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["cell"] for row in rows] == ["a", "b"]
+    assert all(row["model"] in ("gif", "igif") for row in rows)
+    assert all(float(row["test_md_star"]) > 0.5 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "gif", "--tau", "20"], "--tau: expected with --model alif"),
+        (["--model", "gif", "--refractory", "2,3"], "--refractory: expected one number for --model gif"),
+        (["--model", "hodgkin"], "igif"),
+    ],
+)
+def test_options_of_another_model_are_refused(shell, options, message, tmp_path):
+    result = shell("a.npz", "-o", "x", *options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_script_with_options_of_the_search_still_gets_alif():
+    from blocksim.cli.fit import _implied
+
+    assert _implied({}) == "igif"
+    assert _implied({"seed": 3, "dt": 0.1, "validation": 0.2}) == "igif"
+    assert {_implied(each) for each in ({"tau": 20.0}, {"refractory": (2.0, 3.0)}, {"candidates": 8})} == {"alif"}

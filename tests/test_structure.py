@@ -48,7 +48,9 @@ def test_recordings_know_nothing_of_fits(drawing):
     known = drawing.modules()
     for name, path in known.items():
         if name.startswith("ephys._recordings"):
-            assert not {each for each in drawing.imports(name, path, known) if "_fitting" in each}, name
+            assert not {each for each in drawing.imports(name, path, known) if "_fitting" in each or "_gif" in each}, (
+                name
+            )
 
 
 def test_texts_of_the_library_name_no_options_of_commands(drawing):

@@ -1,10 +1,11 @@
-"""`blocksim fit`: adaptive neurons fitted to recordings, one file or many, each with its own folder of results."""
+"""`blocksim fit`: neurons fitted to recordings, one file or many, each with its own folder of results."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from blocksim.ephys._fitting.batch import (
     REPORT,
     Task,
     attempt,
+    columns_of,
     finished,
     fit_file,
     open_split,
     write_table,
 )
 from blocksim.ephys._fitting.config import FitConfig
+from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._recordings.detection import Detection
 from blocksim.ephys._recordings.formats import open_recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
@@ -40,7 +43,10 @@ SHOWN = {
     "rate_hz": "rate (Hz)", "rate_recorded_hz": "  recorded (Hz)", "etv": "ETV, normalised, 10 ms",
     "etv_raw": "ETV, 10 ms", "etv_reliability": "  of the trials", "gamma": "Gamma, 4 ms", "md_star": "Md*, 4 ms",
     "intrinsic_reliability": "  intrinsic reliability, 4 ms", "potential_r2": "potential, R2",
+    "bits": "bits for each spike", "ks": "Kolmogorov-Smirnov distance",
 }  # fmt: skip
+# options of the search for an ALIF neuron
+OF_ALIF = ("tau", "restarts", "epochs")
 
 
 @click.command()
@@ -48,16 +54,25 @@ SHOWN = {
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings file, .toml or .json.")
 @click.option(
+    "--model",
+    type=click.Choice(["igif", "gif", "lif", "auto", "alif"]),
+    help="igif, gif, lif: stochastic neurons, with and without a threshold that follows the potential, and adaptation; "
+    "auto: the one of them that predicts a held-out part best; alif: a deterministic neuron, by search.  "
+    "[default: igif; alif where an option of its own is given]",
+)
+@click.option(
     "--dt",
     type=Several(float, "steps in ms"),
-    help="Time step in ms; of several, the best is kept.  [default: the file's]",
+    help="Time step in ms; of several (alif), the best is kept.  [default: the file's]",
 )
-@click.option("--tau", type=float, help="Time constant of the van Rossum distance in ms.  [default: 40]")
-@click.option("--refractory", type=Several(float, "periods in ms"), help="Candidate refractory periods in ms.")
-@click.option("--restarts", type=int, help="Number of gradient descents, from the best candidates.  [default: 16]")
-@click.option("--epochs", type=int, help="Maximum number of steps of a descent.  [default: 200]")
+@click.option("--tau", type=float, help="alif: time constant of the van Rossum distance in ms.  [default: 40]")
+@click.option(
+    "--refractory", type=Several(float, "periods in ms"), help="Refractory period in ms, or candidates (alif)."
+)
+@click.option("--restarts", type=int, help="alif: number of gradient descents.  [default: 16]")
+@click.option("--epochs", type=int, help="alif: maximum number of steps of a descent.  [default: 200]")
 @click.option("--seed", type=int, help="Random seed.  [default: 0]")
-@backend_option(help="Backend: numpy, numba, cupy or auto.  [default: numba]")
+@backend_option(help="alif: backend, numpy, numba, cupy or auto.  [default: numba]")
 @click.option(
     "--test-from",
     type=float,
@@ -81,6 +96,7 @@ def fit(
     sources: tuple[Path, ...],
     output: Path,
     config: Path | None,
+    model: str | None,
     backend: str | None,
     test_from: float | None,
     test_sweeps: tuple[str, ...],
@@ -90,13 +106,13 @@ def fit(
     overwrite: bool,
     **options: Any,
 ) -> None:
-    """Fit adaptive integrate-and-fire neurons to recordings of current and potential.
+    """Fit integrate-and-fire neurons to recordings of current and potential.
 
     For one file, the output folder holds fit.json, predictions.npz and report.html. For several, it holds a folder for
     each, and a table of all cells, cells.csv. A file that fails is reported and does not stop the others. Finished fits
     are not repeated.
     """
-    settings, recording = _settings(config, options, backend)
+    settings, recording = _settings(config, options, model, backend)
     sweeps = [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in test_sweeps]
     if not no_report:
         require_matplotlib()
@@ -118,22 +134,31 @@ def fit(
             raise
         return
     rows, problems = _many(tasks, jobs, dask, screen)
-    places = write_table([row for row in rows if row is not None], output)
+    places = write_table([row for row in rows if row is not None], columns_of(settings), output)
     screen.print(f"written: {', '.join(str(place) for place in places)}")
     if problems:
         raise FileError(f"{problems} of {len(tasks)} files failed, as said above")
 
 
-def _settings(config: Path | None, options: Mapping[str, Any], backend: str | None) -> tuple[FitConfig, dict[str, Any]]:
+def _settings(
+    config: Path | None, options: Mapping[str, Any], model: str | None, backend: str | None
+) -> tuple[FitConfig | GIFConfig, dict[str, Any]]:
     """Settings of the fit and of reading: those of the file, with the options over them."""
     read = {} if config is None else read_settings(config)
     check_names("settings", read, SECTIONS)
     fit_settings = section("fit", read)
-    for name in ("dt", "refractory", "tau", "restarts", "epochs", "seed"):
-        if options[name] is not None:
-            fit_settings[name] = options[name]
-    if backend:
-        fit_settings["backend"] = backend
+    named = fit_settings.pop("model", None)
+    given = {name: options[name] for name in ("dt", "refractory", *OF_ALIF, "seed") if options[name] is not None}
+    given |= {"backend": backend} if backend else {}
+    model = model or named or _implied(fit_settings | given)
+    if model != "alif":
+        if others := [f"--{name}" for name in (*OF_ALIF, "backend") if name in given]:
+            raise ArgumentError(f"{', '.join(others)}: expected with --model alif; found --model {model}")
+        for name in {"dt", "refractory"} & set(given):
+            if len(given[name]) != 1:
+                raise ArgumentError(f"--{name}: expected one number for --model {model}; found {given[name]}")
+            (given[name],) = given[name]
+    fit_settings |= given
     recording = section("recording", read)
     for name in ("part", "sampling_rate", "current_unit", "voltage_unit", "current_offset"):
         if options[name] is not None:
@@ -147,7 +172,19 @@ def _settings(config: Path | None, options: Mapping[str, Any], backend: str | No
         detection["threshold"] = options["detection_threshold"]
     if detection:
         recording["detection"] = make(Detection, "[detection]", detection)
-    return make(FitConfig, "[fit]", fit_settings), recording
+    if model == "alif":
+        return make(FitConfig, "[fit]", fit_settings), recording
+    return make(GIFConfig, "[fit]", {**fit_settings, "model": model}), recording
+
+
+def _implied(settings: Mapping[str, Any]) -> str:
+    """The model where none is named: ALIF where a setting of its search is given, as scripts of 0.1.0 do."""
+    stochastic = {item.name for item in fields(GIFConfig)}
+    several = any(
+        isinstance(settings.get(name), (tuple, list)) and len(settings[name]) > 1 for name in ("dt", "refractory")
+    )
+    searched = {item.name for item in fields(FitConfig)} - stochastic
+    return "alif" if several or searched & set(settings) else GIFConfig().model
 
 
 def _folders(sources: tuple[Path, ...], output: Path) -> list[Path]:
@@ -167,7 +204,7 @@ def _one(task: Task, screen: Console) -> None:
     else:
         open_split(task)  # a wrong file is found before a bar is drawn
         with progress("") as bar:
-            item = bar.add_task("search", total=1)
+            item = bar.add_task("fitting", total=1)
             row = fit_file(task, lambda stage, done, total: bar.update(
                 item, description=stage, completed=done, total=max(total, 1)))  # fmt: skip
     _print(row, screen)
@@ -177,18 +214,25 @@ def _one(task: Task, screen: Console) -> None:
 
 def _print(row: Mapping[str, Any], screen: Console) -> None:
     cell = Table(box=None, pad_edge=False, show_header=False)
-    for name in ("tau_mem_ms", "tau_adapt_ms", "rheobase_pa", "adaptation_pa", "gain_per_pa", "bias", "adaptation",
+    for name in ("model", "tau_mem_ms", "tau_adapt_ms", "rheobase_pa", "adaptation_pa", "gain_per_pa", "bias",
+                 "adaptation", "resistance_mohm", "capacitance_pf", "rest_mv", "reset_mv", "threshold_mv", "width_mv",
                  "refractory_ms"):  # fmt: skip
-        cell.add_row(name, f"{row[name]:.4g}")
+        if row.get(name) is not None:
+            cell.add_row(name, row[name] if isinstance(row[name], str) else f"{row[name]:.4g}")
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for part in ("training", "test"):
         table.add_column(part, justify="right")
     for name, words in SHOWN.items():
+        if f"test_{name}" not in row:
+            continue
         table.add_row(words, *(_number(row[f"{part}_{name}"]) for part in ("training", "test")))
     screen.print(Text.assemble((str(row["cell"]), "bold"), f", {row['seconds']:.3g} s"))
     screen.print(cell)
     screen.print(table)
+    if row.get("warnings"):
+        for warning in row["warnings"].split("; "):
+            screen.print(Text.assemble(("warning", "yellow"), f": {warning}"))
 
 
 def _number(value: float | None) -> str:

@@ -212,13 +212,14 @@ def _potential(predicted: Predicted, index: int, group: list[int], spike_window:
 
 
 def arrays(predicted: Predicted, prefix: str) -> dict[str, Any]:
-    """A prediction as arrays, for `.npz`: spike times and their groups, traces, and which group each sweep is in."""
+    """A prediction as arrays, for `.npz`: spikes with their group and repetition, traces, each sweep's group."""
     member = np.empty(predicted.recording.sweeps, np.int64)
     for index, group in enumerate(predicted.groups):
         member[group] = index
     return {
         f"{prefix}_spike_time_ms": predicted.trains.times,
-        f"{prefix}_spike_group": predicted.trains.owners,
+        f"{prefix}_spike_group": predicted.trains.owners // predicted.repeats,
+        f"{prefix}_spike_repeat": predicted.trains.owners % predicted.repeats,
         f"{prefix}_voltage": predicted.traces.voltage,
         f"{prefix}_threshold": predicted.traces.threshold,
         f"{prefix}_group_of_sweep": member,

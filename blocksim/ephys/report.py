@@ -18,9 +18,22 @@ import numpy as np
 
 from blocksim import metrics
 from blocksim.ephys._fitting.fit import Fit
+from blocksim.ephys._gif.fit import GIFFit
+from blocksim.ephys._gif.spikes import rescaled_times
 from blocksim.ephys.evaluation import Predicted
 from blocksim.plotting import RATE, SPIKE, require_matplotlib, tidy
 
+MODEL_WORDS = {
+    "lif": "Stochastic leaky integrate-and-fire neuron",
+    "gif": "Generalised integrate-and-fire neuron with escape noise (GIF)",
+    "igif": "Generalised integrate-and-fire neuron with escape noise and a threshold that follows the potential (iGIF)",
+}
+# of a deterministic model, and of a stochastic one
+OF_TRACES = (
+    "The model's potential is scaled to mV by regression on the training part; its spikes are instants, drawn as bars.",
+    "The model's potential and threshold have the recorded spikes imposed; its own spikes, drawn as bars, are those of "
+    "one repetition.",
+)
 EXCERPT = 2000.0  # ms of traces that are drawn
 SHOWN = 10_000.0  # ms of rasters
 SIGMA = 10.0
@@ -29,12 +42,14 @@ WORDS = {
     "etv": ("ETV, normalised (Gaussian of 10 ms)", ""), "etv_raw": ("ETV, not normalised", ""),
     "etv_reliability": ("&emsp;of the trials themselves", ""), "gamma": ("Gamma (4 ms)", ""),
     "md_star": ("Md* (4 ms)", ""), "intrinsic_reliability": ("&emsp;intrinsic reliability of the trials (4 ms)", ""),
-    "potential_r2": ("potential away from spikes, R²", ""),
+    "potential_r2": ("potential away from spikes, R²", ""), "bits": ("bits for each spike", ""),
+    "ks": ("Kolmogorov-Smirnov distance of rescaled intervals", ""),
 }  # fmt: skip
+KERNEL_WORDS = {"currents": ("after-spike current", "pA"), "thresholds": ("rise of the threshold", "mV")}
 
 
 def page(
-    name: str, result: Fit, predicted: Mapping[str, Predicted], measured: Mapping[str, Mapping[str, float]]
+    name: str, result: Fit | GIFFit, predicted: Mapping[str, Predicted], measured: Mapping[str, Mapping[str, float]]
 ) -> str:
     """The page as text.
 
@@ -42,7 +57,7 @@ def page(
     ----------
     name : str
         The recording's.
-    result : Fit
+    result : Fit or GIFFit
     predicted, measured : mappings
         "training" and "test": predictions, and their scores.
 
@@ -59,8 +74,8 @@ def page(
             "Test part: recorded potential and the model's",
             "Recorded potential of one sweep with the spikes of all its trials above, the model's potential and "
             "threshold with its spikes, and the difference between both potentials away from spikes.",
-            "The stretch with most spikes. Bars above: recorded spikes (dark) and the model's (red). The model's "
-            "potential is scaled to mV by a regression on the training part; its spikes are instants, drawn as bars.",
+            "The stretch with most spikes. Bars above: recorded spikes (dark) and the model's (red). "
+            + OF_TRACES[isinstance(result, GIFFit)],
         ),
         _figure(
             rasters(test),
@@ -68,6 +83,22 @@ def page(
             "Raster of recorded trials with the model's spikes on top; smoothed rates of both, and their difference.",
             "Rates are smoothed with a Gaussian of 10 ms, as in ETV.",
         ),
+        *(_of_stochastic(result, predicted) if isinstance(result, GIFFit) else _of_search(result)),
+    ]
+    template = Template(files("blocksim.ephys").joinpath("report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        name=html.escape(name),
+        summary=html.escape(_summary(result, predicted)),
+        parameters=_parameter_table(result),
+        scores=_score_table(measured),
+        figures="\n".join(sections),
+        settings=html.escape(json.dumps(result.config.to_dict(), indent=1)),
+    )
+
+
+def _of_search(result: Fit) -> list[str]:
+    """What there is to see of a search and a descent."""
+    return [
         _figure(
             _losses(result),
             "Loss",
@@ -82,28 +113,71 @@ def page(
             "Dots: where restarts ended, darker for a lower loss. Line: the final parameters.",
         ),
     ]
-    template = Template(files("blocksim.ephys").joinpath("report.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        name=html.escape(name),
-        summary=html.escape(_summary(result, predicted)),
-        parameters=_parameter_table(result),
-        scores=_score_table(measured),
-        figures="\n".join(sections),
-        settings=html.escape(json.dumps(result.config.to_dict(), indent=1)),
-    )
 
 
-def _summary(result: Fit, predicted: Mapping[str, Predicted]) -> str:
+def _of_stochastic(result: GIFFit, predicted: Mapping[str, Predicted]) -> list[str]:
+    """What there is to see of a stochastic neuron."""
+    return [
+        _figure(
+            kernels(result),
+            "What spikes and the potential do",
+            "After-spike current and rise of the threshold over time after a spike, with bands, and the threshold over "
+            "a potential that is held.",
+            "Bands: 95 %, of the standard errors. Right: the threshold that a constant potential leads to; the neuron "
+            f"spikes at {result.cell.rate:g} Hz where the two are equal.",
+        ),
+        _figure(
+            hazards(predicted["test"]),
+            "Test part: hazard and rescaled intervals",
+            "Hazard with the recorded spikes imposed, and the distribution of rescaled intervals, which should be "
+            "uniform.",
+            "Left: the stretch with most spikes of one sweep; bars: its recorded spikes. Right: intervals between "
+            "spikes, rescaled by the hazard, are uniform if the model is right: the line is within the band of 95 %.",
+        ),
+    ]
+
+
+def _summary(result: Fit | GIFFit, predicted: Mapping[str, Predicted]) -> str:
     training, test = predicted["training"].recording, predicted["test"].recording
+    if isinstance(result, GIFFit):
+        what, how = MODEL_WORDS[result.config.model], f"{result.seconds:.3g} s."
+        how += "".join(f" Warning: {each}." for each in result.warnings)
+    else:
+        what = "Adaptive leaky integrate-and-fire neuron"
+        how = f"{len(result.restarts['fit'])} restarts, {sum(result.seconds.values()):.3g} s."
     return (
-        f"Adaptive leaky integrate-and-fire neuron, time step {result.dt:g} ms. Training: {training.sweeps} sweep(s) "
+        f"{what}, time step {result.dt:g} ms. Training: {training.sweeps} sweep(s) "
         f"of {training.duration / 1000:g} s, {len(training.spikes.times)} spikes. Test: {test.sweeps} sweep(s) "
-        f"of {test.duration / 1000:g} s, {len(test.spikes.times)} spikes. {len(result.restarts['fit'])} restarts, "
-        f"{sum(result.seconds.values()):.3g} s."
+        f"of {test.duration / 1000:g} s, {len(test.spikes.times)} spikes. {how}"
     )
 
 
-def _parameter_table(result: Fit) -> str:
+def _parameter_table(result: Fit | GIFFit) -> str:
+    rows = _of_gif(result) if isinstance(result, GIFFit) else _of_alif(result)
+    return "\n".join(f"<tr><th scope='row'>{name}</th><td>{value}</td></tr>" for name, value in rows)
+
+
+def _of_gif(result: GIFFit) -> list[tuple[str, str]]:
+    cell, errors = result.cell, result.errors
+    numbers = {
+        "tau_mem": ("membrane time constant", cell.tau_mem, "ms"),
+        "resistance": ("input resistance", cell.resistance, "MOhm"), "rest": ("rest", cell.rest, "mV"),
+        "reset": ("reset", cell.reset, "mV"), "threshold": ("threshold at rest", cell.threshold, "mV"),
+        "width": ("width of the noise", cell.width, "mV"),
+    }  # fmt: skip
+    rows = [
+        (words, f"{value:.4g} &plusmn; {errors[name]:.2g} {unit}") for name, (words, value, unit) in numbers.items()
+    ]
+    rows.append(("absolute refractory period", f"{cell.refractory:.4g} ms"))
+    for part, (words, unit) in KERNEL_WORDS.items():
+        for place, (tau, amplitude) in enumerate(getattr(cell, part)):
+            rows.append((f"{words}, {tau:g} ms", f"{amplitude:.4g} &plusmn; {errors[f'{part}.{place}']:.2g} {unit}"))
+    if result.series_resistance:
+        rows.append(("series resistance", f"{result.series_resistance:.4g} MOhm"))
+    return rows
+
+
+def _of_alif(result: Fit) -> list[tuple[str, str]]:
     cell = result.cell
     rows = [
         ("membrane time constant", f"{cell.tau_mem:.4g} ms"), ("adaptation time constant", f"{cell.tau_adapt:.4g} ms"),
@@ -113,12 +187,14 @@ def _parameter_table(result: Fit) -> str:
     ]  # fmt: skip
     for name, value in (cell.millivolts or {}).items():
         rows.append((name, f"{value:.4g}" + ("" if "MOhm" in name else " mV")))
-    return "\n".join(f"<tr><th scope='row'>{name}</th><td>{value}</td></tr>" for name, value in rows)
+    return rows
 
 
 def _score_table(measured: Mapping[str, Mapping[str, float]]) -> str:
     lines = []
     for key, (words, unit) in WORDS.items():
+        if key not in measured["test"]:
+            continue
         cells = "".join(f"<td>{_number(measured[part][key], unit)}</td>" for part in ("training", "test"))
         lines.append(f"<tr><th scope='row'>{words}</th>{cells}</tr>")
     return "\n".join(lines)
@@ -152,7 +228,7 @@ def traces(predicted: Predicted) -> Any:
     """Figure of a stretch: spikes, recorded and predicted potential of the first group of repeats, their difference."""
     recording, dt = predicted.recording, predicted.recording.dt
     group = predicted.groups[0]
-    trials, model = recording.spikes.take(group), predicted.trains[0]
+    trials, model = recording.spikes.take(group), predicted.trains[0]  # of a stochastic model the first repetition
     start = _busiest(np.concatenate([trials.times, model]), recording.duration)
     stop = min(start + EXCERPT, recording.duration)
     first, last = int(start / dt), int(stop / dt)
@@ -202,13 +278,15 @@ def rasters(predicted: Predicted) -> Any:
     recording = predicted.recording
     group = predicted.groups[0]
     stop = min(recording.duration, SHOWN)
-    trials, model = recording.spikes.take(group).window(0, stop), predicted.trains.take([0]).window(0, stop)
+    trials, model = recording.spikes.take(group).window(0, stop), predicted.of_group(0).window(0, stop)
+    shown = [model[row] for row in range(min(len(model), len(trials)))]
     figure, axes = _new(6.4, 3, sharex=True, height_ratios=[2.2, 1.4, 1])
     top, middle, bottom = axes[:, 0]
-    for row, times in enumerate([*trials, model[0]]):
-        colour = RATE if row == len(trials) else SPIKE
+    for row, times in enumerate([*trials, *shown]):
+        colour = RATE if row >= len(trials) else SPIKE
         top.eventplot(times, lineoffsets=row, linelengths=0.8, colors=colour, linewidths=0.9)
-    top.set_yticks([0, len(trials) - 1, len(trials)] if len(trials) > 1 else [0, 1],
+    middle_of_model = len(trials) + (len(shown) - 1) / 2
+    top.set_yticks([0, len(trials) - 1, middle_of_model] if len(trials) > 1 else [0, middle_of_model],
                    ["trial 1", f"{len(trials)}", "model"] if len(trials) > 1 else ["recorded", "model"])  # fmt: skip
     rates = [metrics.smoothed_rate(part, sigma=SIGMA, duration=stop, dt=1.0) for part in (trials, model)]
     time = np.arange(len(rates[0])) + 0.5
@@ -222,6 +300,65 @@ def rasters(predicted: Predicted) -> Any:
     bottom.set_xlabel("time in the test part (ms)")
     bottom.set_xlim(0, stop)
     figure.align_ylabels()
+    return figure
+
+
+def kernels(result: GIFFit) -> Any:
+    """Figure of after-spike current and rise of the threshold, and of the threshold over a held potential."""
+    cell = result.cell
+    figure, axes = _new(3.2, 1, 3)
+    for ax, (name, (words, unit)) in zip(axes[0], KERNEL_WORDS.items(), strict=False):
+        longest = max((tau for tau, _ in getattr(cell, name)), default=100.0)
+        times = np.linspace(0, 2 * longest, 400)
+        kernel = result.kernel(name, times)
+        ax.fill_between(times, kernel.low, kernel.high, color=RATE, alpha=0.25, linewidth=0)
+        ax.plot(times, kernel.value, color=RATE, linewidth=1.2)
+        ax.axhline(0, color="black", linewidth=0.6)
+        ax.set_title(f"{words} ({unit})", fontsize=9)
+        ax.set_xlabel("time after the spike (ms)", fontsize=9)
+    ax = axes[0][2]
+    held = np.linspace(cell.rest - 10, max(cell.threshold, cell.rest) + 25, 200)
+    threshold = np.full_like(held, cell.threshold)
+    for _, knot, slope in cell.coupling:
+        threshold += slope * (held - cell.rest if knot is None else np.maximum(held - knot, 0))
+    ax.plot(held, threshold, color=RATE, linewidth=1.2, label="threshold")
+    ax.plot(held, held, color=SPIKE, linewidth=0.8, linestyle="--", label="potential")
+    ax.set_title("threshold once settled (mV)", fontsize=9)
+    ax.set_xlabel("potential that is held (mV)", fontsize=9)
+    ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def hazards(predicted: Predicted) -> Any:
+    """Figure of the hazard with the recorded spikes imposed, in a stretch, and of all rescaled intervals."""
+    assert predicted.imposed is not None
+    recording, hazard = predicted.recording, predicted.imposed.hazard
+    dt, counts = recording.dt, recording.spike_counts() > 0
+    spikes = recording.spikes[predicted.groups[0][0]]
+    start = _busiest(spikes, recording.duration)
+    first, last = int(start / dt), int(min(start + EXCERPT, recording.duration) / dt)
+    figure, axes = _new(3.2, 1, 2, width_ratios=[2.2, 1])
+    left, right = axes[0]
+    time = np.arange(first, last) * dt
+    rate = 1000 * hazard[predicted.groups[0][0], first:last] / dt
+    left.semilogy(time, np.maximum(rate, 1e-3), color=RATE, linewidth=0.7)
+    inside = spikes[(spikes >= start) & (spikes < last * dt)]
+    left.eventplot(inside, lineoffsets=0.97, linelengths=0.06, colors=SPIKE, linewidths=1,
+                   transform=left.get_xaxis_transform())  # fmt: skip
+    left.set_ylabel("hazard (Hz)")
+    left.set_xlabel("time in the test part (ms)")
+    uniform = np.sort(rescaled_times(hazard, counts & (hazard > 0)))
+    number = len(uniform)
+    if number:
+        share = (np.arange(number) + 0.5) / number
+        band = 1.36 / np.sqrt(number)
+        right.fill_between([0, 1], [-band, 1 - band], [band, 1 + band], color=SPIKE, alpha=0.2, linewidth=0)
+        right.plot(uniform, share, color=RATE, linewidth=1.2)
+    else:
+        right.text(0.5, 0.5, "no intervals", ha="center", transform=right.transAxes)
+    right.set(xlim=(0, 1), ylim=(0, 1))
+    right.set_xlabel("rescaled interval")
+    right.set_ylabel("share below")
     return figure
 
 

@@ -21,22 +21,34 @@ from blocksim._array_io import check_folder, make_folder, plain, write_csv, writ
 from blocksim.ephys._fitting.config import FitConfig
 from blocksim.ephys._fitting.descent import Progress
 from blocksim.ephys._fitting.fit import Fit, fit
+from blocksim.ephys._gif.config import GIFConfig
+from blocksim.ephys._gif.fit import GIFFit, fit_gif
 from blocksim.ephys._recordings.formats import open_parts, open_recording
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.ephys.evaluation import arrays, predict, scores
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 
 DONE, PREDICTIONS, REPORT = "fit.json", "predictions.npz", "report.html"
-# columns of the table of cells: name and kind
-COLUMNS: dict[str, type] = {
-    "cell": str, "file": str, "tau_mem_ms": float, "tau_adapt_ms": float, "adaptation": float, "gain_per_pa": float,
-    "bias": float, "refractory_ms": float, "rheobase_pa": float, "adaptation_pa": float, "reset_mv": float,
-    "scale_mv": float, "dt_ms": float, "training_loss": float, "training_spikes": int, "test_spikes": int,
-    **{f"{part}_{name}": float for part in ("training", "test") for name in (
-        "rate_hz", "rate_recorded_hz", "etv", "etv_raw", "etv_reliability", "gamma", "md_star",
-        "intrinsic_reliability", "potential_r2")},
-    "seconds": float,
+# columns of the table of cells that its model brings, by what makes the fit
+NUMBERS = {
+    FitConfig: ("tau_mem_ms", "tau_adapt_ms", "adaptation", "gain_per_pa", "bias", "refractory_ms", "rheobase_pa",
+                "adaptation_pa", "reset_mv", "scale_mv", "dt_ms", "training_loss"),
+    GIFConfig: ("tau_mem_ms", "resistance_mohm", "capacitance_pf", "rest_mv", "reset_mv", "threshold_mv", "width_mv",
+                "refractory_ms", "dt_ms", "held_out_bits", "warnings"),
 }  # fmt: skip
+SCORES = ("rate_hz", "rate_recorded_hz", "etv", "etv_raw", "etv_reliability", "gamma", "md_star",
+          "intrinsic_reliability", "potential_r2")  # fmt: skip
+STOCHASTIC = ("bits", "ks")  # scores of stochastic models
+
+
+def columns_of(config: FitConfig | GIFConfig) -> dict[str, type]:
+    """Columns of the table of cells: name and kind."""
+    stochastic = isinstance(config, GIFConfig)
+    scored = SCORES + (STOCHASTIC if stochastic else ())
+    texts: dict[str, type] = dict.fromkeys(("cell", "file", "model") if stochastic else ("cell", "file"), str)
+    numbers = dict.fromkeys(NUMBERS[type(config)], float) | dict.fromkeys(["training_spikes", "test_spikes"], int)
+    numbers |= {f"{part}_{name}": float for part in ("training", "test") for name in scored} | {"seconds": float}
+    return texts | {name: str if name == "warnings" else kind for name, kind in numbers.items()}
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,8 @@ class Task:
         The file.
     folder : str
         Where its results go.
-    config : FitConfig
-        Settings of the fit.
+    config : FitConfig or GIFConfig
+        Settings of the fit, of an ALIF neuron or of a stochastic one.
     recording : dict
         Options of `open_recording`.
     test_from : float or None
@@ -65,7 +77,7 @@ class Task:
 
     path: str
     folder: str
-    config: FitConfig
+    config: FitConfig | GIFConfig
     recording: Mapping[str, Any] = field(default_factory=dict)
     test_from: float | None = None
     test_sweeps: Any = None
@@ -121,7 +133,7 @@ def digest(task: Task) -> str:
     """What a fit depends on: its settings and the file's content."""
     content = hashlib.sha256(Path(task.path).read_bytes()).hexdigest()
     config = task.config.to_dict()
-    if config["loss"] == "van_rossum":  # fits of 0.1.0, which had no other, are known again
+    if config.get("loss") == "van_rossum":  # fits of 0.1.0, which had no other, are known again
         del config["loss"]
     settings = [config, dict(task.recording), task.test_from, task.test_sweeps, content]
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
@@ -140,8 +152,8 @@ def finished(task: Task) -> dict[str, Any] | None:
         return None
     try:
         before = json.loads(place.read_text(encoding="utf-8"))
-        row: dict[str, Any] = {name: before["row"][name] for name in COLUMNS}
         same = before["digest"] == digest(task)
+        row: dict[str, Any] = {name: before["row"][name] for name in columns_of(task.config)} if same else {}
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise FileError(
             f"{place}: expected the result of a fit; found another file ({type(error).__name__}: {error})"
@@ -162,14 +174,18 @@ def fit_file(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     parts = open_split(task)
     folder = Path(task.folder)
     check_folder(folder if folder.exists() else folder.parent)
-    result = fit(parts.training, task.config, progress)
+    result: Fit | GIFFit
+    if isinstance(task.config, GIFConfig):
+        result = fit_gif(parts.training, task.config, progress)
+        options: dict[str, Any] = {"repeats": task.config.repeats, "seed": task.config.seed}
+    else:
+        result, options = fit(parts.training, task.config, progress), {"backend": task.config.backend}
     predicted = {
-        "training": predict(result.cell, parts.training, result.dt, backend=task.config.backend),
+        "training": predict(result.cell, parts.training, result.dt, **options),
         "test": predict(
-            result.cell, parts.test, result.dt, before=parts.training if parts.continued else None,
-            backend=task.config.backend,
+            result.cell, parts.test, result.dt, before=parts.training if parts.continued else None, **options
         ),
-    }  # fmt: skip
+    }
     measured = {name: scores(part) for name, part in predicted.items()}
     row = _row(task, parts, result, measured, time.perf_counter() - began)
     make_folder(folder)
@@ -196,27 +212,38 @@ def fit_file(task: Task, progress: Progress | None = None) -> dict[str, Any]:
 
 
 def _row(
-    task: Task, parts: Parts, result: Fit, measured: Mapping[str, Mapping[str, float]], seconds: float
+    task: Task, parts: Parts, result: Fit | GIFFit, measured: Mapping[str, Mapping[str, float]], seconds: float
 ) -> dict[str, Any]:
-    cell = result.cell
     row: dict[str, Any] = {
-        "cell": parts.training.name or Path(task.path).stem, "file": Path(task.path).name, "tau_mem_ms": cell.tau_mem,
-        "tau_adapt_ms": cell.tau_adapt, "adaptation": cell.adaptation, "gain_per_pa": cell.gain, "bias": cell.bias,
-        "refractory_ms": cell.refractory, "rheobase_pa": cell.rheobase, "adaptation_pa": cell.adaptation_pa,
-        "reset_mv": cell.reset_mv, "scale_mv": cell.scale_mv, "dt_ms": result.dt,
-        "training_loss": result.loss["training"], "training_spikes": len(parts.training.spikes.times),
-        "test_spikes": len(parts.test.spikes.times), "seconds": seconds,
+        "cell": parts.training.name or Path(task.path).stem, "file": Path(task.path).name, "dt_ms": result.dt,
+        "training_spikes": len(parts.training.spikes.times), "test_spikes": len(parts.test.spikes.times),
+        "seconds": seconds, "tau_mem_ms": result.cell.tau_mem, "refractory_ms": result.cell.refractory,
     }  # fmt: skip
+    if isinstance(result, GIFFit):
+        neuron = result.cell
+        row |= {
+            "model": result.config.model, "resistance_mohm": neuron.resistance, "capacitance_pf": neuron.capacitance,
+            "rest_mv": neuron.rest, "reset_mv": neuron.reset, "threshold_mv": neuron.threshold,
+            "width_mv": neuron.width, "held_out_bits": result.scores["held_out_bits"],
+            "warnings": "; ".join(result.warnings),
+        }  # fmt: skip
+    else:
+        cell = result.cell
+        row |= {
+            "tau_adapt_ms": cell.tau_adapt, "adaptation": cell.adaptation, "gain_per_pa": cell.gain, "bias": cell.bias,
+            "rheobase_pa": cell.rheobase, "adaptation_pa": cell.adaptation_pa, "reset_mv": cell.reset_mv,
+            "scale_mv": cell.scale_mv, "training_loss": result.loss["training"],
+        }  # fmt: skip
     for part, values in measured.items():
         row |= {f"{part}_{name}": value for name, value in values.items()}
-    return {name: row[name] for name in COLUMNS}
+    return {name: row[name] for name in columns_of(task.config)}
 
 
-def write_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+def write_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, type], folder: Path) -> list[Path]:
     """Write cells.csv, empty fields for what is missing, and cells.parquet where pyarrow is installed."""
     place = folder / "cells.csv"
     rows = [plain(row) for row in rows]
-    write_csv(place, rows, COLUMNS)
+    write_csv(place, rows, columns)
     try:
         import pyarrow
         import pyarrow.parquet
@@ -224,7 +251,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         return [place]
     kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64()}
     table = pyarrow.table(
-        {name: pyarrow.array([row[name] for row in rows], kinds[kind]) for name, kind in COLUMNS.items()}
+        {name: pyarrow.array([row[name] for row in rows], kinds[kind]) for name, kind in columns.items()}
     )
     with written(folder / "cells.parquet") as part:
         pyarrow.parquet.write_table(table, part)
