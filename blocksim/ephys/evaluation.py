@@ -20,6 +20,7 @@ from blocksim.ephys._gif.cell import GIFCell, Imposed
 from blocksim.ephys._gif.potential import r2_of
 from blocksim.ephys._gif.spikes import bits_per_spike, ks_distance, rescaled_times
 from blocksim.ephys._recordings.recording import Recording
+from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
 
 
@@ -97,6 +98,10 @@ def predict(
     current, lead = at.current, 0
     if before is not None:
         earlier = before.at_dt(dt).current
+        if len(earlier) != len(current):
+            raise ArgumentError(
+                f"before: expected the earlier part of the same {len(current)} sweeps; found {len(earlier)} sweeps"
+            )
         current, lead = np.concatenate([earlier, current], axis=1), earlier.shape[1]
     groups = repeats_of(current)
     means = np.stack([current[group].mean(axis=0) for group in groups])

@@ -217,14 +217,22 @@ class GIFCell:
             Where a sweep has a spike.
         dt : float
             Time step in ms.
+
+        Raises
+        ------
+        ArgumentError
+            The arrays differ in shape, are of another rank or empty, or are not finite.
         """
         array = _currents(current)
+        fired = np.atleast_2d(real_array("spikes", spikes)) != 0
+        if fired.shape != array.shape:
+            raise ArgumentError(f"spikes: expected an array of the current's shape {array.shape}; found {fired.shape}")
         basis = self.basis(milliseconds("dt", dt))
         amplitudes = [amplitude / self.conductance for _, amplitude in self.currents]
         potential = impose(
-            array, spikes, basis, self.tau_mem, (self.rest, 1 / self.conductance, *amplitudes, self.reset)
+            array, fired, basis, self.tau_mem, (self.rest, 1 / self.conductance, *amplitudes, self.reset)
         )
-        log, live = log_hazard(potential - self.rest, spikes, basis, self.weights(basis))
+        log, live = log_hazard(potential - self.rest, fired, basis, self.weights(basis))
         threshold = potential - self.width * (log - np.log(self.rate * dt / 1000))
         return Imposed(potential, threshold, np.where(live, np.exp(np.minimum(log, 60.0)), 0.0))
 
