@@ -315,6 +315,7 @@ def test_a_reader_is_warned():
         (lambda: replace(CELL, currents=[(10,)]), ["currents", "tau"]),
         (lambda: CELL.sample(np.zeros((2, 0)), 0.1), ["current"]),
         (lambda: CELL.sample(np.zeros(9), 0.1, repeats=0), ["repeats"]),
+        (lambda: CELL.sample(np.zeros(9), 0.1, seed=-1), ["seed", "-1"]),
         (lambda: CELL.impose(np.zeros((1, 9)), np.zeros((1, 8), bool), 0.1), ["spikes", "(1, 9)"]),
         (lambda: CELL.impose(np.zeros(9), np.zeros((2, 9), bool), 0.1), ["spikes", "(2, 9)"]),
         (lambda: evaluate(CELL, recording_of(CELL, 1, 500),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from blocksim._escape import Escape
+from blocksim._escape import Escape, checked_seed
 from blocksim._layer import Layer
 from blocksim._milliseconds import steps_of_ms
 from blocksim._presets import GIF
@@ -198,7 +198,7 @@ class GIFCell:
         repeats = whole("repeats", repeats, 1)
         layer = Layer(self.neuron(dt, repeats, np.float32))
         gain = -np.expm1(-dt / self.tau_mem) / self.conductance
-        seeds = np.random.SeedSequence(seed).generate_state(len(array), np.uint64)
+        seeds = np.random.SeedSequence(checked_seed(seed)).generate_state(len(array), np.uint64)
         trains = []
         for sweep, own in zip(array, seeds, strict=True):
             x = (sweep * gain).astype(np.float32)[None, :, None]
