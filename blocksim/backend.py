@@ -148,9 +148,10 @@ class Backend(ABC):
     def linear_block_forward(
         self, drive: Drive, carry: LinearCarry, layer: LinearLayer, out: LinearTraces
     ) -> LinearCarry:
-        """Compute one block of the linear family, equations (28)-(34); a backend may lack it.
+        """Compute one block of the linear family, equations (28)-(34) or, of stochastic layers, (39) for (32).
 
-        Parameters: drive IN, with recurrent currents; carry IN; out OUT. Returns what the next block is handed.
+        A backend may lack it. Parameters: drive IN, with recurrent currents; carry IN; out OUT. Returns what the next
+        block is handed; `remaining` of neurons that spiked is drawn by the core afterwards.
         """
         raise NotImplementedError(f"backend {self.name!r} computes LIF and ALIF only")
 
