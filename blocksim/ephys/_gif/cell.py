@@ -14,6 +14,7 @@ import numpy as np
 from blocksim._escape import Escape, checked_seed
 from blocksim._layer import Layer
 from blocksim._milliseconds import steps_of_ms
+from blocksim._parameters import tuple_of
 from blocksim._presets import GIF
 from blocksim._simulation import simulate
 from blocksim._validation import finite, found, milliseconds, number, real_array, whole
@@ -116,7 +117,7 @@ class GIFCell:
             object.__setattr__(self, name, number(name, getattr(self, name)))
         object.__setattr__(self, "refractory", milliseconds("refractory", self.refractory, zero=True))
         for name, words in PARTS.items():
-            object.__setattr__(self, name, tuple(_entry(name, each, words) for each in getattr(self, name)))
+            object.__setattr__(self, name, tuple(_entry(name, each, words) for each in tuple_of(getattr(self, name))))
 
     @property
     def tau_mem(self) -> float:
@@ -285,7 +286,7 @@ class GIFCell:
 
 def _entry(name: str, given: Any, words: tuple[str, ...]) -> tuple[Any, ...]:
     """What describes one component, checked."""
-    if not isinstance(given, (tuple, list, np.ndarray)) or len(given) != 1 + len(words):
+    if not isinstance(given, (tuple, list)) or len(given) != 1 + len(words):
         raise ArgumentError(
             f"{name}: expected a sequence of (tau in ms, {', '.join(words)}); found {found(given)} in it"
         )

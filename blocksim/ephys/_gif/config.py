@@ -136,15 +136,17 @@ class GIFConfig:
 
 
 def _numbers(name: str, given: Any) -> tuple[float, ...]:
-    if not isinstance(given, (tuple, list, np.ndarray)):
-        given = (given,)
-    return tuple(number(name, each) for each in given)
+    return tuple(number(name, each) for each in _each(given))
 
 
 def _times(name: str, given: Any) -> tuple[float, ...]:
-    times = tuple(
-        milliseconds(name, each) for each in (given if isinstance(given, (tuple, list, np.ndarray)) else (given,))
-    )
+    times = tuple(milliseconds(name, each) for each in _each(given))
     if len(set(times)) != len(times):
         raise ArgumentError(f"{name}: expected time constants that differ; found {found(given)}")
     return times
+
+
+def _each(given: Any) -> tuple[Any, ...]:
+    """The numbers of a sequence, or of an array with one axis; anything else as one."""
+    several = isinstance(given, (tuple, list)) or (isinstance(given, np.ndarray) and given.ndim == 1)
+    return tuple(given) if several else (given,)
