@@ -80,7 +80,7 @@ def evaluate(
     Returns
     -------
     dict
-        As `blocksim.ephys.evaluation.scores` has it.
+        As ``blocksim.ephys.evaluation.scores`` has it.
     """
     step = recording.dt if dt is None else dt
     return scores(predict(cell, recording, step, before=before, backend=backend, repeats=repeats, seed=seed))
