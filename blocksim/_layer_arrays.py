@@ -14,7 +14,7 @@ import numpy as np
 
 from blocksim._connections import Alpha, Connection
 from blocksim._layer import Layer
-from blocksim._neurons import COMPONENT, FAMILY, SIMPLE
+from blocksim._neurons import COMPONENT, FAMILY, NOISE, SIMPLE
 from blocksim._validation import finite
 from blocksim.arrays import (
     DIRECT,
@@ -30,8 +30,6 @@ from blocksim.backend import Backend
 
 # decays that must not round to 1 in float32
 DECAYS = {"beta", "p", "decay", "synapse_decay"}
-# what stands for the parameters of (39) where spikes are not stochastic
-WITHOUT_NOISE = {"rate": 0.0, "width": 1.0}
 # ALIF as an instance of the family
 AS_COMPONENT = {"p": "components.0.decay", "b": "components.0.to_threshold"}
 
@@ -83,7 +81,7 @@ def _simple(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -
 
 def _linear(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -> LinearLayer:
     values = _as_family(layer.neuron.linear_parameters())
-    values |= {name: values.get(f"spike.{name}", value) for name, value in WITHOUT_NOISE.items()}
+    values |= {name: values.get(f"spike.{name}", value) for name, value in NOISE.items()}
     receptors = _receptors(layer)
     synapses = [layer.receptors[number] for number in receptors]
 
@@ -120,7 +118,7 @@ def _linear(layer: Layer, neurons: int, dtype: np.dtype[Any], engine: Backend) -
     return LinearLayer(
         neuron=LinearParameters(
             bias=_per_neuron("bias", 0.0 if layer.bias is None else layer.bias, neurons, dtype, engine),
-            **{name: one(name) for name in (*FAMILY, *WITHOUT_NOISE)},
+            **{name: one(name) for name in (*FAMILY, *NOISE)},
             **{name: components(name) for name in COMPONENT},
             synapse_decay=stack("synapse_decay", [each.decay for each in synapses]),  # type: ignore[union-attr]
             gain=stack("gain", [each.gain for each in synapses]),  # type: ignore[union-attr]
@@ -176,7 +174,7 @@ def parameter_gradients(
     if layer.is_simple:
         of_neuron = layer.neuron.pullback(sums)
         return {"weights": result.weights, "bias": sums["bias"], "recurrent": result.recurrent} | of_neuron
-    known = {name: sums[name] for name in FAMILY} | {f"spike.{name}": sums[name] for name in WITHOUT_NOISE}
+    known = {name: sums[name] for name in FAMILY} | {f"spike.{name}": sums[name] for name in NOISE}
     for place in range(len(sums["decay"])):
         known |= {f"components.{place}.{name}": sums[name][place] for name in COMPONENT}
     known |= {name: known[own] for name, own in AS_COMPONENT.items() if own in known}

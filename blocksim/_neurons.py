@@ -28,8 +28,8 @@ FAMILY: dict[str, float | None] = {"beta": None, "theta": None, "v_reset": 0.0, 
 COMPONENT: dict[str, float | None] = {
     "decay": None, "jump": 1.0, "from_voltage": 0.0, "to_voltage": 0.0, "to_threshold": 0.0, "knot": 0.0
 }  # fmt: skip
-# and of stochastic spikes, (39)
-NOISE = ("spike.rate", "spike.width")
+# those of stochastic spikes, (39), under "spike."; and what stands for them where spikes are not stochastic
+NOISE: dict[str, float] = {"rate": 0.0, "width": 1.0}
 DERIVATIVE_STEP = 1e-30
 
 
@@ -105,7 +105,8 @@ class Neuron:
             known = FAMILY | {
                 f"components.{place}.{name}": COMPONENT[name] for place in components for name in COMPONENT
             }
-            known |= dict.fromkeys(name for name in NOISE if set(NOISE) & set(found))
+            if any(name.startswith("spike.") for name in found):
+                known |= dict.fromkeys(f"spike.{name}" for name in NOISE)
         complete = {name: value for name, value in known.items() if value is not None} | found
         unknown = set(complete) ^ set(known)
         if unknown:
@@ -118,7 +119,7 @@ class Neuron:
     @cached_property
     def is_stochastic(self) -> bool:
         """Whether its spikes have escape noise, (39)."""
-        return NOISE[0] in self.linear_parameters()
+        return "spike.rate" in self.linear_parameters()
 
     @cached_property
     def is_simple(self) -> bool:

@@ -21,6 +21,8 @@ def rise(sigma: np.ndarray) -> np.ndarray:
 LARGEST_EXPONENT = 60.0  # of a hazard's: a neuron that bears more spikes at once anyway
 # of the exponential: where it underflows, and the degree of its series
 EXPONENTIAL = {np.dtype(np.float32): (-87.0, 7), np.dtype(np.float64): (-708.0, 13)}
+LOG2_E = 1.4426950408889634
+LN2 = (0.693145751953125, 1.4286068203094172e-06)  # the first part so short that whole numbers times it are exact
 
 
 def exponential(x: np.ndarray) -> np.ndarray:
@@ -31,10 +33,9 @@ def exponential(x: np.ndarray) -> np.ndarray:
     lowest, degree = EXPONENTIAL[x.dtype]
     one, number = x.dtype.type(1), x.dtype.type
     x = np.minimum(x, number(LARGEST_EXPONENT))
-    k = np.rint(x * number(1.4426950408889634))
-    # ln 2 in two parts, the first short enough that k times it is exact
-    r = x - k * number(0.693145751953125)
-    r = r - k * number(1.4286068203094172e-06)
+    k = np.rint(x * number(LOG2_E))
+    r = x - k * number(LN2[0])
+    r = r - k * number(LN2[1])
     total = np.full_like(x, one)
     for n in range(degree, 0, -1):
         total = total * r * number(1.0 / n) + one

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocksim._escape import ATANH_TERMS, MULTIPLIERS, ROUNDS, WEYL, WORD, Noise
-from blocksim.numerics import LARGEST_EXPONENT
+from blocksim.numerics import LARGEST_EXPONENT, LN2, LOG2_E
 
 from .compiling import helper, inlined
 from .simd import add, fill, less, lowest_bit, mul, power_of_two, round_even, select, sub
@@ -18,7 +18,8 @@ from .simd import add, fill, less, lowest_bit, mul, power_of_two, round_even, se
 LEFT, RIGHT = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
 FIRST_STEP, SECOND_STEP = np.uint64(WEYL[0]), np.uint64(WEYL[1])
 SHIFT, LOW = np.uint64(32), np.uint64(WORD)
-LN2, ROOT = float(np.log(2.0)), float(np.sqrt(0.5))
+LN2_HIGH, LN2_LOW = LN2
+LOG_OF_2, ROOT = float(np.log(2.0)), float(np.sqrt(0.5))
 
 
 class Draws(NamedTuple):
@@ -44,10 +45,9 @@ def exponential(x, lowest, terms):
     The degree of the series is the length of the tuple `terms`, so that the compiler knows it.
     """
     one = fill(1.0, x)
-    k = round_even(mul(x, fill(1.4426950408889634, x)))
-    # ln 2 in two parts, the first short enough that k times it is exact
-    r = sub(x, mul(k, fill(0.693145751953125, x)))
-    r = sub(r, mul(k, fill(1.4286068203094172e-06, x)))
+    k = round_even(mul(x, fill(LOG2_E, x)))
+    r = sub(x, mul(k, fill(LN2_HIGH, x)))
+    r = sub(r, mul(k, fill(LN2_LOW, x)))
     total = one
     for n in range(len(terms), 0, -1):
         total = add(mul(mul(total, r), fill(1.0 / n, x)), one)
@@ -94,15 +94,15 @@ def draw(draws, sample, n, number):
     total = 1.0 / (2 * ATANH_TERMS + 1)
     for back in range(ATANH_TERMS):
         total = total * square + 1.0 / (2 * (ATANH_TERMS - 1 - back) + 1)
-    return -(exponent * LN2 + 2.0 * s * total)
+    return -(exponent * LOG_OF_2 + 2.0 * s * total)
 
 
 @helper
-def renew(fired, draws, remaining, number, row, sample, n, valid):
+def renew(fired, draws, remaining, number, sample, n, valid):
     """remaining, number INOUT (B, N): new draws for the neurons of `n` on whose bit of the mask `fired` is set."""
     while fired != np.uint64(0):
         lane = lowest_bit(fired)
         fired &= fired - np.uint64(1)
         if lane < valid:
-            remaining[row, n + lane] = draw(draws, sample, n + lane, number[row, n + lane])
-            number[row, n + lane] += 1
+            remaining[sample, n + lane] = draw(draws, sample, n + lane, number[sample, n + lane])
+            number[sample, n + lane] += 1

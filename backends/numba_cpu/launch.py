@@ -29,7 +29,7 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.backend import Backend
-from blocksim.numerics import MOST_SPIKES, tiny
+from blocksim.numerics import EXPONENTIAL, MOST_SPIKES, tiny
 from blocksim.surrogates import kernel_scales
 
 from . import adjoint, adjoint_paper, filters, forward, narrow, transposed_products
@@ -292,7 +292,8 @@ def _few_adjoint(
 
 def series(dtype: np.dtype[Any]) -> tuple[Any, tuple[int, ...]]:
     """Where exp underflows, and the degree of its series, as the length of a tuple."""
-    return (dtype.type(-87.0), (0,) * 7) if dtype == np.float32 else (dtype.type(-708.0), (0,) * 13)
+    lowest, degree = EXPONENTIAL[dtype]
+    return dtype.type(lowest), (0,) * degree
 
 
 def _flat_starts(starts: Carry, keep: bool) -> forward.Starts:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blocksim.numerics import LARGEST_EXPONENT
 from blocksim.surrogates import Hazard
 
 from .adjoint import surrogate_slope
@@ -109,7 +110,7 @@ def _slope(m, p, rule, lowest, terms, noise):
     """sigma' of (8) at m = U - theta."""
     if number_of_rows(noise) and rule.surrogate == HAZARD:
         hazard = hazard_of(m, p.rate, p.steepness, lowest, terms)
-        largest = fill(60.0, hazard)  # beyond, its slope is zero to any precision
+        largest = fill(LARGEST_EXPONENT, hazard)  # beyond, its slope is zero to any precision
         size = select(less(hazard, largest), hazard, largest)
         return mul(mul(size, exponential(sub(p.zero, size), lowest, terms)), p.steepness)
     return surrogate_slope(m, rule, lowest, terms)

@@ -328,7 +328,7 @@ def _dynamics(
                 fired = bits(spike)
                 if fired != np.uint64(0):
                     store(remaining, carry.remaining, sample, n, valid)
-                    renew(fired, draws, carry.remaining, carry.draws, sample, sample, n, valid)
+                    renew(fired, draws, carry.remaining, carry.draws, sample, n, valid)
                     remaining = load(carry.remaining, sample, n, valid, width)
             else:
                 spike = both(live, greater(u, threshold))  # (32)

@@ -29,7 +29,7 @@ from blocksim.ephys._fitting.batch import (
     write_table,
 )
 from blocksim.ephys._fitting.config import FitConfig
-from blocksim.ephys._gif.config import GIFConfig
+from blocksim.ephys._gif.config import MODELS, GIFConfig
 from blocksim.ephys._recordings.detection import Detection
 from blocksim.ephys._recordings.formats import open_recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
@@ -55,7 +55,7 @@ OF_ALIF = ("tau", "restarts", "epochs")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings file, .toml or .json.")
 @click.option(
     "--model",
-    type=click.Choice(["igif", "gif", "lif", "auto", "alif"]),
+    type=click.Choice([*reversed(MODELS), "auto", "alif"]),
     help="igif, gif, lif: stochastic neurons, with and without a threshold that follows the potential, and adaptation; "
     "auto: the one of them that predicts a held-out part best; alif: a deterministic neuron, by search.  "
     "[default: igif; alif where an option of its own is given]",

@@ -95,19 +95,18 @@ def predict(
     Single precision, as in the fit. `repeats`, `seed`: of a stochastic cell.
     """
     at = recording.at_dt(dt)
-    current, lead = at.current, 0
-    if before is not None:
-        earlier = before.at_dt(dt).current
-        if len(earlier) != len(current):
+    current, earlier = at.current, None if before is None else before.at_dt(dt)
+    if earlier is not None:
+        if earlier.sweeps != at.sweeps:
             raise ArgumentError(
-                f"before: expected the earlier part of the same {len(current)} sweeps; found {len(earlier)} sweeps"
+                f"before: expected the earlier part of the same {at.sweeps} sweeps; found {earlier.sweeps} sweeps"
             )
-        current, lead = np.concatenate([earlier, current], axis=1), earlier.shape[1]
+        current = np.concatenate([earlier.current, current], axis=1)
+    lead = 0 if earlier is None else earlier.steps
     groups = repeats_of(current)
     means = np.stack([current[group].mean(axis=0) for group in groups])
     if isinstance(cell, GIFCell):
-        lead_in = None if before is None else before.at_dt(dt)
-        return _predict_stochastic(cell, at, groups, means, lead_in, backend, whole("repeats", repeats, 1), seed)
+        return _predict_stochastic(cell, at, groups, means, earlier, backend, whole("repeats", repeats, 1), seed)
     traces = Prediction(*(trace[:, lead:] for trace in cell.predict(means, dt, backend=backend, dtype=np.float32)))
     return Predicted(at, groups, traces, SpikeTrains.from_steps(traces.spikes, dt))
 
@@ -197,8 +196,7 @@ def scores(
     if predicted.imposed is not None:
         counts, hazard = predicted.recording.spike_counts() > 0, predicted.imposed.hazard
         live = hazard > 0
-        log = np.log(np.where(live, hazard, 1.0))
-        result["bits"] = bits_per_spike(log, counts, live)
+        result["bits"] = bits_per_spike(hazard, counts, live)
         result["ks"] = ks_distance(rescaled_times(hazard, counts & live))
     return result
 

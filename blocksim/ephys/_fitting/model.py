@@ -175,12 +175,9 @@ class Cell:
         ArgumentError
             The current is of another rank, empty or not finite, or the step is not above 0.
         """
-        array = real_array("current", current)
-        if array.ndim not in (1, 2) or 0 in array.shape:
-            raise ArgumentError(f"current: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
-        finite("current", array)
+        array = sweeps_of(current)
         layer = self.layer(dt, dtype, rounding)
-        x = np.atleast_2d(array).astype(np.dtype(dtype))[..., None]
+        x = array.astype(np.dtype(dtype))[..., None]
         run = simulate(layer, x, backend, record=("voltage", "threshold"))
         assert run.voltage is not None
         assert run.threshold is not None
@@ -192,3 +189,12 @@ class Cell:
     def to_dict(self) -> dict[str, float | None]:
         """Parameters by name, for JSON; `Cell(**...)` takes them back."""
         return asdict(self)
+
+
+def sweeps_of(current: Any) -> np.ndarray:
+    """A current in pA, of one sweep (T,) or several, checked: (sweeps, T)."""
+    array = real_array("current", current)
+    if array.ndim not in (1, 2) or 0 in array.shape:
+        raise ArgumentError(f"current: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
+    finite("current", array)
+    return np.atleast_2d(array)

@@ -17,9 +17,10 @@ from blocksim._milliseconds import steps_of_ms
 from blocksim._parameters import tuple_of
 from blocksim._presets import GIF
 from blocksim._simulation import simulate
-from blocksim._validation import finite, found, milliseconds, number, real_array, whole
+from blocksim._validation import found, milliseconds, number, real_array, whole
 from blocksim.backend import Backend
-from blocksim.ephys._gif.imposed import Basis, impose, log_hazard
+from blocksim.ephys._fitting.model import sweeps_of
+from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, log_hazard
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
 
@@ -131,13 +132,21 @@ class GIFCell:
 
     def basis(self, dt: float) -> Basis:
         """Its time constants and knots, as the loops over recorded sweeps take them."""
-        knots = tuple(dict.fromkeys(knot for _, knot, _ in self.coupling))
-        taus = tuple(dict.fromkeys(tau for tau, _, _ in self.coupling))
+        taus, knots = self._grid()
         return Basis(
             dt, steps_of_ms("refractory", self.refractory, dt, "nearest"), tuple(tau for tau, _ in self.currents),
             tuple(tau for tau, _ in self.thresholds), taus,
             tuple(None if knot is None else knot - self.rest for knot in knots),
         )  # fmt: skip
+
+    def _grid(self) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
+        """The time constants and the knots of its coupling, each once."""
+        taus, knots = (tuple(dict.fromkeys(each[place] for each in self.coupling)) for place in (0, 1))
+        return taus, knots  # type: ignore[return-value]
+
+    def _gain(self, dt: float) -> float:
+        """What a current of 1 pA adds to the potential in a step, in mV."""
+        return float(-np.expm1(-dt / self.tau_mem) / self.conductance)
 
     def neuron(self, dt: float, repeats: int = 1, dtype: Any = np.float64) -> GIF:
         """The cell as `repeats` equal neurons, whose potential is in mV above rest.
@@ -164,8 +173,8 @@ class GIFCell:
 
     def layer(self, dt: float, dtype: Any = np.float64) -> Layer:
         """The cell as a layer of one neuron, whose one input is a current in pA."""
-        gain = -np.expm1(-milliseconds("dt", dt) / self.tau_mem) / self.conductance
-        return Layer(self.neuron(dt, dtype=dtype), weights=np.full((1, 1), gain, np.dtype(dtype)))
+        gain = np.full((1, 1), self._gain(milliseconds("dt", dt)), np.dtype(dtype))
+        return Layer(self.neuron(dt, dtype=dtype), weights=gain)
 
     def sample(
         self, current: Any, dt: float, *, repeats: int = 500, seed: int | None = None, backend: str | Backend = "numba"
@@ -195,10 +204,10 @@ class GIFCell:
         ArgumentError
             The current is of another rank, empty or not finite, or another argument is out of range.
         """
-        array, dt = _currents(current), milliseconds("dt", dt)
+        array, dt = sweeps_of(current), milliseconds("dt", dt)
         repeats = whole("repeats", repeats, 1)
         layer = Layer(self.neuron(dt, repeats, np.float32))
-        gain = -np.expm1(-dt / self.tau_mem) / self.conductance
+        gain = self._gain(dt)
         seeds = np.random.SeedSequence(checked_seed(seed)).generate_state(len(array), np.uint64)
         trains = []
         for sweep, own in zip(array, seeds, strict=True):
@@ -224,7 +233,7 @@ class GIFCell:
         ArgumentError
             The arrays differ in shape, are of another rank or empty, or are not finite.
         """
-        array = _currents(current)
+        array = sweeps_of(current)
         fired = np.atleast_2d(real_array("spikes", spikes)) != 0
         if fired.shape != array.shape:
             raise ArgumentError(f"spikes: expected an array of the current's shape {array.shape}; found {fired.shape}")
@@ -233,19 +242,17 @@ class GIFCell:
         potential = impose(
             array, fired, basis, self.tau_mem, (self.rest, 1 / self.conductance, *amplitudes, self.reset)
         )
-        log, live = log_hazard(potential - self.rest, fired, basis, self.weights(basis))
+        log, live = log_hazard(potential - self.rest, fired, basis, self._weights(dt))
         threshold = potential - self.width * (log - np.log(self.rate * dt / 1000))
-        return Imposed(potential, threshold, np.where(live, np.exp(np.minimum(log, 60.0)), 0.0))
+        return Imposed(potential, threshold, hazard_of(log, live))
 
-    def weights(self, basis: Basis) -> np.ndarray:
-        """What the log of the hazard of a step is made of: weights of the regressors of `Basis`."""
+    def _weights(self, dt: float) -> np.ndarray:
+        """What the log of the hazard of a step is made of: weights of `threshold_regressors`, for its own basis."""
         slopes = {(tau, knot): slope for tau, knot, slope in self.coupling}
-        knots = [None if knot is None else knot + self.rest for knot in basis.knots]
+        taus, knots = self._grid()
         rises = [amplitude for _, amplitude in self.thresholds]
-        # a knot that was moved to rest and back may differ in its last digits
-        known = {(tau, None if knot is None else round(knot, 9)): slope for (tau, knot), slope in slopes.items()}
-        rises += [known.get((tau, None if k is None else round(k, 9)), 0.0) for tau in basis.coupling for k in knots]
-        constant = np.log(self.rate * basis.dt / 1000) - (self.threshold - self.rest) / self.width
+        rises += [slopes.get((tau, knot), 0.0) for tau in taus for knot in knots]
+        constant = np.log(self.rate * dt / 1000) - (self.threshold - self.rest) / self.width
         return np.array([1 / self.width, constant, *(-rise / self.width for rise in rises)])
 
     def with_rate(self, rate: float) -> Self:
@@ -293,11 +300,3 @@ def _entry(name: str, given: Any, words: tuple[str, ...]) -> tuple[Any, ...]:
     tau, *values = given
     checked = [None if word == "knot" and v is None else number(word, v) for word, v in zip(words, values, strict=True)]
     return (milliseconds("tau", tau), *checked)
-
-
-def _currents(current: Any) -> np.ndarray:
-    array = real_array("current", current)
-    if array.ndim not in (1, 2) or 0 in array.shape:
-        raise ArgumentError(f"current: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
-    finite("current", array)
-    return np.atleast_2d(array).astype(np.float64)

@@ -22,7 +22,7 @@ from blocksim.ephys._fitting.data import near_spikes
 from blocksim.ephys._fitting.descent import Progress
 from blocksim.ephys._gif.cell import GIFCell
 from blocksim.ephys._gif.config import MODELS, GIFConfig
-from blocksim.ephys._gif.imposed import Basis, impose, log_hazard, threshold_regressors
+from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, threshold_regressors
 from blocksim.ephys._gif.potential import Potential, fit_potential, r2_of
 from blocksim.ephys._gif.spikes import Spikes, bits_per_spike, fit_spikes, ks_distance, rescaled_times
 from blocksim.ephys._recordings.recording import Recording
@@ -249,19 +249,18 @@ def fit_gif(data: Recording, config: GIFConfig | None = None, progress: Progress
     own = replace(config, model=model)
     tell(model, len(models), len(models) + 1)
     result = _fit(known, own)
-    cell, basis = result.cell, result.basis
-    imposed = cell.impose(known.current, known.spikes, known.dt)
-    uniform = rescaled_times(imposed.hazard, known.spikes & (imposed.hazard > 0))
+    uniform = rescaled_times(result.hazard, known.spikes & result.live)
     scores = {
-        "bits": result.bits, "r2": result.potential.r2, "held_out_bits": compared.get(model, float("nan")),
-        "held_out_r2": r2.get(model, float("nan")), "ks": ks_distance(uniform),
+        "bits": bits_per_spike(result.hazard, known.spikes, result.live), "r2": result.potential.r2,
+        "held_out_bits": compared.get(model, float("nan")), "held_out_r2": r2.get(model, float("nan")),
+        "ks": ks_distance(uniform),
         "ks_critical": 1.36 / float(np.sqrt(len(uniform))) if len(uniform) else float("nan"),
     }  # fmt: skip
     names, covariance = _uncertainty(result)
     tell(model, len(models) + 1, len(models) + 1)
     series = 1000 * float(result.potential.coefficients[-1]) if own.electrode == "series" else 0.0
     return GIFFit(
-        cell, known.dt, names, covariance, scores, compared, tuple(_warnings(known, result, basis, own)), series,
+        result.cell, known.dt, names, covariance, scores, compared, tuple(_warnings(known, result, own)), series,
         time.perf_counter() - began, own,
     )  # fmt: skip
 
@@ -313,7 +312,8 @@ class _Result(NamedTuple):
     basis: Basis
     potential: Potential
     spikes: Spikes
-    bits: float
+    hazard: np.ndarray  # (B, T)
+    live: np.ndarray
 
 
 def _held_out(known: _Data, stop: int) -> bool:
@@ -325,11 +325,8 @@ def _held_out(known: _Data, stop: int) -> bool:
 
 def _fit(known: _Data, config: GIFConfig) -> _Result:
     """Fit to all of the data; where it cannot be done, say why."""
-    own = {
-        name: taus if getattr(config, name) is None else getattr(config, name)
-        for name, taus in MODELS[config.model].items()
-    }
-    basis = Basis(known.dt, known.refractory, own["currents"], own["thresholds"])
+    currents, thresholds, coupling = (getattr(config, name) for name in MODELS[config.model])
+    basis = Basis(known.dt, known.refractory, currents, thresholds)
     potential = fit_potential(
         known.current, known.voltage, known.spikes, known.counted, basis, config.tau_mem, config.electrode == "series"
     )
@@ -340,14 +337,14 @@ def _fit(known: _Data, config: GIFConfig) -> _Result:
             f"{1000 * resistance:.3g} MOhm (are current and potential swapped, or of different sweeps?)"
         )
     modelled = impose(known.current, known.spikes, basis, potential.tau_mem, potential.coefficients) - rest
-    if own["coupling"]:
+    if coupling:
         knots = np.unique(np.quantile(modelled[known.counted][::10], config.knots)) if config.knots else np.zeros(0)
-        basis = replace(basis, coupling=own["coupling"], knots=(None, *knots.tolist()))
+        basis = replace(basis, coupling=coupling, knots=(None, *knots.tolist()))
     regressors, live = threshold_regressors(modelled, known.spikes, basis)
     size = regressors.shape[2]
     spikes = fit_spikes(regressors.reshape(-1, size), known.spikes.ravel(), live.ravel(), config.ridge)
-    bits = bits_per_spike((regressors @ spikes.weights).ravel(), known.spikes.ravel(), live.ravel())
-    return _Result(_cell(potential, spikes, basis), basis, potential, spikes, bits)
+    hazard = hazard_of(regressors @ spikes.weights, live)
+    return _Result(_cell(potential, spikes, basis), basis, potential, spikes, hazard, live)
 
 
 def _cell(potential: Potential, spikes: Spikes, basis: Basis) -> GIFCell:
@@ -373,13 +370,12 @@ def _cell(potential: Potential, spikes: Spikes, basis: Basis) -> GIFCell:
 
 def _score(known: _Data, trial: _Result, start: int) -> tuple[float, float]:
     """Bits for each spike, and R2 of the potential, from `start` on, of a fit to what was before."""
-    basis, potential = trial.basis, trial.potential
-    modelled = impose(known.current, known.spikes, basis, potential.tau_mem, potential.coefficients)
-    log, live = log_hazard(modelled - potential.coefficients[0], known.spikes, basis, trial.spikes.weights)
-    live[:, :start] = False
-    counted = known.counted.copy()
-    counted[:, :start] = False
-    return bits_per_spike(log, known.spikes, live), r2_of(modelled, known.voltage, counted)
+    imposed = trial.cell.impose(known.current, known.spikes, known.dt)
+    scored = np.arange(known.current.shape[1]) >= start
+    return (
+        bits_per_spike(imposed.hazard, known.spikes, (imposed.hazard > 0) & scored),
+        r2_of(imposed.potential, known.voltage, known.counted & scored),
+    )
 
 
 def _uncertainty(result: _Result) -> tuple[tuple[str, ...], np.ndarray]:
@@ -409,7 +405,7 @@ def _uncertainty(result: _Result) -> tuple[tuple[str, ...], np.ndarray]:
     return (*of_potential, *of_threshold), covariance
 
 
-def _warnings(known: _Data, result: _Result, basis: Basis, config: GIFConfig) -> list[str]:
+def _warnings(known: _Data, result: _Result, config: GIFConfig) -> list[str]:
     """What a reader of the numbers must know, in words."""
     told = []
     number, numbers = int(known.spikes.sum()), len(result.spikes.weights)

@@ -15,6 +15,7 @@ import numpy as np
 from blocksim import _imposed
 from blocksim._milliseconds import propagators
 from blocksim.backend import get_backend
+from blocksim.numerics import LARGEST_EXPONENT
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,7 +72,7 @@ class Products(NamedTuple):
 
 def potential_products(
     current: np.ndarray, voltage: np.ndarray, spikes: np.ndarray, counted: np.ndarray, basis: Basis, tau_mem: float,
-    *, series: bool = False, every: int = 1, stretch: float = 1000.0,
+    *, series: bool, every: int, stretch: float,
 ) -> Products:  # fmt: skip
     """The normal equations of the recorded potential: rest, current, after-spike currents, reset, series resistance.
 
@@ -124,6 +125,11 @@ def log_hazard(
         regressors, live[one] = threshold_regressors(potential[one], spikes[one], basis)
         log[one] = regressors @ weights
     return log, live
+
+
+def hazard_of(log_hazard: np.ndarray, live: np.ndarray) -> np.ndarray:
+    """The hazard of each step; 0 while refractory."""
+    return np.where(live, np.exp(np.minimum(log_hazard, LARGEST_EXPONENT)), 0.0)
 
 
 def _fast(function: F) -> F:

@@ -7,9 +7,7 @@ biased by the amplifier's noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -61,8 +59,9 @@ def fit_potential(
         )
 
     def products(tau: float, every: int = 1) -> Products:
-        options: dict[str, Any] = {"series": series, "every": every, "stretch": STRETCH}
-        return potential_products(current, voltage, spikes, counted, basis, tau, **options)
+        return potential_products(
+            current, voltage, spikes, counted, basis, tau, series=series, every=every, stretch=STRETCH
+        )
 
     def error(log_tau: float) -> float:
         each = products(float(np.exp(log_tau)), THINNED)
@@ -86,8 +85,9 @@ def fit_potential(
     # of differences from the mean, whose squares lose no digits
     residual = final.squares - final.with_potential @ coefficients
     spread = final.squares - final.total**2 / final.number
+    below, above = products(tau * np.exp(-NUDGE)), products(tau * np.exp(NUDGE))
     return Potential(
-        tau, coefficients, _covariance(products, tau, coefficients),
+        tau, coefficients, _covariance(final, below, above, coefficients),
         float(1 - residual / spread) if spread > 0 else float("nan"),
         min(abs(np.log(tau / bounds[0])), abs(np.log(tau / bounds[1]))) < 0.01,
     )  # fmt: skip
@@ -111,14 +111,13 @@ def _solve(products: Products) -> np.ndarray:
     return np.where(known, solved, 0.0)
 
 
-def _covariance(products: Callable[[float], Products], tau: float, coefficients: np.ndarray) -> np.ndarray:
+def _covariance(here: Products, below: Products, above: Products, coefficients: np.ndarray) -> np.ndarray:
     """Of log tau_mem and the coefficients, by the sandwich estimator, clustered by stretches.
 
-    Derivatives in log tau_mem are differences. Source: Liang, Zeger, "Longitudinal data analysis using generalized
-    linear models", Biometrika 73 (1986).
+    Derivatives in log tau_mem are differences, from `NUDGE` below and above it. Source: Liang, Zeger, "Longitudinal
+    data analysis using generalized linear models", Biometrika 73 (1986).
     """
     size = len(coefficients)
-    at = [products(tau * np.exp(shift)) for shift in (-NUDGE, 0.0, NUDGE)]
 
     def errors(each: Products) -> np.ndarray:
         """Half of the squared error of each stretch, but for a part that no parameter changes."""
@@ -128,13 +127,13 @@ def _covariance(products: Callable[[float], Products], tau: float, coefficients:
     def slopes(each: Products) -> np.ndarray:
         return np.asarray(each.stretches[:, :size, :size] @ coefficients - each.stretches[:, :size, size])
 
-    low, middle, high = (errors(each) for each in at)
+    low, middle, high = (errors(each) for each in (below, here, above))
     of_tau = (high - low) / (2 * NUDGE)
-    scores = np.column_stack([of_tau, slopes(at[1])])
+    scores = np.column_stack([of_tau, slopes(here)])
     bread = np.empty((size + 1, size + 1))
-    bread[1:, 1:] = at[1].regressors
+    bread[1:, 1:] = here.regressors
     bread[0, 0] = (high - 2 * middle + low).sum() / NUDGE**2
-    bread[0, 1:] = bread[1:, 0] = (slopes(at[2]) - slopes(at[0])).sum(axis=0) / (2 * NUDGE)
+    bread[0, 1:] = bread[1:, 0] = (slopes(above) - slopes(below)).sum(axis=0) / (2 * NUDGE)
     # the coefficients differ in size by orders of magnitude
     scale = np.sqrt(np.maximum(np.abs(np.diagonal(bread)), 1e-300))
     inverse = np.linalg.pinv(bread / np.outer(scale, scale), rcond=1e-12, hermitian=True) / np.outer(scale, scale)

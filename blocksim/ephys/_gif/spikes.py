@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blocksim.numerics import LARGEST_EXPONENT
+
 CHUNK = 8192  # steps at a time: their regressors stay in a core's cache
 THINNED = 8  # the first iterations count one silent step in so many
 STEPS = 60
 LEAST_SLOPE = 1e-3  # of the log of the hazard, per mV: a neuron must spike more readily where its potential is higher
-LARGEST = 60.0  # of the log of a hazard
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,27 +28,19 @@ class Spikes:
         Of the regressors.
     covariance : (P, P) array
         Of the weights: the inverse of the Fisher information.
-    log_likelihood : float
-        In nats, with the model's own penalty left out.
-    iterations : int
     converged, at_bound : bool
         Whether the ascent ended, and whether the slope in the potential lies at its bound.
     """
 
     weights: np.ndarray
     covariance: np.ndarray
-    log_likelihood: float
-    iterations: int
     converged: bool
     at_bound: bool
 
 
-def log_likelihood(log_hazard: np.ndarray, spikes: np.ndarray, live: np.ndarray) -> float:
-    """(40), in nats, from the log of the hazard of each step."""
-    log = np.minimum(log_hazard, LARGEST)
-    hazard = np.exp(log[spikes & live])
-    silent = np.exp(log[live & ~spikes])
-    return float(np.log(-np.expm1(-hazard)).sum() - silent.sum())
+def log_likelihood(hazard: np.ndarray, spikes: np.ndarray, live: np.ndarray) -> float:
+    """(40), in nats, from the hazard of each step."""
+    return float(np.log(-np.expm1(-hazard[spikes & live])).sum() - hazard[live & ~spikes].sum())
 
 
 def poisson_log_likelihood(spikes: np.ndarray, live: np.ndarray) -> float:
@@ -59,12 +52,12 @@ def poisson_log_likelihood(spikes: np.ndarray, live: np.ndarray) -> float:
     return float(number * np.log(share) + (steps - number) * np.log1p(-share))
 
 
-def bits_per_spike(log_hazard: np.ndarray, spikes: np.ndarray, live: np.ndarray) -> float:
+def bits_per_spike(hazard: np.ndarray, spikes: np.ndarray, live: np.ndarray) -> float:
     """By how much the model is more likely than a Poisson neuron, in bits for each spike; NaN without spikes."""
     number = int((spikes & live).sum())
     if not number:
         return float("nan")
-    gained = log_likelihood(log_hazard, spikes, live) - poisson_log_likelihood(spikes, live)
+    gained = log_likelihood(hazard, spikes, live) - poisson_log_likelihood(spikes, live)
     return gained / number / float(np.log(2))
 
 
@@ -108,20 +101,17 @@ def fit_spikes(regressors: np.ndarray, spikes: np.ndarray, live: np.ndarray, rid
     first = _Likelihood(regressors[few], wanted[few], counts, mean, scale, penalty)
     every = _Likelihood(regressors, wanted, live.astype(np.float64), mean, scale, penalty)
     free = np.ones(len(mean), bool)
-    weights, before, _ = _ascend(first, weights, free, 1e-4)
-    weights, after, converged = _ascend(every, weights, free, 1e-10)
+    weights, _ = _ascend(first, weights, free, 1e-4)
+    weights, converged = _ascend(every, weights, free, 1e-10)
     least = LEAST_SLOPE * scale[0]
     if at_bound := bool(weights[0] < least):
         weights[0], free[0] = least, False
-        weights, more, converged = _ascend(every, weights, free, 1e-10)
-        after += more
-    value, _, information = every(weights)
+        weights, converged = _ascend(every, weights, free, 1e-10)
+    _, _, information = every(weights)
     covariance = np.zeros_like(information)
     covariance[np.ix_(free, free)] = np.linalg.pinv(information[np.ix_(free, free)], rcond=1e-14, hermitian=True)
-    back = np.diag(1 / scale)  # from weights of the standardised regressors
-    back[1] = -mean / scale
-    back[1, 1] = 1.0
-    return Spikes(back @ weights, back @ covariance @ back.T, value, before + after, converged, at_bound)
+    back = _unstandardised(mean, scale)
+    return Spikes(back @ weights, back @ covariance @ back.T, converged, at_bound)
 
 
 def _moments(regressors: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -132,6 +122,14 @@ def _moments(regressors: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.n
     return mean, np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, 1.0)
 
 
+def _unstandardised(mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The matrix from weights of standardised regressors to those of the regressors; the second of them is 1."""
+    matrix = np.diag(1 / scale)
+    matrix[1] = -mean / scale
+    matrix[1, 1] = 1.0
+    return matrix
+
+
 class _Likelihood:
     """(40) of standardised regressors: its value, and gradient and negative Hessian with the penalty."""
 
@@ -140,17 +138,16 @@ class _Likelihood:
         penalty: np.ndarray,
     ) -> None:  # fmt: skip
         self.regressors, self.spikes, self.counts = regressors, spikes, counts  # a step counts so often; 0: refractory
-        self.mean, self.scale, self.penalty = mean, scale, penalty
+        self.back, self.penalty = _unstandardised(mean, scale), penalty
 
     def __call__(self, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         value, size = 0.0, len(weights)
         gradient, information = np.zeros(size), np.zeros((size, size))
-        own = weights / self.scale
-        constant = -(self.mean * own).sum()
+        own = self.back @ weights
         for start in range(0, len(self.spikes), CHUNK):
             now = slice(start, start + CHUNK)
             x, fired = self.regressors[now], self.spikes[now]
-            hazard = np.exp(np.minimum(x @ own + constant, LARGEST)) * self.counts[now]
+            hazard = np.exp(np.minimum(x @ own, LARGEST_EXPONENT)) * self.counts[now]
             value -= hazard.sum()
             first, second = -hazard, hazard  # derivatives in the log of the hazard
             if fired.any():
@@ -163,38 +160,27 @@ class _Likelihood:
                 second[fired] = ratio * (of_spikes / -np.expm1(-of_spikes) - 1)
             gradient += first @ x
             information += (x * second[:, None]).T @ x
-        return self._standardised(value, gradient, information, weights)
-
-    def _standardised(
-        self, value: float, gradient: np.ndarray, information: np.ndarray, weights: np.ndarray
-    ) -> tuple[float, np.ndarray, np.ndarray]:
-        """From derivatives in the weights of the regressors as they are; the second of them is 1."""
-        to = np.diag(1 / self.scale)
-        to[1] = -self.mean / self.scale
-        to[1, 1] = 1.0
-        return value, to.T @ gradient - self.penalty * weights, to.T @ information @ to + np.diag(self.penalty)
+        back = self.back
+        return value, back.T @ gradient - self.penalty * weights, back.T @ information @ back + np.diag(self.penalty)
 
 
 def _ascend(
     likelihood: _Likelihood, weights: np.ndarray, free: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, int, bool]:
-    """Newton's ascent over the free weights, with steps halved until they help.
-
-    Returns the weights, the number of steps, and whether it ended.
-    """
+) -> tuple[np.ndarray, bool]:
+    """Newton's ascent over the free weights, with steps halved until they help: the weights, and whether it ended."""
 
     def objective(at: np.ndarray, value: float) -> float:
         return value - 0.5 * float((likelihood.penalty * at * at).sum())
 
     value, gradient, information = likelihood(weights)
     now = objective(weights, value)
-    for taken in range(STEPS):
+    for _ in range(STEPS):
         step = np.zeros_like(weights)
         inner = information[np.ix_(free, free)]
         step[free] = np.linalg.solve(inner + 1e-12 * np.diag(np.diagonal(inner) + 1e-300), gradient[free])
         gain = float(gradient @ step)
         if gain < tolerance * (1 + abs(now)):
-            return weights, taken, True
+            return weights, True
         size = 1.0
         while size > 1e-6:
             trial = weights + size * step
@@ -203,6 +189,6 @@ def _ascend(
                 break
             size /= 2
         else:
-            return weights, taken, False
+            return weights, False
         weights, now = trial, objective(trial, value)
-    return weights, STEPS, False
+    return weights, False
