@@ -102,7 +102,7 @@ def forward(
     drive = drive_of(backend, layer, x)
     batch, steps, _ = drive.direct.shape
     traces = new_traces(backend, layer, batch, steps, plan)
-    starts = new_starts(backend, carry, steps, plan)
+    starts = new_starts(backend, carry.without_noise(), steps, plan)
     for number, start, stop in spans(steps, plan.block_length):
         now = steps_of(start, stop)
         block = drive.at(now)
@@ -111,7 +111,7 @@ def forward(
             for piece, where in delayed(traces.spikes, history_of(history, each.delay), start, stop):
                 backend.projection(piece, each.weights, into[:, where])
         if starts is not None:
-            starts.put(number, carry)
+            starts.put(number, carry.without_noise())
         carry = backend.linear_block_forward(block, carry, layer, traces.at(now))
         if plan.noise is not None:
             carry = _drawn(backend, carry, traces.spikes[:, start:stop], plan.noise)

@@ -22,14 +22,14 @@ from blocksim.surrogates import Hazard, Surrogate, get_surrogate
 METHODS = ("blocks", "standard")
 GRADIENTS = ("standard", "paper")
 DETACH = ("reset", "recurrent", "adaptation")
-DEFAULT = "fast_sigmoid"  # surrogate of spikes that are not stochastic; of those that are, their own
+DEFAULT_SURROGATE = "fast_sigmoid"  # surrogate of spikes that are not stochastic; of those that are, their own
 
 
 def adjoint_rule(surrogate: str | Surrogate | None, gradient: str, detach: Any) -> AdjointRule:
     """Which gradient to take; raises `ArgumentError` naming the argument that is wrong."""
     cut = choices("detach", detach, DETACH)
     return AdjointRule(
-        surrogate=get_surrogate(DEFAULT if surrogate is None else surrogate),
+        surrogate=get_surrogate(DEFAULT_SURROGATE if surrogate is None else surrogate),
         paper=choice("gradient", gradient, GRADIENTS) == "paper",
         **{f"through_{path}": path not in cut for path in DETACH},
     )

@@ -9,7 +9,7 @@ have C components, R receptors with a time course, and E steps of the longest de
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -244,6 +244,10 @@ class LinearCarry(Record):
     refractory: Array  # (B, N) int32, steps still refractory
     remaining: Array  # (B, X, N), hazard to bear before the next spike, (39); X is 1 if spikes are stochastic, or 0
     draws: Array  # (B, X, N) int32, random numbers drawn
+
+    def without_noise(self) -> LinearCarry:
+        """What the adjoint reads of it: spikes that were drawn are on the tape."""
+        return replace(self, remaining=self.remaining[:, :0], draws=self.draws[:, :0])
 
 
 @dataclass(frozen=True, eq=False)

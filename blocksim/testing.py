@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from blocksim._connections import Alpha, Connection, Exponential
+from blocksim._escape import Escape
 from blocksim._events import Events
 from blocksim._layer import Layer
 from blocksim._linear_neurons import Component, LinearIF, Rectified
@@ -22,9 +23,10 @@ from blocksim._simulation import simulate
 from blocksim._validation import whole
 from blocksim.backend import Backend, get_backend
 from blocksim.errors import ArgumentError
-from blocksim.surrogates import SURROGATES, get_surrogate
+from blocksim.surrogates import HAZARD, SURROGATES, get_surrogate
 
 TRACES = ("voltage", "threshold")
+SEED = 2**33 + 1  # of escape noise: both halves of 64 bits count
 # Norm of a gradient's difference over its norm.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 
@@ -77,7 +79,7 @@ def check_backend(backend: Any, *, layers: int = 60, seed: int = 0, own_products
     Notes
     -----
     `gradient="paper"` is checked unless the backend refuses it with an `ArgumentError`. Where the backend computes the
-    linear family, every third layer has several components, synapses and delays.
+    linear family, every third layer has several components, synapses and delays, and half of those have escape noise.
 
     Examples
     --------
@@ -170,10 +172,11 @@ def _family_layer(rng: np.random.Generator, neuron: LIF | ALIF, weights: np.ndar
     ]  # fmt: skip
     delays = rng.integers(1, 9, (size, size)) if rng.random() < 0.5 else int(rng.integers(1, 9))
     own = rng.normal(0.05, 0.4 / np.sqrt(size), (size, size)).astype(dtype)
+    noise = Escape(each(0.01, 0.2), each(0.1, 0.5)) if rng.random() < 0.5 else None
     return Layer(
         LinearIF(
             neuron.beta, neuron.theta, neuron.refractory_steps, components, each(-0.4, 0.2), each(-0.3, 0.6),
-            str(rng.choice(["ignore", "hold", "integrate"])),
+            str(rng.choice(["ignore", "hold", "integrate"])), noise,
         ),
         bias=each(0.0, 0.2),
         recurrent=[Connection(own, delays, int(rng.integers(0, 3)))] if recurrent else None,
@@ -187,7 +190,9 @@ def _check_runs(engine: Backend, case: _Case, rng: np.random.Generator, exact: b
     given = x.indices.copy() if isinstance(x, Events) else x.copy()
 
     def run(**options: Any) -> Run:
-        found: Run = simulate(layer, options.pop("x", x), options.pop("backend", engine), record=TRACES, **options)
+        found: Run = simulate(
+            layer, options.pop("x", x), options.pop("backend", engine), record=TRACES, seed=SEED, **options
+        )
         return found
 
     expected = run(backend="numpy")
@@ -221,13 +226,14 @@ def _check_gradients(engine: Backend, case: _Case, rng: np.random.Generator, num
     layer, x = case.layer, case.x
     shape = simulate(layer, x, "numpy").spikes.shape
     of_spikes, of_voltage = rng.normal(size=(2, *shape)).astype(case.dtype)
-    state = simulate(layer, x, "numpy", tape=True).backward(of_spikes).state
+    state = simulate(layer, x, "numpy", tape=True, seed=SEED).backward(of_spikes).state
     of_state = type(state)(*(rng.normal(size=value.shape).astype(case.dtype) for value in vars(state).values()))
     surrogates = [name for name in SURROGATES if _takes(engine, name)]
     assert surrogates, "check_surrogate: expected one built-in surrogate at least to be taken; found none"
     surrogate = surrogates[number % len(surrogates)]
     for options in _gradient_options(number):
-        options["surrogate"] = surrogate
+        own = layer.neuron.is_stochastic and options["tape"] is True
+        options |= {"surrogate": HAZARD if own else surrogate, "seed": SEED}
         # a paper gradient depends on the block length, so that is the same for both
         try:
             found = simulate(layer, x, engine, **options)

@@ -17,7 +17,7 @@ import pytest
 from blocksim.backends.cupy_cuda import backend
 from blocksim.backends.cupy_cuda.kernels import FILES, OPTIONS, text
 
-from blocksim.surrogates import SURROGATES, get_surrogate
+from blocksim.surrogates import SURROGATES, Hazard, get_surrogate
 
 from .cuda_emulation import emulated_cupy, nvrtc
 
@@ -31,10 +31,12 @@ NAMES = ["rows_of_events"] + [
         *(f"{name}<{kind}, {counts}>" for name in ("add_spikes", "add_input") for counts in (0, 1)),
         f"forward_scan<{kind}>",
         *(f"{name}<{kind}, {number}>" for name in ("adjoint", "adjoint_of_paper", "adjoint_scan") for number in KINDS),
-        *(f"linear_forward<{kind}, {c}, {r}, 0>" for c in range(5) for r in range(3)),
-        *(f"linear_forward<{kind}, {c}, 2, 1>" for c in range(1, 5)),
-        *(f"linear_adjoint<{kind}, {c}, {number}, 0>" for c in range(5) for number in KINDS),
-        *(f"linear_adjoint<{kind}, {c}, 0, 1>" for c in range(1, 5)),
+        *(f"linear_forward<{kind}, {c}, {r}, 0, 0>" for c in range(5) for r in range(3)),
+        *(f"linear_forward<{kind}, {c}, 2, 1, 0>" for c in range(1, 5)),
+        *(f"linear_forward<{kind}, {c}, 0, {int(c > 0)}, 1>" for c in range(5)),
+        *(f"linear_adjoint<{kind}, {c}, {number}, 0, 0>" for c in range(5) for number in KINDS),
+        *(f"linear_adjoint<{kind}, {c}, 0, 1, 0>" for c in range(1, 5)),
+        *(f"linear_adjoint<{kind}, {c}, {Hazard.kind}, {int(c > 0)}, 1>" for c in range(5)),
         f"synapses_adjoint<{kind}>",
     )
 ]
@@ -58,15 +60,15 @@ def budget(name):
     double = "double" in name
     if name.startswith("linear"):
         components = int(name.split(",")[1])
-        rectified = name.endswith(", 1>")
-        return 255 if double else 152 + 6 * components + 48 * rectified
+        rectified, noise = name.split(",")[3] == " 1", name.endswith(", 1>")
+        return 255 if double else 152 + 6 * components + 48 * rectified + 12 * noise
     if "scan" in name:
         return 128 if double else 80
     return 152 if double else 96
 
 
 # of one precision, and one surrogate
-OTHERS = re.compile(r"double|linear_adjoint<float, \d, [1-9]|^adjoint\w*<float, [1-9]")
+OTHERS = re.compile(r"double|linear_adjoint<float, \d, [1-5]|^adjoint\w*<float, [1-9]")
 FEW = [name for name in NAMES if not OTHERS.search(name)]
 
 

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from blocksim.backends.cupy_cuda.backend import CupyBackend
 from blocksim.backends.cupy_cuda.kernels import text
 
-from blocksim import Alpha, Component, Connection, Exponential, Layer, LinearIF, Rectified, simulate
+from blocksim import Alpha, Component, Connection, Escape, Exponential, Layer, LinearIF, Rectified, simulate
 
 from .helpers import assert_close, assert_same_run, make_case
 
@@ -71,12 +72,14 @@ def exercise_family(cupy):
             recurrent=[connection(40, 5, 1), connection(40, 9, 2)],
         )  # fmt: skip
         given = Layer(neuron, bias=each(0, 0.2), synapses=synapses[seed % 2 :])
+        noisy = replace(given, neuron=replace(neuron, spike=Escape(each(0.02, 0.2), each(0.1, 0.5))))
         spikes = rng.random((3, 70, 20)) < 0.2
         currents = rng.normal(0.2, 0.4, (3, 70, 40)).astype(np.float32)
         g_s, g_v = rng.normal(size=(2, 3, 70, 40)).astype(np.float32)
-        for layer, x in ((connected, spikes), (given, currents)):
-            earlier = simulate(layer, x, "numpy").state
-            options = {"tape": True, "detach": (), "record": ("voltage", "threshold"), "state": earlier}
+        for layer, x in ((connected, spikes), (given, currents), (noisy, currents)):
+            noise = 2**40 + seed
+            earlier = simulate(layer, x, "numpy", seed=noise).state
+            options = {"tape": True, "detach": (), "record": ("voltage", "threshold"), "state": earlier, "seed": noise}
             run, expected = (simulate(layer, x, each, **options) for each in (CupyBackend(cupy), "numpy"))
             assert expected.spikes.any()
             assert_same_run(run, expected)
@@ -139,6 +142,15 @@ PLANTED_IN_FAMILY = {
     "a sum's last steps left out": ("summed < STEPS_OF_A_SUM && start > begin", "summed < STEPS_OF_A_SUM"),
     "the rise of an alpha synapse taken for its own": ("lambda = lambda_z;", "lambda = lambda_s;"),
     "kappa without a slope": ("(kappa - T(2.718281828459045)) * z", "kappa * z"),
+    "a hazard of the potential alone": ("hazard_of(add(u, -theta), ", "hazard_of(u, "),
+    "a hazard that is borne while refractory": ("if (live) remaining = add", "remaining = add"),
+    "no draw after a spike": ("if (spike) remaining = (T)draw", "if (t < 0) remaining = (T)draw"),
+    "the same draw again": ("first_unit + unit, drawn++", "first_unit + unit, drawn"),
+    "the draw of another neuron": ("first_unit + unit, drawn", "first_unit + place.n, drawn"),
+    "half of the seed": ("^ d ^ second_key", "^ d ^ first_key"),
+    "an exponential series that is short": ("? 7 : 13", "? 5 : 13"),
+    "the slope of the hazard, not of its probability": ("hazard * exponential(-hazard) *", "hazard *"),
+    "a width without a gradient": ("sum_of_distance -= delta * m", "sum_of_distance -= T(0)"),
     "the state before the run left out": ("t < 0 ? start_synapses[unit]", "t < 0 ? T(0)"),
 }  # fmt: skip
 PLANTS = [("exercise", *item) for item in PLANTED.items()]

@@ -7,12 +7,11 @@ import pytest
 from blocksim.backends.numpy_reference import linear as reference
 
 from blocksim import CountReadout, Escape, Layer, LinearIF, Network, _linear, simulate
-from blocksim.training import fit
+from blocksim.training import _objective, evaluate, fit
 
 from .helpers import assert_same_bits, assert_same_run, relative
 from .training_tasks import CLASSES, INPUTS, task, training
 
-COMPILED = ["numpy", "numba"]
 MASK = 0xFFFFFFFF
 
 
@@ -53,7 +52,6 @@ def case():
 
 
 @pytest.mark.parametrize("seed", [0, 5, 2**64 - 1])
-@pytest.mark.parametrize("backend", COMPILED)
 def test_spikes_are_those_of_code_that_shares_nothing(backend, seed):
     neuron, x = case()
     expected = spikes_by_hand(neuron, x, seed)
@@ -62,7 +60,6 @@ def test_spikes_are_those_of_code_that_shares_nothing(backend, seed):
 
 
 @pytest.mark.parametrize("size", [1, 3, 16, 37])
-@pytest.mark.parametrize("backend", COMPILED)
 def test_every_block_length_has_the_same_bits(backend, size):
     """Sizes that are folded, fill a vector, and leave a rest; parameters that differ from neuron to neuron."""
     rng = np.random.default_rng(size)
@@ -99,23 +96,50 @@ def test_a_wrong_hazard_is_caught(monkeypatch, factor):
         test_spikes_are_those_of_code_that_shares_nothing("numpy", 5)
 
 
-def test_trainings_repeat_however_batches_are_shared_out():
-    """Shares are what a batch is split into for processes: a sample has its noise wherever it is computed."""
+def stochastic_network():
     rng = np.random.default_rng(1)
     hidden = LinearIF(np.full(8, 0.9), 1.0, 3, spike=Escape(np.full(8, 0.1), 0.3))
     last = LinearIF(0.85, 1.0, 3, spike=Escape(0.1, 0.3))
-    network = Network(
+    return Network(
         [Layer(hidden, rng.normal(0.2, 0.3, (INPUTS, 8))), Layer(last, rng.normal(0.3, 0.3, (8, CLASSES)))],
         CountReadout(),
     )
+
+
+def test_what_is_held_out_has_noise_of_its_own(monkeypatch):
+    """Else samples are scored with the very random numbers that the weights were fitted to."""
+    seeds = []
+
+    def noted(*arguments, **options):
+        seeds.append((bool(options["tape"]), options["seed"].seed))
+        return simulate(*arguments, **options)
+
+    monkeypatch.setattr(_objective, "simulate", noted)
+    network = stochastic_network()
+    fit(network, task(), training(epochs=2), progress=False)
+    trained_with = {seed for taped, seed in seeds if taped}
+    held_out = {seed for taped, seed in seeds if not taped}
+    seeds.clear()
+    evaluate(network, task())
+    evaluated = {seed for _, seed in seeds}
+    assert (len(trained_with), len(held_out), len(evaluated)) == (2, 1, 1)
+    assert len(trained_with | held_out | evaluated) == 4
+
+
+def test_trainings_repeat_however_batches_are_shared_out():
+    """Shares are what a batch is split into for processes: a sample has its noise wherever it is computed."""
+    network = stochastic_network()
 
     def trained(**changes):
         choices = training(epochs=2, trained=("*.weights", "*.spike.*"), **changes)
         return fit(network, task(), choices, progress=False).last.parameters()
 
     once, again, shared, other = trained(), trained(), trained(shares=3), trained(seed=1)
+    by_name, another = trained(surrogate="hazard"), trained(surrogate="fast_sigmoid")
+    assert (another["layers.0.weights"] != once["layers.0.weights"]).any()
     for name, value in once.items():
         assert_same_bits(name, again[name], value)
+        assert_same_bits(f"{name}, with the hazard's slope by name", by_name[name], value)
         assert relative(shared[name], value) < 1e-9, name
     assert (once["layers.0.spike.rate"] != network.parameters()["layers.0.spike.rate"]).all()
     assert (other["layers.0.weights"] != once["layers.0.weights"]).any()

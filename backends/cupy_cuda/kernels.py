@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-FILES = ("common.cuh", "surrogates.cuh", "forward.cu", "adjoint.cu", "spikes.cu", "scan.cu", "linear.cu")
+FILES = ("common.cuh", "surrogates.cuh", "escape.cuh", "forward.cu", "adjoint.cu", "spikes.cu", "scan.cu", "linear.cu")
 OPTIONS = ("-std=c++17",)
 THREADS = 128  # of a block of threads: whole warps, and enough blocks for small layers
 MOST_THREADS = 1024
@@ -40,7 +40,8 @@ class Kernels:
         """A function that launches a kernel with the arguments it is given; None is a null pointer.
 
         `numbers` are those among its template parameters: of components and receptors, the kind of a surrogate, whether
-        spikes are counts or components have knots. `threads` of each block, and `shared` bytes that they share.
+        spikes are counts, components have knots, spikes are stochastic. `threads` of each block, and `shared` bytes
+        that they share.
         """
         types = [] if dtype is None else ["float" if dtype == np.float32 else "double"]
         types += [str(int(number)) for number in numbers]

@@ -3,17 +3,21 @@
 // While refractory, (30): "ignore", "hold" and "integrate".
 constexpr int HOLD = 1, INTEGRATE = 2;
 
+// The kind of surrogate that is the slope of a stochastic spike's probability.
+constexpr int HAZARD = 6;
+
 // An array in registers: its length may be 0, and C++ has no such array.
 constexpr int room(int length) { return length > 0 ? length : 1; }
 
 // Bit `place` of flags that the host has packed: of each component, receptor, or target of currents.
 __device__ __forceinline__ bool is_set(Index flags, int place) { return flags >> place & 1; }
 
-// Parameters of one neuron: values IN (5, N): beta, theta_0, bias, f, v_reset; components IN (6, C, N): q, d, k, g, h, knot.
+// Parameters of one neuron: values IN (7, N): beta, theta_0, bias, f, v_reset, and of (39) the rate and 1 / width, read
+// where spikes are stochastic, NOISE; components IN (6, C, N): q, d, k, g, h, knot.
 // `after` and, where ABOVE, `above` have the bits of components that hear V after the reset, or U above the knot, in
 // place of U.
-template <typename T, int C, int ABOVE> struct LinearNeuron {
-    T beta, theta, bias, factor, reset;
+template <typename T, int C, int ABOVE, int NOISE> struct LinearNeuron {
+    T beta, theta, bias, factor, reset, rate, steepness;
     T q[room(C)], d[room(C)], k[room(C)], g[room(C)], h[room(C)];
     int period, neurons;
     Index after, above;
@@ -21,8 +25,9 @@ template <typename T, int C, int ABOVE> struct LinearNeuron {
     __device__ LinearNeuron(
         const T* values, const T* components, const int* refractory, Index after, Index above, int n, int neurons)
         : beta(values[n]), theta(values[neurons + n]), bias(values[2 * neurons + n]), factor(values[3 * neurons + n]),
-          reset(values[4 * neurons + n]), period(refractory[n]), neurons(neurons), after(after), above(above),
-          knots(components + (Index)5 * C * neurons + n) {
+          reset(values[4 * neurons + n]), rate(NOISE ? values[5 * neurons + n] : T(0)),
+          steepness(NOISE ? values[6 * neurons + n] : T(0)), period(refractory[n]), neurons(neurons), after(after),
+          above(above), knots(components + (Index)5 * C * neurons + n) {
 #pragma unroll
         for (int j = 0; j < C; ++j) {
             const T* first = components + (Index)j * neurons + n;
@@ -57,14 +62,15 @@ template <typename T, int C, int ABOVE> struct LinearNeuron {
 // target_pitch + sample * batch_pitch + t * step_pitch + n * unit_pitch. Target 0 is the direct current, r + 1 receptor r;
 // only those whose bit of `targets` is set are there, in slots in ascending order. The direct current is there without the
 // bias where add_bias is set. synapses IN (4, R, N): sigma, kappa, gain, rising gain; alpha: bits of receptors. *_now
-// INOUT: the state. spikes OUT; voltage, threshold, s and z of (28) OUT or null; start_* OUT (blocks, ...) or null: the
+// INOUT: the state; of (39) too, with the numbers that `draw` takes, where spikes are stochastic, NOISE. spikes OUT; voltage, threshold, s and z of (28) OUT or null; start_* OUT (blocks, ...) or null: the
 // state at the start of each block.
-template <typename T, int C, int R, int ABOVE>
+template <typename T, int C, int R, int ABOVE, int NOISE>
 __global__ void linear_forward(
     const T* values, const T* components, const T* synapses, const int* refractory, Index after, Index above, Index alpha,
     int mode, const T* __restrict__ current, Index targets, Index target_pitch, Index batch_pitch, Index step_pitch,
-    Index unit_pitch, int add_bias, T* voltage_now, T* components_now, T* synapses_now, T* rising_now,
-    int* refractory_now, Flag* __restrict__ spikes, T* __restrict__ voltage, T* __restrict__ threshold,
+    Index unit_pitch, int add_bias, unsigned first_key, unsigned second_key, unsigned layer_place, Index first_unit,
+    T* voltage_now, T* components_now, T* synapses_now, T* rising_now, int* refractory_now, T* remaining_now,
+    int* draws_now, Flag* __restrict__ spikes, T* __restrict__ voltage, T* __restrict__ threshold,
     T* __restrict__ synapse_trace, T* __restrict__ rising_trace, T* __restrict__ start_voltage,
     T* __restrict__ start_components, T* __restrict__ start_synapses, T* __restrict__ start_rising,
     int* __restrict__ start_refractory, Index units, int neurons, int steps, int begin, int end, int block_length,
@@ -72,7 +78,7 @@ __global__ void linear_forward(
     const Index unit = thread_number();
     if (unit >= units) return;
     const Place place(unit, neurons, steps);
-    const LinearNeuron<T, C, ABOVE> neuron(values, components, refractory, after, above, place.n, neurons);
+    const LinearNeuron<T, C, ABOVE, NOISE> neuron(values, components, refractory, after, above, place.n, neurons);
     current += place.sample * batch_pitch + place.n * unit_pitch;
     T sigma[room(R)], kappa[room(R)], gain[room(R)], rising[room(R)];
     T c[room(C)], s[room(R)], z[room(R)];
@@ -96,6 +102,8 @@ __global__ void linear_forward(
         offset[target] = __popcll((unsigned long long)targets & ((1ull << target) - 1)) * target_pitch;
     T v = voltage_now[unit];
     int left = refractory_now[unit];
+    T remaining = NOISE ? remaining_now[unit] : T(0);
+    int drawn = NOISE ? draws_now[unit] : 0;
     Index block = begin / block_length;
     int of_block = 0;  // steps of it that are left
     struct Steps {
@@ -158,7 +166,12 @@ __global__ void linear_forward(
             const T driven = flush(add(mul(neuron.beta, v), live || mode == INTEGRATE ? total : T(0)), tiny);
             const T u = mode == HOLD && !live ? v : driven;  // (30)
             const T theta = neuron.threshold(c);
-            const bool spike = live && u > theta;            // (32)
+            bool spike = live && u > theta;  // (32)
+            if (NOISE) {                     // (39)
+                if (live) remaining = add(remaining, -hazard_of(add(u, -theta), neuron.rate, neuron.steepness));
+                spike = live && remaining < T(0);
+                if (spike) remaining = (T)draw(first_key, second_key, layer_place, first_unit + unit, drawn++);
+            }
             spikes[here] = spike;
             if (voltage) voltage[here] = u;
             if (threshold) threshold[here] = theta;
@@ -170,6 +183,10 @@ __global__ void linear_forward(
     }
     voltage_now[unit] = v;
     refractory_now[unit] = left;
+    if (NOISE) {
+        remaining_now[unit] = remaining;
+        draws_now[unit] = drawn;
+    }
 #pragma unroll
     for (int j = 0; j < C; ++j) components_now[component + (Index)j * neurons] = c[j];
 #pragma unroll
@@ -189,9 +206,9 @@ constexpr int STEPS_OF_A_SUM = 64;  // at least so many steps are summed in T, u
 
 // Steps begin .. end of (35)-(37), last first, whole blocks. voltage, spikes, start_* IN: the tape; grad_spikes IN: lambda_S
 // of (35) but for its last two terms; grad_voltage IN or null; into_voltage, into_components INOUT (B, N), (B, C, N):
-// gradient of the state after the last step, then of that before the first; grad_current OUT: lambda_J; sums INOUT (5, B,
-// N): beta, theta_0, bias, f, v_reset; component_sums INOUT (6, B, C, N): q, d, k, g, h, knot; kept: scratch (L, C, B, N).
-template <typename T, int C, int KIND, int ABOVE>
+// gradient of the state after the last step, then of that before the first; grad_current OUT: lambda_J; sums INOUT (7, B,
+// N): beta, theta_0, bias, f, v_reset, and where spikes are stochastic the seventh, -delta (U - theta); component_sums INOUT (6, B, C, N): q, d, k, g, h, knot; kept: scratch (L, C, B, N).
+template <typename T, int C, int KIND, int ABOVE, int NOISE>
 __global__ void linear_adjoint(
     const T* values, const T* components, const int* refractory, Index after, Index above, int mode,
     const T* __restrict__ voltage, const Flag* __restrict__ spikes, const T* __restrict__ start_voltage,
@@ -203,14 +220,14 @@ __global__ void linear_adjoint(
     const Index unit = thread_number();
     if (unit >= units) return;
     const Place place(unit, neurons, steps);
-    const LinearNeuron<T, C, ABOVE> neuron(values, components, refractory, after, above, place.n, neurons);
+    const LinearNeuron<T, C, ABOVE, NOISE> neuron(values, components, refractory, after, above, place.n, neurons);
     const Index component = place.sample * C * neurons + place.n;
     T into_v = into_voltage[unit], into_c[room(C)];
 #pragma unroll
     for (int j = 0; j < C; ++j) into_c[j] = into_components[component + (Index)j * neurons];
     // registers are for components, or for steps ahead
     constexpr int DEPTH = C * sizeof(T) <= 16 ? AHEAD : ABOVE ? AHEAD / 4 : AHEAD / 2;
-    T sum[5] = {}, sum_of[5][room(C)] = {};
+    T sum[5] = {}, sum_of[5][room(C)] = {}, sum_of_distance = T(0);
     int summed = 0;
     for (int start = (end - 1) / block_length * block_length; start >= begin; start -= block_length) {
         const int stop = min(start + block_length, end);
@@ -284,7 +301,9 @@ __global__ void linear_adjoint(
                 for (int j = 0; j < C; ++j)
                     if (is_set(after, j)) into_v += neuron.k[j] * into_c[j];
                 const T m = u - neuron.threshold(of_step);
-                const T slope = live ? slope_of<T, KIND>(m, s0, s1, s2, s3, s4) : T(0);
+                T slope = T(0);
+                if (live && KIND == HAZARD) slope = hazard_slope(m, neuron.rate, neuron.steepness);
+                else if (live) slope = slope_of<T, KIND>(m, s0, s1, s2, s3, s4);
                 T lambda_s = now.grad_s[i];  // (35)
                 if (through_adaptation) {
 #pragma unroll
@@ -305,6 +324,7 @@ __global__ void linear_adjoint(
                 grad_current[place.first + (Index)t * neurons] = lambda_j;
                 sum[0] += held ? T(0) : lambda_u * handed;
                 sum[1] -= delta;
+                if (NOISE) sum_of_distance -= delta * m;
                 sum[2] += lambda_j;
                 if (spike) {
                     sum[3] += into_v * u;
@@ -327,6 +347,7 @@ __global__ void linear_adjoint(
         summed += stop - start;
         if (summed < STEPS_OF_A_SUM && start > begin) continue;
         summed = 0;
+        if (NOISE) add_part(sums + 6 * units + unit, sum_of_distance);
 #pragma unroll
         for (int i = 0; i < 5; ++i) {
             add_part(sums + i * units + unit, sum[i]);

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blocksim._blocks import new_starts, recurrent_gradient, zeros
+from blocksim._escape import WORD, Noise
 from blocksim._linear import (
     history_gradient,
     history_of,
@@ -39,7 +40,7 @@ from blocksim.arrays import (
     SpikeGradient,
 )
 from blocksim.errors import ArgumentError
-from blocksim.numerics import rise, tiny
+from blocksim.numerics import rise, steepness, tiny
 from blocksim.surrogates import kernel_scales
 
 from .dynamics import arrays_or_null, lambda_of_spikes, launches
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from .backend import CupyBackend
 
 MODES = {"ignore": 0, "hold": 1, "integrate": 2}  # linear.cu's
-CARRIED = 5  # arrays of a carry that kernels know
+CARRIED = 5  # arrays of a carry before those of (39)
 MOST = 62  # components or receptors: flags of all are the bits of one number
 
 
@@ -62,20 +63,22 @@ def forward(
     batch, steps = x.shape[0], x.shape[1] - layer.lead
     targets, currents, pitches, add_bias = _currents(engine, layer, x, batch, steps)
     traces = new_traces(engine, layer, batch, steps, plan)
-    starts = new_starts(engine, carry, steps, plan)
+    starts = new_starts(engine, carry.without_noise(), steps, plan)
     after = carry.copy()
     histories = [engine.asarray(history_of(history, each.delay)) for each in layer.recurrent]
     values, components, synapses = _values(engine, layer)
     launch = engine.launch(
-        "linear_forward", dtype, units(batch * size), len(components[0]), len(layer.alpha), any(layer.listening(ABOVE))
-    )
+        "linear_forward", dtype, units(batch * size), len(components[0]), len(layer.alpha),
+        any(layer.listening(ABOVE)), layer.stochastic,
+    )  # fmt: skip
     neuron = (
         values, components, synapses, layer.refractory, *_listening(layer), _bits(layer.alpha),
         np.int32(MODES[layer.mode]),
     )  # fmt: skip
-    given = (currents, _flags(targets), *pitches, np.int32(add_bias))
+    given = (currents, _flags(targets), *pitches, np.int32(add_bias), *_draws(plan.noise, size))
     recorded = (traces.spikes, traces.voltage, traces.threshold, traces.synapses, traces.rising)
-    out = (*after.arrays()[:CARRIED], *recorded, *arrays_or_null(starts, after)[:CARRIED])
+    noise = after.arrays()[CARRIED:] if layer.stochastic else (None, None)
+    out = (*after.arrays()[:CARRIED], *noise, *recorded, *arrays_or_null(starts, after)[:CARRIED])
     of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
     block = (np.int32(plan.block_length), dtype.type(tiny(dtype)))
     for start, stop in launches(steps, _span(layer, plan.block_length)):
@@ -105,15 +108,16 @@ def adjoint(
     grad = Drive(engine.empty((batch, steps, size), dtype), engine.empty((batch, receptors, steps, size), dtype))
     values, components, synapses = _values(engine, layer)
     number = len(components[0])
-    sums = zeros(engine, (7, batch, size), np.float64)  # the last two, of (39), stay zero
+    sums = zeros(engine, (7, batch, size), np.float64)
     component_sums = zeros(engine, (len(COMPONENT), batch, number, size), np.float64)
     synapse_sums = zeros(engine, (3, batch, receptors, size), np.float64)
     kept = engine.empty((length, number, batch, size), dtype)
     into = grad_carry.copy()
     smallest = dtype.type(tiny(dtype))
     dynamics = engine.launch(
-        "linear_adjoint", dtype, units(batch * size), number, rule.surrogate.kind, any(layer.listening(ABOVE))
-    )
+        "linear_adjoint", dtype, units(batch * size), number, rule.surrogate.kind, any(layer.listening(ABOVE)),
+        layer.stochastic,
+    )  # fmt: skip
     filters = engine.launch("synapses_adjoint", dtype, units(batch * receptors * size)) if receptors else None
     of_dynamics = (
         values, components, layer.refractory, *_listening(layer), np.int32(MODES[layer.mode]), traces.voltage,
@@ -136,6 +140,9 @@ def adjoint(
         dynamics(*of_dynamics, *span, np.int32(length), smallest)
         if filters is not None:
             filters(*of_synapses, *span, smallest)
+    if layer.stochastic:  # through log rate + (U - theta) / width
+        sums[5] = -sums[1] * layer.neuron.width / layer.neuron.rate
+        sums[6] /= layer.neuron.width
     recurrent = tuple(
         recurrent_gradient(engine, traces.spikes, history_of(tape.history, each.delay), receiving(grad, each.receptor))
         for each in layer.recurrent
@@ -152,12 +159,16 @@ def adjoint(
 
 
 def _check(layer: LinearLayer) -> None:
-    """Raise for stochastic spikes, and for more parts than kernels have flags for."""
-    if layer.stochastic:
-        raise ArgumentError("backend 'cupy': expected neurons without escape noise; found some; use backend='numba'")
+    """Raise for more parts than kernels have flags for."""
     for what, number in (("components", len(layer.listens)), ("receptors with a time course", len(layer.alpha))):
         if number > MOST:
             raise ArgumentError(f"backend 'cupy': expected at most {MOST} {what}; found {number}; use backend='numba'")
+
+
+def _draws(noise: Noise | None, size: int) -> tuple[Any, ...]:
+    """Which random numbers a run draws; without noise they are not looked at."""
+    seed, place, first = noise or Noise(0)
+    return np.uint32(seed & WORD), np.uint32(seed >> 32), np.uint32(place), np.int64(first * size)
 
 
 def _span(layer: LinearLayer, length: int) -> int | None:
@@ -194,15 +205,26 @@ def _currents(
 
 
 def _values(engine: CupyBackend, layer: LinearLayer) -> tuple[Array, Array, Array]:
-    """A layer's parameters as kernels read them: (5, N), (6, C, N) and (4, R, N)."""
+    """A layer's parameters as kernels read them: (7, N), (6, C, N) and (4, R, N)."""
     neuron, stack = layer.neuron, engine.cupy.stack
 
     def make() -> tuple[Array, Array, Array]:
         sigma = neuron.synapse_decay
         # the logarithm is the host's, so that the CPU's backends have the same bits
         kappa = engine.asarray(rise(engine.to_numpy(sigma))) if any(layer.alpha) else sigma
+        steep = engine.asarray(steepness(engine.to_numpy(neuron.width)))
         return (
-            stack([neuron.beta, neuron.theta, neuron.bias, neuron.reset_factor, neuron.v_reset]),
+            stack(
+                [
+                    neuron.beta,
+                    neuron.theta,
+                    neuron.bias,
+                    neuron.reset_factor,
+                    neuron.v_reset,
+                    neuron.rate,
+                    steep,
+                ]
+            ),
             stack([getattr(neuron, name) for name in COMPONENT]),
             stack([sigma, kappa, neuron.gain, neuron.gain_rising]),
         )

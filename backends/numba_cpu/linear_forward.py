@@ -383,9 +383,6 @@ def linear_forward(
                 _copy(carry.components, starts.components, sample * number, now * number, number, begin, end)
                 _copy(carry.synapses, starts.synapses, sample * receptors, now * receptors, receptors, begin, end)
                 _copy(carry.rising, starts.rising, sample * receptors, now * receptors, receptors, begin, end)
-                if number_of_rows(noise):
-                    _copy(carry.remaining, starts.remaining, sample, now, 1, begin, end)
-                    _copy(carry.draws, starts.draws, sample, now, 1, begin, end)
             for step in range(start, stop, CHUNK):
                 rows = min(CHUNK, stop - step)
                 row = sample * steps + step

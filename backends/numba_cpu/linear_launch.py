@@ -113,7 +113,7 @@ def _forward(
     """`neurons`: those of a sample, before samples were folded together."""
     (batch, steps), size = shape, layer.size
     traces = new_traces(engine, layer, batch, steps, plan)
-    starts = new_starts(engine, carry, steps, plan)
+    starts = new_starts(engine, carry.without_noise(), steps, plan)
     after = carry.copy()
     width = _width(layer, FORWARD_BYTES)
     lanes = number_of_lanes(width)

@@ -12,7 +12,7 @@ import numpy as np
 from blocksim._validation import whole
 
 # what a stream is for; streams of two purposes never meet
-SHUFFLE, AUGMENT, SPLIT, NOISE = range(4)
+SHUFFLE, AUGMENT, SPLIT, NOISE, HELD_OUT_NOISE, EVALUATION_NOISE = range(6)
 
 
 class Streams:

@@ -18,7 +18,7 @@ from blocksim._validation import found, whole
 from blocksim.backend import Backend
 from blocksim.classification import confusion_matrix
 from blocksim.data import Augmentation
-from blocksim.data._randomness import NOISE, Streams
+from blocksim.data._randomness import EVALUATION_NOISE, Streams
 from blocksim.errors import ArgumentError, DivergenceError
 from blocksim.models import Model
 from blocksim.training._objective import Share, probabilities
@@ -183,7 +183,7 @@ def evaluate(
         )
         for start in range(0, len(samples), size):
             batch = samples.batch(np.arange(start, min(start + size, len(samples))), **varied)
-            noise = Noise(Streams(NOISE, training.seed, epoch).seed, first=start)
+            noise = Noise(Streams(EVALUATION_NOISE, training.seed, epoch).seed, first=start)
             share = Share(network, batch.x, batch.labels, samples.dt, len(batch.labels), training, backend, noise)
             try:
                 found_in_batch, fired = probabilities(share)

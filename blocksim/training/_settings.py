@@ -115,7 +115,7 @@ class Training:
         Parts into which each batch is split, differentiated one by one, and summed in order. More than one needs less
         memory, or runs on several machines; the result is the same to rounding.
     seed : int
-        Of the order of samples, of augmentation and of the split.
+        Of the order of samples, of augmentation, of the split and of stochastic spikes.
 
     Raises
     ------
@@ -142,7 +142,7 @@ class Training:
     penalties: tuple[RatePenalty, ...] = ()
     trained: tuple[str, ...] = ("*.weights", "*.recurrent", "*.bias")
     transforms: Mapping[str, Transform] = field(default_factory=dict)
-    surrogate: str | Surrogate = "fast_sigmoid"
+    surrogate: str | Surrogate | None = None
     gradient: str = "standard"
     detach: tuple[str, ...] | str = ("reset",)
     method: str = "blocks"

@@ -26,10 +26,11 @@ from blocksim._array_io import check_folder, write_csv
 from blocksim._atomic_io import locked
 from blocksim._escape import Noise
 from blocksim._network import Network
+from blocksim._options import DEFAULT_SURROGATE
 from blocksim._validation import found
 from blocksim.backend import Backend, get_backend
 from blocksim.data import EventDataset
-from blocksim.data._randomness import NOISE, SHUFFLE, Streams
+from blocksim.data._randomness import HELD_OUT_NOISE, NOISE, SHUFFLE, Streams
 from blocksim.errors import ArgumentError, BlocksimWarning, DivergenceError, ExecutorError, FileError
 from blocksim.executors import dask_client
 from blocksim.models import load_model, save_model
@@ -295,6 +296,9 @@ class _Loop:
         differ = other_binning(before.get("binning", now["binning"]), now.pop("binning"))
         free_to_change = ("epochs", "patience")
         old, new = dict(before.get("training", {})), dict(now["training"])
+        if not any(layer.neuron.is_stochastic for layer in self.network.layers):
+            for settings in (old, new):  # of spikes at a threshold, None is the default; older checkpoints name it
+                settings["surrogate"] = settings.get("surrogate") or DEFAULT_SURROGATE
         changed = [name for name in new if old.get(name) != new[name] and name not in free_to_change]
         if old.get("epochs") != new["epochs"] and self.optimiser is not self.training.optimiser:
             changed.append("epochs (the learning rate's schedule depends on it)")
@@ -468,7 +472,7 @@ class _Loop:
         def shares() -> Iterator[Share]:
             for start in starts:
                 batch = self.held.batch(np.arange(start, min(start + size, len(self.held))))
-                noise = Noise(Streams(NOISE, self.training.seed).seed, first=start)
+                noise = Noise(Streams(HELD_OUT_NOISE, self.training.seed).seed, first=start)
                 yield Share(
                     network, batch.x, batch.labels, self.held.dt, len(batch.labels), self.training, self.backend, noise
                 )

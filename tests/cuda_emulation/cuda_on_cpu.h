@@ -700,6 +700,11 @@ inline float __uint_as_float(unsigned u) {
     memcpy(&f, &u, 4);
     return f;
 }
+inline double __longlong_as_double(long long u) {
+    double f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
 inline float __int_as_float(int u) {
     float f;
     memcpy(&f, &u, 4);
