@@ -12,7 +12,7 @@ from blocksim.backend import get_backend
 from blocksim.cli import main
 from blocksim.ephys import GIFCell, GIFConfig, GIFFit, Recording, evaluate, fit_gif, open_recording
 from blocksim.ephys._gif import spikes as of_spikes
-from blocksim.ephys._gif.imposed import Basis, log_hazard, threshold_regressors
+from blocksim.ephys._gif.imposed import Basis, threshold_regressors, weighted
 from blocksim.ephys.evaluation import predict
 from blocksim.errors import FileError
 from blocksim.metrics import explained_temporal_variance, md_star
@@ -173,7 +173,7 @@ def test_derivatives_of_the_likelihood_are_its_differences():
     value, gradient, information = likelihood(weights)
     own = weights / scale
     own[1] = weights[1] - (mean * weights / scale).sum()
-    log, again = log_hazard(potential, spikes, basis, own)
+    log, again = weighted(potential, spikes, basis, own)
     np.testing.assert_array_equal(again, live)
     assert np.isclose(value, of_spikes.log_likelihood(np.exp(log), spikes, live))
     # by hand, from the definition
@@ -264,6 +264,36 @@ def test_a_fit_is_saved_and_shown(fitted, tmp_path):
             GIFFit.load(tmp_path / name)
 
 
+def test_a_neuron_without_noise_spikes_as_often_as_recorded():
+    recording = recording_of(COUPLED, 3, 100_000, sweeps=3)
+    training, test = recording.split(at=15_000)
+    fit = fit_gif(training, GIFConfig(noise=False))
+    cell = fit.cell
+    assert not cell.is_stochastic
+    assert "without noise" in str(fit)
+    noisy = fit_gif(training).cell
+    assert cell.threshold > noisy.threshold
+    assert replace(cell, threshold=noisy.threshold, width=noisy.width) == noisy
+    trains = cell.sample(training.current[0], 0.2, repeats=3)
+    assert all(np.array_equal(train, trains[0]) for train in trains)
+    assert abs(len(trains[0]) / training.spikes.counts.mean() - 1) < 0.05
+    imposed = cell.impose(test.current, test.spike_counts() > 0, 0.2)
+    assert imposed.hazard is None
+    # with its own spikes imposed it crosses its threshold where it spikes, and nowhere else
+    own = trains.take([0]).to_steps(0.2, training.steps) > 0
+    again = cell.impose(training.current[:1], own, 0.2)
+    live = np.ones(training.steps, bool)
+    for spike in np.flatnonzero(own[0]):
+        live[spike + 1 : spike + 21] = False
+    crossed = (again.potential > again.threshold)[0] & live
+    assert (crossed != own[0]).sum() <= 2  # single precision
+    scores = evaluate(cell, test, before=training)
+    assert "bits" not in scores
+    assert scores["etv"] > 0.7
+    assert GIFFit.from_dict(fit.to_dict()).cell == cell
+    assert_refused(cell.to_nest if not cell.coupling else replace(cell, coupling=()).to_nest, ["to_nest", "noise"])
+
+
 def test_parameters_of_nest(fitted):
     params = fitted.cell.to_nest()
     assert params["tau_sfa"] == [10, 200]
@@ -311,7 +341,7 @@ def test_a_reader_is_warned():
         (lambda: GIFConfig(knots=(1.2,)), ["knots", "quantiles"]),
         (lambda: GIFConfig(tau_mem=(30, 20)), ["tau_mem"]),
         (lambda: GIFConfig.from_dict({"modle": "gif"}), ["modle"]),
-        (lambda: replace(CELL, width=0), ["width"]),
+        (lambda: replace(CELL, width=-1), ["width"]),
         (lambda: replace(CELL, currents=[(10,)]), ["currents", "tau"]),
         (lambda: CELL.sample(np.zeros((2, 0)), 0.1), ["current"]),
         (lambda: CELL.sample(np.zeros(9), 0.1, repeats=0), ["repeats"]),
@@ -369,6 +399,17 @@ def test_the_command_fits_a_stochastic_neuron(shell, tmp_path):
     assert "pass --overwrite" in other.output
 
 
+def test_the_command_takes_the_noise_away(shell, tmp_path):
+    result = shell("a.npz", "-o", "out", "--model", "gif", "--deterministic")
+    assert result.exit_code == 0, result.output
+    assert not GIFFit.load(tmp_path / "out/fit.json").cell.is_stochastic
+    assert "bits" not in result.output
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert "without its noise" in page
+    assert "finished before" in shell("a.npz", "-o", "out", "--model", "gif", "--deterministic").output
+
+
 def test_cells_of_a_table_are_compared(shell, tmp_path):
     result = shell("a.npz", "b.npz", "-o", "cells", "--model", "auto", "--no-report")
     assert result.exit_code == 0, result.output
@@ -384,6 +425,7 @@ def test_cells_of_a_table_are_compared(shell, tmp_path):
     [
         (["--model", "gif", "--tau", "20"], "--tau: expected with --model alif"),
         (["--model", "gif", "--refractory", "2,3"], "--refractory: expected one number for --model gif"),
+        (["--model", "alif", "--deterministic"], "--deterministic: expected with --model igif, gif or lif"),
         (["--model", "hodgkin"], "igif"),
     ],
 )

@@ -69,6 +69,7 @@ OF_ALIF = ("tau", "restarts", "epochs")
 @click.option(
     "--refractory", type=Several(float, "periods in ms"), help="Refractory period in ms, or candidates (alif)."
 )
+@click.option("--deterministic", is_flag=True, help="igif, gif, lif: take the noise away once it is fitted.")
 @click.option("--restarts", type=int, help="alif: number of gradient descents.  [default: 16]")
 @click.option("--epochs", type=int, help="alif: maximum number of steps of a descent.  [default: 200]")
 @click.option("--seed", type=int, help="Random seed.  [default: 0]")
@@ -150,7 +151,11 @@ def _settings(
     named = fit_settings.pop("model", None)
     given = {name: options[name] for name in ("dt", "refractory", *OF_ALIF, "seed") if options[name] is not None}
     given |= {"backend": backend} if backend else {}
+    if options["deterministic"]:
+        given["noise"] = False
     model = model or named or _implied(fit_settings | given)
+    if model == "alif" and options["deterministic"]:
+        raise ArgumentError("--deterministic: expected with --model igif, gif or lif; found --model alif")
     if model != "alif":
         if others := [f"--{name}" for name in (*OF_ALIF, "backend") if name in given]:
             raise ArgumentError(f"{', '.join(others)}: expected with --model alif; found --model {model}")

@@ -41,8 +41,8 @@ class Predicted:
     repeats : int
         Repetitions of a stochastic cell; 1 of another.
     imposed : Imposed or None
-        A stochastic cell's potential, threshold and hazard with the recorded spikes imposed, of each sweep; its traces
-        are those of each group's first sweep.
+        A GIF cell's potential, threshold and hazard with the recorded spikes imposed, of each sweep; its traces are
+        those of each group's first sweep.
     """
 
     recording: Recording
@@ -106,12 +106,13 @@ def predict(
     groups = repeats_of(current)
     means = np.stack([current[group].mean(axis=0) for group in groups])
     if isinstance(cell, GIFCell):
-        return _predict_stochastic(cell, at, groups, means, earlier, backend, whole("repeats", repeats, 1), seed)
+        repeats = whole("repeats", repeats, 1) if cell.is_stochastic else 1
+        return _predict_gif(cell, at, groups, means, earlier, backend, repeats, seed)
     traces = Prediction(*(trace[:, lead:] for trace in cell.predict(means, dt, backend=backend, dtype=np.float32)))
     return Predicted(at, groups, traces, SpikeTrains.from_steps(traces.spikes, dt))
 
 
-def _predict_stochastic(
+def _predict_gif(
     cell: GIFCell, at: Recording, groups: list[list[int]], means: np.ndarray, before: Recording | None,
     backend: str | Backend, repeats: int, seed: int,
 ) -> Predicted:  # fmt: skip
@@ -124,7 +125,8 @@ def _predict_stochastic(
     current = np.empty(fired.shape)
     for index, group in enumerate(groups):
         current[group] = means[index]
-    imposed = Imposed(*(trace[:, lead:] for trace in cell.impose(current, fired, dt)))
+    potential, threshold, hazard = cell.impose(current, fired, dt)
+    imposed = Imposed(potential[:, lead:], threshold[:, lead:], None if hazard is None else hazard[:, lead:])
     first = [group[0] for group in groups]
     spikes = trains.take(range(0, len(trains), repeats)).to_steps(dt, at.steps) > 0
     traces = Prediction(spikes, imposed.potential[first], imposed.threshold[first])
@@ -193,7 +195,7 @@ def scores(
         found = [(weight, row[name]) for weight, row in rows if name in row and np.isfinite(row[name])]
         total = sum(weight for weight, _ in found)
         result[name] = sum(weight * value for weight, value in found) / total if found else float("nan")
-    if predicted.imposed is not None:
+    if predicted.imposed is not None and predicted.imposed.hazard is not None:
         counts, hazard = predicted.recording.spike_counts() > 0, predicted.imposed.hazard
         live = hazard > 0
         result["bits"] = bits_per_spike(hazard, counts, live)

@@ -24,7 +24,7 @@ from blocksim.ephys.evaluation import Predicted
 from blocksim.plotting import RATE, SPIKE, require_matplotlib, tidy
 
 MODEL_WORDS = {
-    "lif": "Stochastic leaky integrate-and-fire neuron",
+    "lif": "Leaky integrate-and-fire neuron with escape noise",
     "gif": "Generalised integrate-and-fire neuron with escape noise (GIF)",
     "igif": "Generalised integrate-and-fire neuron with escape noise and a threshold that follows the potential (iGIF)",
 }
@@ -83,7 +83,7 @@ def page(
             "Raster of recorded trials with the model's spikes on top; smoothed rates of both, and their difference.",
             "Rates are smoothed with a Gaussian of 10 ms, as in ETV.",
         ),
-        *(_of_stochastic(result, predicted) if isinstance(result, GIFFit) else _of_search(result)),
+        *(_of_gif_neuron(result, predicted) if isinstance(result, GIFFit) else _of_search(result)),
     ]
     template = Template(files("blocksim.ephys").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
@@ -115,17 +115,23 @@ def _of_search(result: Fit) -> list[str]:
     ]
 
 
-def _of_stochastic(result: GIFFit, predicted: Mapping[str, Predicted]) -> list[str]:
-    """What there is to see of a stochastic neuron."""
-    return [
+def _of_gif_neuron(result: GIFFit, predicted: Mapping[str, Predicted]) -> list[str]:
+    """What there is to see of a GIF neuron."""
+    held = f"it spikes at {result.cell.rate:g} Hz" if result.cell.is_stochastic else "it spikes"
+    figures = [
         _figure(
             kernels(result),
             "What spikes and the potential do",
             "After-spike current and rise of the threshold over time after a spike, with bands, and the threshold over "
             "a potential that is held.",
-            "Bands: 95 %, of the standard errors. Right: the threshold that a constant potential leads to; the neuron "
-            f"spikes at {result.cell.rate:g} Hz where the two are equal.",
+            "Bands: 95 %, of the standard errors. Right: the threshold that a constant potential leads to; "
+            f"{held} where the two are equal.",
         ),
+    ]
+    if not result.cell.is_stochastic:
+        return figures
+    return [
+        *figures,
         _figure(
             hazards(predicted["test"]),
             "Test part: hazard and rescaled intervals",
@@ -141,6 +147,7 @@ def _summary(result: Fit | GIFFit, predicted: Mapping[str, Predicted]) -> str:
     training, test = predicted["training"].recording, predicted["test"].recording
     if isinstance(result, GIFFit):
         what, how = MODEL_WORDS[result.config.model], f"{result.seconds:.3g} s."
+        what += "" if result.cell.is_stochastic else ", without its noise"
         how += "".join(f" Warning: {each}." for each in result.warnings)
     else:
         what = "Adaptive leaky integrate-and-fire neuron"
@@ -165,6 +172,8 @@ def _of_gif(result: GIFFit) -> list[tuple[str, str]]:
         "reset": ("reset", cell.reset, "mV"), "threshold": ("threshold at rest", cell.threshold, "mV"),
         "width": ("width of the noise", cell.width, "mV"),
     }  # fmt: skip
+    if not cell.is_stochastic:
+        del numbers["width"]
     rows = [
         (words, f"{value:.4g} &plusmn; {errors[name]:.2g} {unit}") for name, (words, value, unit) in numbers.items()
     ]
@@ -332,6 +341,7 @@ def kernels(result: GIFFit) -> Any:
 def hazards(predicted: Predicted) -> Any:
     """Figure of the hazard with the recorded spikes imposed, in a stretch, and of all rescaled intervals."""
     assert predicted.imposed is not None
+    assert predicted.imposed.hazard is not None
     recording, hazard = predicted.recording, predicted.imposed.hazard
     dt, counts = recording.dt, recording.spike_counts() > 0
     spikes = recording.spikes[predicted.groups[0][0]]

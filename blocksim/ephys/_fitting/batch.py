@@ -43,9 +43,9 @@ STOCHASTIC = ("bits", "ks")  # scores of stochastic models
 
 def columns_of(config: FitConfig | GIFConfig) -> dict[str, type]:
     """Columns of the table of cells: name and kind."""
-    stochastic = isinstance(config, GIFConfig)
-    scored = SCORES + (STOCHASTIC if stochastic else ())
-    texts: dict[str, type] = dict.fromkeys(("cell", "file", "model") if stochastic else ("cell", "file"), str)
+    gif = isinstance(config, GIFConfig)
+    scored = SCORES + (STOCHASTIC if isinstance(config, GIFConfig) and config.noise else ())
+    texts: dict[str, type] = dict.fromkeys(("cell", "file", "model") if gif else ("cell", "file"), str)
     numbers = dict.fromkeys(NUMBERS[type(config)], float) | dict.fromkeys(["training_spikes", "test_spikes"], int)
     numbers |= {f"{part}_{name}": float for part in ("training", "test") for name in scored} | {"seconds": float}
     return texts | {name: str if name == "warnings" else kind for name, kind in numbers.items()}

@@ -20,7 +20,7 @@ from blocksim._simulation import simulate
 from blocksim._validation import found, milliseconds, number, real_array, whole
 from blocksim.backend import Backend
 from blocksim.ephys._fitting.model import sweeps_of
-from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, log_hazard
+from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, weighted
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
 
@@ -35,18 +35,18 @@ class Imposed(NamedTuple):
     ----------
     potential, threshold : (sweeps, T) arrays
         In mV.
-    hazard : (sweeps, T) array
-        Expected number of spikes in each step; 0 while refractory.
+    hazard : (sweeps, T) array or None
+        Expected number of spikes in each step; 0 while refractory. None of a cell without noise.
     """
 
     potential: np.ndarray
     threshold: np.ndarray
-    hazard: np.ndarray
+    hazard: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class GIFCell:
-    """A generalised integrate-and-fire neuron with escape noise, in physical units.
+    """A generalised integrate-and-fire neuron in physical units, with escape noise or without.
 
     Between spikes, with the current I in pA,
 
@@ -62,7 +62,7 @@ class GIFCell:
     rest, reset, threshold : float
         In mV. The threshold is that of a neuron at rest, at which it spikes at `rate`.
     width : float
-        In mV: the hazard rises e-fold over it.
+        In mV: the hazard rises e-fold over it. 0: no noise; the neuron spikes where it crosses its threshold.
     refractory : float
         Absolute refractory period in ms.
     currents : sequence of (tau, amplitude)
@@ -112,8 +112,9 @@ class GIFCell:
     rate: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("capacitance", "conductance", "width", "rate"):
+        for name in ("capacitance", "conductance", "rate"):
             object.__setattr__(self, name, number(name, getattr(self, name), above=0))
+        object.__setattr__(self, "width", number("width", self.width, least=0))
         for name in ("rest", "reset", "threshold"):
             object.__setattr__(self, name, number(name, getattr(self, name)))
         object.__setattr__(self, "refractory", milliseconds("refractory", self.refractory, zero=True))
@@ -124,6 +125,11 @@ class GIFCell:
     def tau_mem(self) -> float:
         """Membrane time constant in ms."""
         return self.capacitance / self.conductance
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it has noise."""
+        return self.width > 0
 
     @property
     def resistance(self) -> float:
@@ -144,8 +150,8 @@ class GIFCell:
         taus, knots = (tuple(dict.fromkeys(each[place] for each in self.coupling)) for place in (0, 1))
         return taus, knots  # type: ignore[return-value]
 
-    def _gain(self, dt: float) -> float:
-        """What a current of 1 pA adds to the potential in a step, in mV."""
+    def gain(self, dt: float) -> float:
+        """What a current of 1 pA adds to the potential in a step of dt ms, in mV."""
         return float(-np.expm1(-dt / self.tau_mem) / self.conductance)
 
     def neuron(self, dt: float, repeats: int = 1, dtype: Any = np.float64) -> GIF:
@@ -168,12 +174,13 @@ class GIFCell:
             currents=[(tau, amplitude / self.conductance) for tau, amplitude in self.currents],
             thresholds=self.thresholds,
             coupling=[(tau, None if knot is None else knot - self.rest, slope) for tau, knot, slope in self.coupling],
-            rounding="nearest", spike=Escape.from_ms(rate=self.rate, width=self.width, dt=dt),
+            rounding="nearest",
+            spike=Escape.from_ms(rate=self.rate, width=self.width, dt=dt) if self.is_stochastic else None,
         )  # fmt: skip
 
     def layer(self, dt: float, dtype: Any = np.float64) -> Layer:
         """The cell as a layer of one neuron, whose one input is a current in pA."""
-        gain = np.full((1, 1), self._gain(milliseconds("dt", dt)), np.dtype(dtype))
+        gain = np.full((1, 1), self.gain(milliseconds("dt", dt)), np.dtype(dtype))
         return Layer(self.neuron(dt, dtype=dtype), weights=gain)
 
     def sample(
@@ -188,7 +195,7 @@ class GIFCell:
         dt : float
             Its time step in ms.
         repeats : int
-            Number of repetitions of each sweep, which differ in their noise.
+            Number of repetitions of each sweep, which differ in their noise; without noise they are equal.
         seed : int or None
             Of the noise; None: another each time.
         backend
@@ -206,14 +213,14 @@ class GIFCell:
         """
         array, dt = sweeps_of(current), milliseconds("dt", dt)
         repeats = whole("repeats", repeats, 1)
-        layer = Layer(self.neuron(dt, repeats, np.float32))
-        gain = self._gain(dt)
+        layer = Layer(self.neuron(dt, repeats if self.is_stochastic else 1, np.float32))
+        gain = self.gain(dt)
         seeds = np.random.SeedSequence(checked_seed(seed)).generate_state(len(array), np.uint64)
         trains = []
         for sweep, own in zip(array, seeds, strict=True):
             x = (sweep * gain).astype(np.float32)[None, :, None]
             run = simulate(layer, x, backend, seed=int(own))
-            trains += list(SpikeTrains.from_steps(run.spikes[0].T, dt))
+            trains += list(SpikeTrains.from_steps(run.spikes[0].T, dt)) * (1 if self.is_stochastic else repeats)
         return SpikeTrains.of(trains)
 
     def impose(self, current: Any, spikes: Any, dt: float) -> Imposed:
@@ -242,21 +249,23 @@ class GIFCell:
         potential = impose(
             array, fired, basis, self.tau_mem, (self.rest, 1 / self.conductance, *amplitudes, self.reset)
         )
-        log, live = log_hazard(potential - self.rest, fired, basis, self._weights(dt))
-        threshold = potential - self.width * (log - np.log(self.rate * dt / 1000))
+        above_rest, live = weighted(potential - self.rest, fired, basis, self._weights())
+        threshold = self.rest + above_rest
+        if not self.is_stochastic:
+            return Imposed(potential, threshold, None)
+        log = (potential - threshold) / self.width + np.log(self.rate * dt / 1000)
         return Imposed(potential, threshold, hazard_of(log, live))
 
-    def _weights(self, dt: float) -> np.ndarray:
-        """What the log of the hazard of a step is made of: weights of `threshold_regressors`, for its own basis."""
+    def _weights(self) -> np.ndarray:
+        """What the threshold above rest is made of: weights of `threshold_regressors`, for its own basis."""
         slopes = {(tau, knot): slope for tau, knot, slope in self.coupling}
         taus, knots = self._grid()
         rises = [amplitude for _, amplitude in self.thresholds]
         rises += [slopes.get((tau, knot), 0.0) for tau in taus for knot in knots]
-        constant = np.log(self.rate * dt / 1000) - (self.threshold - self.rest) / self.width
-        return np.array([1 / self.width, constant, *(-rise / self.width for rise in rises)])
+        return np.array([0.0, self.threshold - self.rest, *rises])
 
     def with_rate(self, rate: float) -> Self:
-        """The same neuron with its threshold where it spikes at another rate, in Hz."""
+        """The same neuron with its threshold where it spikes at another rate, in Hz; without noise it has none."""
         rate = number("rate", rate, above=0)
         return replace(self, rate=rate, threshold=self.threshold + self.width * float(np.log(rate / self.rate)))
 
@@ -266,8 +275,10 @@ class GIFCell:
         Raises
         ------
         ArgumentError
-            The potential acts on the threshold, which NEST's model has not.
+            The potential acts on the threshold, which NEST's model has not; or there is no noise.
         """
+        if not self.is_stochastic:
+            raise ArgumentError("to_nest: expected a neuron with noise, as gif_psc_exp is; found width=0")
         if self.coupling:
             raise ArgumentError(
                 "to_nest: expected a neuron without coupling of its threshold to the potential; found "

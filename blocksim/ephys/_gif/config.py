@@ -49,6 +49,9 @@ class GIFConfig:
         Time in ms before each spike in which the potential does not count, beside the refractory period after it.
     validation : float
         Share of each sweep, at its end, held out for the scores of a first fit; the final one is to all. 0: none.
+    noise : bool
+        False: a neuron without noise, of which spikes are certain. It is fitted as with noise; then its threshold is
+        raised until it spikes as often as recorded.
     ridge : float
         Penalty on the squared weights of the threshold's regressors, each scaled to a standard deviation of 1. It keeps
         fits to few spikes finite.
@@ -80,6 +83,7 @@ class GIFConfig:
     electrode: str = "none"
     before_spike: float = 2.0
     validation: float = 0.2
+    noise: bool = True
     ridge: float = 0.01
     repeats: int = 500
     seed: int = 0
@@ -114,6 +118,9 @@ class GIFConfig:
         put("validation", number("validation", self.validation, least=0))
         if self.validation > 0.9:
             raise ArgumentError(f"validation: expected a share of at most 0.9; found {self.validation:g}")
+        if not isinstance(self.noise, (bool, np.bool_)):
+            raise ArgumentError(f"noise: expected True or False; found {found(self.noise)}")
+        put("noise", bool(self.noise))
         put("ridge", number("ridge", self.ridge, least=0))
         put("repeats", whole("repeats", self.repeats, 1))
         put("seed", whole("seed", self.seed, 0))

@@ -23,6 +23,7 @@ from blocksim.ephys._fitting.descent import Progress
 from blocksim.ephys._gif.cell import GIFCell
 from blocksim.ephys._gif.config import MODELS, GIFConfig
 from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, threshold_regressors
+from blocksim.ephys._gif.noiseless import without_noise
 from blocksim.ephys._gif.potential import Potential, fit_potential, r2_of
 from blocksim.ephys._gif.spikes import Spikes, bits_per_spike, fit_spikes, ks_distance, rescaled_times
 from blocksim.ephys._recordings.recording import Recording
@@ -62,6 +63,7 @@ class GIFFit:
         nothing was held out). Bits: by how much the model is more likely than a Poisson neuron, for each spike; R2: the
         share of the potential's variance explained, 1 - SSE / VAR, with recorded spikes imposed. "ks" is the
         Kolmogorov-Smirnov distance of the rescaled intervals, "ks_critical" what it exceeds by chance in 5 % of fits.
+        All are of the neuron with its noise, also where `config.noise` takes it away afterwards.
     compared : dict of float
         The held-out bits of each model that was tried.
     warnings : tuple of str
@@ -96,7 +98,8 @@ class GIFFit:
         lines += [
             shown("tau_mem", cell.tau_mem, "ms"), shown("resistance", cell.resistance, "MOhm"),
             shown("rest", cell.rest, "mV"), shown("reset", cell.reset, "mV"),
-            shown("threshold", cell.threshold, "mV"), shown("width", cell.width, "mV"),
+            shown("threshold", cell.threshold, "mV"),
+            shown("width", cell.width, "mV") if cell.is_stochastic else "  without noise",
         ]  # fmt: skip
         for name, unit in (("currents", "pA"), ("thresholds", "mV")):
             for place, (tau, amplitude) in enumerate(getattr(cell, name)):
@@ -257,10 +260,11 @@ def fit_gif(data: Recording, config: GIFConfig | None = None, progress: Progress
         "ks_critical": 1.36 / float(np.sqrt(len(uniform))) if len(uniform) else float("nan"),
     }  # fmt: skip
     names, covariance = _uncertainty(result)
+    cell = result.cell if own.noise else without_noise(result.cell, known.current, known.spikes, known.dt)
     tell(model, len(models) + 1, len(models) + 1)
     series = 1000 * float(result.potential.coefficients[-1]) if own.electrode == "series" else 0.0
     return GIFFit(
-        result.cell, known.dt, names, covariance, scores, compared, tuple(_warnings(known, result, own)), series,
+        cell, known.dt, names, covariance, scores, compared, tuple(_warnings(known, result, own)), series,
         time.perf_counter() - began, own,
     )  # fmt: skip
 
@@ -372,6 +376,7 @@ def _score(known: _Data, trial: _Result, start: int) -> tuple[float, float]:
     """Bits for each spike, and R2 of the potential, from `start` on, of a fit to what was before."""
     imposed = trial.cell.impose(known.current, known.spikes, known.dt)
     scored = np.arange(known.current.shape[1]) >= start
+    assert imposed.hazard is not None
     return (
         bits_per_spike(imposed.hazard, known.spikes, (imposed.hazard > 0) & scored),
         r2_of(imposed.potential, known.voltage, known.counted & scored),

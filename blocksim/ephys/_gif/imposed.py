@@ -115,16 +115,19 @@ def threshold_regressors(potential: np.ndarray, spikes: np.ndarray, basis: Basis
     )  # fmt: skip
 
 
-def log_hazard(
+def weighted(
     potential: np.ndarray, spikes: np.ndarray, basis: Basis, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The log of the hazard of each step, (B, T), and where the neuron is live; sweep by sweep, to save memory."""
-    log, live = np.empty(potential.shape), np.empty(potential.shape, np.bool_)
+    """The weighted sum of `threshold_regressors` in each step, (B, T), and where the neuron is live.
+
+    Sweep by sweep, to save memory.
+    """
+    total, live = np.empty(potential.shape), np.empty(potential.shape, np.bool_)
     for sweep in range(len(potential)):
         one = slice(sweep, sweep + 1)
         regressors, live[one] = threshold_regressors(potential[one], spikes[one], basis)
-        log[one] = regressors @ weights
-    return log, live
+        total[one] = regressors @ weights
+    return total, live
 
 
 def hazard_of(log_hazard: np.ndarray, live: np.ndarray) -> np.ndarray:
