@@ -1,4 +1,4 @@
-"""Plots of runs. Owns how spikes are drawn; matplotlib (the extra `plot`) is imported for the first plot."""
+"""Plots of runs and responses. Owns how spikes are drawn; matplotlib, the extra `plot`, is imported when needed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import numpy as np
 
 from blocksim._array_io import written
 from blocksim._libraries import library
+from blocksim.errors import ArgumentError
+from blocksim.trains import SpikeTrains
 
 SUFFIXES = (".png", ".pdf", ".svg")
 SPIKE, RATE, GRID = "#1b3a5c", "#c8553d", "#d9d9d9"
-THIRD, FOURTH = "#3d8c7a", "#c9a227"
+COLOURS = (SPIKE, RATE, "#3d8c7a", "#c9a227")
 # the style of our pictures, for pictures of one's own: plt.rcParams.update(STYLE)
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.prop_cycle": f"cycler('color', {[SPIKE, RATE, THIRD, FOURTH]})",
+    "axes.prop_cycle": f"cycler('color', {list(COLOURS)})",
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
@@ -219,6 +221,127 @@ def confusion(matrix: np.ndarray, names: Sequence[str], *, figure: Any = None) -
     axes.set_yticks(range(classes), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    return figure
+
+
+def f_i_curve(curves: Mapping[str, Any], *, figure: Any = None) -> Any:
+    """Firing rate over the size of a step current, with the rates of first and last intervals.
+
+    Parameters
+    ----------
+    curves : dict of FICurve
+        By what each is called, "recorded" and "model" say; from `StepResponses.f_i_curve`.
+    figure : matplotlib.figure.Figure or None
+        As for `raster`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    MissingLibraryError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim.ephys import Cell, step_responses
+    >>> cell = Cell(tau_mem=20, tau_adapt=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+    >>> figure = f_i_curve({"model": step_responses(cell, np.arange(100, 500, 100)).f_i_curve()})
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['rate (Hz)', '1 / interval (Hz)']
+    """
+    require_matplotlib()
+    figure = _drawn_in(figure, 9, 3.8)
+    left, right = figure.subplots(1, 2)
+    for place, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        columns = curve.table()
+        left.plot(curve.amplitudes, curve.rate, color=colour, marker="o", markersize=4, label=name)
+        if curve.rates.shape[1] > 1:
+            spread = curve.rates.std(axis=1)
+            left.fill_between(curve.amplitudes, curve.rate - spread, curve.rate + spread, color=colour, alpha=0.2, lw=0)
+        for column, style, word in (("first_rate_hz", "-", "first"), ("last_rate_hz", "--", "last")):
+            label = f"{name}, {word}"
+            right.plot(curve.amplitudes, columns[column], color=colour, linestyle=style, marker="o", markersize=3,
+                       label=label)  # fmt: skip
+    left.set_ylabel("rate (Hz)")
+    right.set_ylabel("1 / interval (Hz)")
+    for axes in (left, right):
+        axes.set_xlabel("step current (pA)")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize="small")
+        tidy(axes, "both")
+    return figure
+
+
+def traces(
+    voltage: np.ndarray, *, dt: float, spikes: Any = None, threshold: np.ndarray | None = None,
+    current: np.ndarray | None = None, unit: str = "mV", figure: Any = None,
+) -> Any:  # fmt: skip
+    """Potentials over time, with spikes as bars on top of each, thresholds dotted, and the current below.
+
+    Parameters
+    ----------
+    voltage : (S, T) or (T,) array
+        Potentials, one below the other.
+    dt : float
+        Time step in ms.
+    spikes : SpikeTrains, sequence of S arrays of times in ms, or None
+    threshold : array of the potential's shape, or None
+    current : (S, T) or (T,) array, or None
+        In pA.
+    unit : str
+        Of the potential.
+    figure : matplotlib.figure.Figure or None
+        As for `raster`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    MissingLibraryError
+        matplotlib is not installed.
+    ArgumentError
+        There are not as many trains as potentials.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> figure = traces(np.zeros((2, 50)), dt=0.1, spikes=[np.array([1.0]), np.array([])], current=np.ones(50))
+    >>> len(figure.axes)
+    3
+    """
+    require_matplotlib()
+    rows = np.atleast_2d(voltage)
+    trains = None if spikes is None else SpikeTrains.of(spikes)
+    if trains is not None and len(trains) != len(rows):
+        raise ArgumentError(f"spikes: expected a train for each of {len(rows)} potentials; found {len(trains)}")
+    given = None if current is None else np.atleast_2d(current)
+    time = np.arange(rows.shape[1]) * dt
+    figure = _drawn_in(figure, 9, 1.2 + 1.5 * len(rows) + (1.2 if given is not None else 0))
+    heights = [2.0] * len(rows) + [1.0] * (given is not None)
+    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for place, (ax, trace) in enumerate(zip(axes, rows, strict=False)):
+        ax.plot(time, trace, color=SPIKE, linewidth=0.8)
+        if threshold is not None:
+            ax.plot(time, np.atleast_2d(threshold)[place], color=RATE, linewidth=0.8, linestyle=":")
+        if trains is not None:
+            ax.eventplot(trains[place], lineoffsets=0.97, linelengths=0.06, colors=RATE, linewidths=1,
+                         transform=ax.get_xaxis_transform())  # fmt: skip
+        ax.set_ylabel(unit)
+    if given is not None:
+        for row in given:
+            axes[-1].plot(time, row, color=SPIKE, linewidth=0.8)
+        axes[-1].set_ylabel("pA")
+    axes[-1].set_xlabel("time (ms)")
+    axes[-1].set_xlim(0, rows.shape[1] * dt)
+    for ax in axes:
+        tidy(ax, "x")
+    figure.align_ylabels()
     return figure
 
 

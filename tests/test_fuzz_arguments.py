@@ -13,6 +13,7 @@ import pytest
 
 from blocksim import ALIF, LIF, Component, Events, Exponential, Layer
 from blocksim.data import from_lists
+from blocksim.ephys import Cell
 from blocksim.errors import BlocksimError
 from blocksim.initialisers import make_network
 from blocksim.trains import SpikeTrains
@@ -26,6 +27,7 @@ MODULES = (
 rng = np.random.default_rng(0)
 X = rng.random((2, 30, 3)) < 0.2
 LAYER = Layer(ALIF(beta=0.9, p=0.95, b=0.1, refractory_steps=2), np.ones((3, 4)), recurrent=np.zeros((4, 4)))
+CELL = Cell(20.0, 100.0, 0.3, 0.01, 0.0, 3.0)
 NETWORK = make_network(3, [4], 2, dt=1.0, refractory=2.0)
 TRAINS = SpikeTrains.of([[1.0, 5.0, 9.0], [2.0, 7.0]])
 DATA = from_lists([[1.0, 2.0]] * 6, [[0, 2]] * 6, [0, 1] * 3, channels=3, steps=30)
@@ -135,6 +137,11 @@ VALID = {
                                  "name": "cell"},
     "blocksim.ephys.VanRossum": {"tau": 40.0},
     "blocksim.ephys.detect_spikes": {"voltage": np.full((1, 40), -65.0), "dt": 0.1, "detection": None},
+    "blocksim.ephys.step_responses": {"cell": CELL, "amplitudes": np.array([100.0, 300.0]), "dt": 0.5, "duration": 20.0,
+                                      "before": 5.0, "after": 5.0, "holding": 0.0, "repeats": 1, "seed": 0, "backend": "numpy"},
+    "blocksim.ephys.spike_triggered_average": {"signal": np.zeros((1, 40)), "spikes": [np.array([2.0])], "dt": 0.1,
+                                               "before": 1.0, "after": 1.0, "centred": False},
+    "blocksim.ephys.population": {"cells": [CELL], "dt": 0.1, "shared": False, "dtype": np.float64},
     "blocksim.ephys.missed": {"voltage": np.full((1, 40), -65.0), "dt": 0.1, "spikes": SpikeTrains.of([[]]), "dvdt": 20.0},
     "blocksim.ephys.resample": {"trace": np.zeros((1, 40)), "dt": 0.1, "new_dt": 0.2, "end": "zero"},
 }  # fmt: skip
@@ -164,6 +171,8 @@ OTHERS = {
     "blocksim.models.save_model": "file", "blocksim.models.load_model": "file", "blocksim.models.load_network": "file",
     "blocksim.training.BatchLoss": "result", "blocksim.training.Evaluation": "result",
     "blocksim.training.Trained": "result", "blocksim.training.Training": "long", "blocksim.training.fit": "long",
+    "blocksim.ephys.FICurve": "result", "blocksim.ephys.StepResponses": "result", "blocksim.ephys.FittedCell": "result",
+    "blocksim.ephys.TriggeredAverage": "result", "blocksim.ephys.load_cell": "file",
     "blocksim.ephys.GIFFit": "result", "blocksim.ephys.Imposed": "result", "blocksim.ephys.Kernel": "result",
     "blocksim.ephys.fit_gif": "long", "blocksim.ephys.evaluate": "long",
     "blocksim.ephys.Cell": "result", "blocksim.ephys.Fit": "result", "blocksim.ephys.FitData": "result",

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ import blocksim
 from blocksim import plotting
 from blocksim._array_io import InputFile, check_output, fill_npz, open_input, read_array, written
 from blocksim._atomic_io import Scratch, memory, reserve
+from blocksim._escape import checked_seed
 from blocksim._milliseconds import MAX_STEPS, ROUNDINGS
 from blocksim._options import METHODS
 from blocksim._parameters import values
@@ -30,6 +32,11 @@ from blocksim.cli.neurons import MODELS, read_neuron
 from blocksim.cli.options import backend_option, console, progress
 from blocksim.errors import ArgumentError, FileError
 
+# options of the layer, which a fitted cell has of its own
+OF_LAYERS = (
+    "tau_mem", "tau_adapt", "adaptation", "theta", "neuron", "config", "refractory", "rounding", "gain", "bias",
+    "weights", "recurrent", "latency",
+)  # fmt: skip
 # working set of one stretch of time, unless --chunk says otherwise
 CHUNK_BYTES = 64 * 2**20
 
@@ -43,14 +50,15 @@ class _Result:
     neurons: list[np.ndarray] = field(default_factory=list)
     traces: dict[str, Scratch] = field(default_factory=dict)
 
-    def add(self, run: blocksim.Run, start: int) -> None:
+    def add(self, run: blocksim.Run, start: int, offset: float, scale: float) -> None:
         spikes = run.spikes
         sample, step, neuron = np.nonzero(spikes)
         self.samples.append(sample.astype(np.int32))
         self.steps.append(step + start)
         self.neurons.append(neuron.astype(np.int32))
         for name, trace in self.traces.items():
-            trace.write(start, getattr(run, name))
+            recorded = getattr(run, name)
+            trace.write(start, recorded if (offset, scale) == (0, 1) else offset + scale * recorded)
 
     def events(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sample, step and neuron of every spike, in that order."""
@@ -72,6 +80,13 @@ class _Result:
 @click.option("--tau-adapt", type=float, default=100.0, help="Adaptation time constant in ms.")
 @click.option("--adaptation", type=float, default=0.0, help="Threshold increase per spike; 0 for LIF.")
 @click.option("--theta", type=float, default=1.0, help="Threshold at rest.")
+@click.option(
+    "--fit",
+    type=click.Path(path_type=Path),
+    help="Cell to simulate: the fit.json of `blocksim fit`, or its folder. INPUT is then a current in pA.",
+)
+@click.option("--repeats", type=click.IntRange(min=1), help="With --fit: number of repetitions.  [default: 1]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of stochastic spikes.  [default: another each time]")
 @click.option("--neuron", type=click.Choice(list(MODELS)), help="Neuron model.  [default: alif, or lif]")
 @click.option(
     "--config", type=click.Path(path_type=Path), help="Parameters of the neuron model and its synapses, .toml or .json."
@@ -96,7 +111,9 @@ class _Result:
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Raster plot: .png, .pdf or .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.pass_context
 def simulate(
+    context: click.Context,
     source: Path,
     output: Path,
     key: str | None,
@@ -109,6 +126,9 @@ def simulate(
     tau_adapt: float,
     adaptation: float,
     theta: float,
+    fit: Path | None,
+    repeats: int | None,
+    seed: int | None,
     neuron: str | None,
     config: Path | None,
     refractory: float,
@@ -129,6 +149,9 @@ def simulate(
     INPUT has the shape (time,), (time, K) or (batch, time, K), or with --sweeps (sweeps, time). Without --weights it
     is the current itself, one column a neuron; with --weights, spikes or real-valued input. The file is read in
     stretches of time, so that it need not fit in memory. docs/command-line.md says what the output holds.
+
+    With --fit the neuron is a fitted cell, and INPUT a current in pA, (time,) or (sweeps, time); each repetition is a
+    neuron of the output, and potentials are in mV.
     """
     recorded = choices("--record", tuple(name for name in record.split(",") if name), RECORD)
     output = check_output(output, (".npz",), overwrite, (source, weights, recurrent))
@@ -136,6 +159,18 @@ def simulate(
         plot = check_output(plot, plotting.SUFFIXES, overwrite, (source, weights, recurrent))
         plotting.require_matplotlib()
     engine = get_backend(backend)
+    given = {name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    if fit is not None and (others := [f"--{name.replace('_', '-')}" for name in OF_LAYERS if name in given]):
+        raise ArgumentError(f"{', '.join(others)}: expected without --fit, whose cell has its own; found both")
+    if fit is None and repeats is not None:
+        raise ArgumentError("--repeats: expected with --fit; found it alone")
+    fitted = None
+    if fit is not None:
+        from blocksim.ephys._fitted import load_cell, neurons_of  # takes a tenth of a second, and few need it
+
+        fitted = load_cell(fit)
+    if fitted is not None and "dt" not in given:
+        dt = fitted.dt
     common: dict[str, Any] = {
         "tau_mem": tau_mem, "theta": theta, "refractory": refractory, "dt": dt, "rounding": rounding,
     }  # fmt: skip
@@ -143,17 +178,27 @@ def simulate(
     model = neuron or ("alif" if adaptation else "lif")
     if config is not None and neuron is None:
         raise ArgumentError("--config: expected --neuron too, the model whose parameters it holds; found none")
-    neurons, synapses = read_neuron(model, config, common)
-    file = open_input(source, key, sweeps)
+    file = open_input(source, key, sweeps or fitted is not None)
     kind = np.dtype(dtype or (file.dtype if file.dtype.kind == "f" and file.dtype.itemsize > 2 else np.float64))
-    layer = blocksim.Layer(
-        neurons,
-        None if weights is None else gain * read_array(weights, kind, "weights"),
-        np.full(1, bias, kind)[0].item(),
-        None if recurrent is None else read_array(recurrent, kind, "recurrent weights"),
-        None if latency is None else _whole_steps(latency, dt),
-        synapses=synapses,
-    )
+    offset, scale = 0.0, 1.0
+    if fitted is not None:
+        if file.shape[2] != 1:
+            raise ArgumentError(
+                f"{source}: expected a current (time,) or (sweeps, time) in pA for --fit; found {file.shape[2]} columns"
+            )
+        layer, gain, offset, scale, _ = neurons_of(fitted.cell, dt, repeats or 1, kind)
+        model = type(fitted.cell).__name__
+    else:
+        neurons, synapses = read_neuron(model, config, common)
+        layer = blocksim.Layer(
+            neurons,
+            None if weights is None else gain * read_array(weights, kind, "weights"),
+            np.full(1, bias, kind)[0].item(),
+            None if recurrent is None else read_array(recurrent, kind, "recurrent weights"),
+            None if latency is None else _whole_steps(latency, dt),
+            synapses=synapses,
+        )
+    noise = checked_seed(seed)
     batch, steps, inputs = file.shape
     size = layer.size or inputs
     a_step = batch * (8 * inputs + 32 * size)
@@ -174,8 +219,8 @@ def simulate(
         state: State | LinearState | None = None
         length = 0
         for start, x in _stretches(file, at_once, layer, kind, gain):
-            run = blocksim.simulate(layer, x, engine, method, block_length, state, record=recorded)
-            result.add(run, start)
+            run = blocksim.simulate(layer, x, engine, method, block_length, state, record=recorded, seed=noise)
+            result.add(run, start, offset, scale)
             state, length = run.state, run.block_length
             bar.advance(task, run.spikes.shape[1])
         took = time.perf_counter() - began
@@ -183,12 +228,19 @@ def simulate(
         sample, step, number = result.events()
         meta = {
             "blocksim": blocksim.__version__, "input": source.name, "backend": engine.name, "method": method,
-            "block_length": length, "dtype": str(kind), "dt_ms": dt, "tau_mem_ms": tau_mem,
-            "tau_adapt_ms": tau_adapt if adaptation else None, "adaptation": adaptation, "theta": theta,
-            "refractory_ms": refractory, "refractory_steps": neurons.refractory_steps, "gain": gain, "bias": bias,
-            "neuron": model, "parameters": {name: value.tolist() for name, value in values(layer.neuron).items()},
-            "latency_steps": layer.latency_steps if recurrent is not None else None,
+            "block_length": length, "dtype": str(kind), "dt_ms": dt, "gain": gain, "neuron": model,
+            "refractory_steps": np.asarray(layer.neuron.refractory_steps).tolist(),
+            "parameters": {name: value.tolist() for name, value in values(layer.neuron).items()},
+            "seed": noise if layer.neuron.is_stochastic else None,
         }  # fmt: skip
+        if fitted is not None:
+            meta |= {"fit": fitted.cell.to_dict()}
+        else:
+            meta |= {
+                "tau_mem_ms": tau_mem, "tau_adapt_ms": tau_adapt if adaptation else None, "adaptation": adaptation,
+                "theta": theta, "refractory_ms": refractory, "bias": bias,
+                "latency_steps": layer.latency_steps if recurrent is not None else None,
+            }  # fmt: skip
         fill_npz(
             part,
             {

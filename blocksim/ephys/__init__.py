@@ -7,6 +7,7 @@
 200
 """
 
+from blocksim.ephys._fitted import FittedCell, load_cell, population
 from blocksim.ephys._fitting.config import FitConfig
 from blocksim.ephys._fitting.data import FitData
 from blocksim.ephys._fitting.fit import Fit, fit, fit_cells
@@ -15,6 +16,13 @@ from blocksim.ephys._fitting.model import Cell, Prediction
 from blocksim.ephys._gif.cell import GIFCell, Imposed
 from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._gif.fit import GIFFit, Kernel, fit_gif
+from blocksim.ephys._protocols import (
+    FICurve,
+    StepResponses,
+    TriggeredAverage,
+    spike_triggered_average,
+    step_responses,
+)
 from blocksim.ephys._recordings.detection import Detection, detect_spikes, missed
 from blocksim.ephys._recordings.formats import open_parts, open_recording
 from blocksim.ephys._recordings.recording import Recording
@@ -22,7 +30,8 @@ from blocksim.ephys._recordings.resampling import resample
 from blocksim.ephys.evaluation import evaluate
 
 __all__ = [
-    "Cell", "Detection", "Fit", "FitConfig", "FitData", "GIFCell", "GIFConfig", "GIFFit", "Imposed", "Kernel",
-    "Prediction", "Recording", "SpikeLoss", "VanRossum", "detect_spikes", "evaluate", "fit", "fit_cells", "fit_gif",
-    "missed", "open_parts", "open_recording", "resample",
+    "Cell", "Detection", "FICurve", "Fit", "FitConfig", "FitData", "FittedCell", "GIFCell", "GIFConfig", "GIFFit",
+    "Imposed", "Kernel", "Prediction", "Recording", "SpikeLoss", "StepResponses", "TriggeredAverage", "VanRossum",
+    "detect_spikes", "evaluate", "fit", "fit_cells", "fit_gif", "load_cell", "missed", "open_parts", "open_recording",
+    "population", "resample", "spike_triggered_average", "step_responses",
 ]  # fmt: skip

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 import blocksim
-from blocksim.plotting import FOURTH, RATE, SPIKE, THIRD
+from blocksim.plotting import COLOURS
 
+SPIKE, RATE, THIRD, FOURTH = COLOURS
 SHADE, DEAD, FAINT = "#eef2f6", "#d5d8dc", "#8a94a0"
 NEVER = 1e9  # a threshold that nothing reaches
 
