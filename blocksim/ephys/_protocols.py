@@ -13,7 +13,7 @@ import numpy as np
 from blocksim._escape import checked_seed
 from blocksim._layer import Layer
 from blocksim._simulation import simulate
-from blocksim._validation import finite, found, instance, milliseconds, number, real_array, whole
+from blocksim._validation import finite, flag, found, instance, milliseconds, number, real_array, whole
 from blocksim.backend import Backend
 from blocksim.ephys._fitted import neurons_of
 from blocksim.ephys._fitting.model import Cell
@@ -297,7 +297,7 @@ def spike_triggered_average(
             f"signal: expected one sweep, or one for each of {len(trains)} trains; found {len(array)} sweeps"
         )
     reach = [round(milliseconds(name, value, zero=True) / dt) for name, value in (("before", before), ("after", after))]
-    if centred:
+    if flag("centred", centred):
         array = array - array.mean(axis=1, keepdims=True)
     steps = np.floor(trains.times / dt + 1e-6).astype(np.int64)
     inside = (steps >= reach[0]) & (steps + reach[1] < array.shape[1])
