@@ -420,6 +420,29 @@ def test_cells_of_a_table_are_compared(shell, tmp_path):
     assert all(float(row["test_md_star"]) > 0.5 for row in rows)
 
 
+def test_a_folder_of_recordings_is_fitted(shell, tmp_path):
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    for name in ("a.npz", "b.npz"):
+        (tmp_path / name).rename(folder / name)
+    for name in ("notes.pdf", ".hidden.npz"):
+        (folder / name).write_text("not a recording")
+    result = shell("cells", "-o", "out", "--model", "gif", "--no-report")
+    assert result.exit_code == 0, result.output
+    assert "2 cells" in result.output
+    assert "test, Md*, 4 ms" in result.output
+    assert sorted(item.name for item in (tmp_path / "out").iterdir() if item.is_dir()) == ["a", "b"]
+    (folder / "b.npz").unlink()
+    again = shell("cells", "-o", "one", "--model", "gif", "--no-report")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "one/a/fit.json").is_file()
+    (folder / "a.npz").unlink()
+    empty = shell("cells", "-o", "none")
+    assert empty.exit_code == 2
+    assert "cells: expected recordings (.npz" in empty.output
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -31,12 +33,14 @@ from blocksim.ephys._fitting.batch import (
 from blocksim.ephys._fitting.config import FitConfig
 from blocksim.ephys._gif.config import MODELS, GIFConfig
 from blocksim.ephys._recordings.detection import Detection
-from blocksim.ephys._recordings.formats import open_recording
+from blocksim.ephys._recordings.formats import FORMATS, open_recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 from blocksim.executors import open_executor, run_tasks
 from blocksim.plotting import require_matplotlib
 
 SECTIONS = ("fit", "recording", "detection")
+# of files that hold current and potential
+SUFFIXES = tuple(dict.fromkeys(suffix for kind in FORMATS if not kind.separate for suffix in kind.suffixes))
 # arguments of `open_recording` that a command line gives otherwise: files, and the parts and sweeps of a fit
 NOT_SETTINGS = ("path", "voltage", "sweeps", "detection", "name")
 SHOWN = {
@@ -109,23 +113,25 @@ def fit(
 ) -> None:
     """Fit integrate-and-fire neurons to recordings of current and potential.
 
-    For one file, the output folder holds fit.json, predictions.npz and report.html. For several, it holds a folder for
-    each, and a table of all cells, cells.csv. A file that fails is reported and does not stop the others. Finished fits
-    are not repeated.
+    FILES are recordings, or folders of them. For one file, the output folder holds fit.json, predictions.npz and
+    report.html. For several, it holds a folder for each, and a table of all cells, cells.csv. A file that fails is
+    reported and does not stop the others. Finished fits are not repeated.
     """
     settings, recording = _settings(config, options, model, backend)
     sweeps = [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in test_sweeps]
     if not no_report:
         require_matplotlib()
-    folders = _folders(sources, output)
+    files = _files(sources)
+    several = len(files) > 1 or files != list(sources)
+    folders = _folders(files, output) if several else [output]
     made = not output.exists()
     make_folder(output)
     tasks = [
         Task(str(source), str(folder), settings, recording, test_from, sweeps or None, not no_report, overwrite)
-        for source, folder in zip(sources, folders, strict=True)
+        for source, folder in zip(files, folders, strict=True)
     ]
     screen = console()
-    if len(tasks) == 1:
+    if not several:
         try:
             _one(tasks[0], screen)
         except BlocksimError:
@@ -136,6 +142,7 @@ def fit(
         return
     rows, problems = _many(tasks, jobs, dask, screen)
     places = write_table([row for row in rows if row is not None], columns_of(settings), output)
+    _summarise([row for row in rows if row is not None], screen)
     screen.print(f"written: {', '.join(str(place) for place in places)}")
     if problems:
         raise FileError(f"{problems} of {len(tasks)} files failed, as said above")
@@ -192,10 +199,26 @@ def _implied(settings: Mapping[str, Any]) -> str:
     return "alif" if several or searched & set(settings) else GIFConfig().model
 
 
-def _folders(sources: tuple[Path, ...], output: Path) -> list[Path]:
-    if len(sources) == 1:
-        return [output]
-    names = [source.stem for source in sources]
+def _files(sources: tuple[Path, ...]) -> list[Path]:
+    """The recordings: in place of a folder those in it, in the order of their names."""
+    files: list[Path] = []
+    for source in sources:
+        if not source.is_dir():
+            files.append(source)
+            continue
+        inside = sorted(item for item in source.iterdir() if item.is_file() and not item.name.startswith("."))
+        recorded = [item for item in inside if item.suffix.lower() in SUFFIXES]
+        if not recorded:
+            raise FileError(
+                f"{source}: expected recordings ({', '.join(SUFFIXES)}) in the folder; found {len(inside)} files, none "
+                "of them with such a suffix"
+            )
+        files += recorded
+    return files
+
+
+def _folders(files: list[Path], output: Path) -> list[Path]:
+    names = [source.stem for source in files]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ArgumentError(f"FILES: expected names that differ, one folder for each; found {', '.join(twice)} twice")
@@ -215,6 +238,26 @@ def _one(task: Task, screen: Console) -> None:
     _print(row, screen)
     names = ["fit.json", PREDICTIONS, *([REPORT] if task.report else [])]
     screen.print("written: " + ", ".join(str(Path(task.folder) / name) for name in names))
+
+
+def _summarise(rows: list[dict[str, Any]], screen: Console) -> None:
+    """Medians over cells of the scores that there are, and how often each model was kept."""
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in (f"{len(rows)} cells", "median", "lowest", "highest"):
+        table.add_column(column, justify="left" if "cells" in column else "right")
+    for name, words in SHOWN.items():
+        values = np.array([row.get(f"test_{name}", np.nan) for row in rows], np.float64)
+        values = values[np.isfinite(values)]
+        if len(values):
+            table.add_row(
+                f"test, {words.strip()}", *(_number(f(values)) for f in (np.median, np.min, np.max)),
+            )  # fmt: skip
+    screen.print(table)
+    models = Counter(row["model"] for row in rows if row.get("model"))
+    if len(models) > 1:
+        screen.print(", ".join(f"{model}: {count} cells" for model, count in models.most_common()))
 
 
 def _print(row: Mapping[str, Any], screen: Console) -> None:
