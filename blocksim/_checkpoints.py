@@ -71,7 +71,8 @@ def forward(
     for now in stretches:
         before = last_spikes(backend, outputs.spikes, history, now.start)
         part = _part(backend, x, everyone, now, lead)
-        result = layer_forward(layer, part, starts[-1], before, without_tape)
+        own = _of_part(backend, without_tape, plan.imposed, everyone, now)
+        result = layer_forward(layer, part, starts[-1], before, own)
         starts.append(result.carry)
         outputs.put(np.s_[:, now], result)
     kept = Checkpoints(plan, groups, stretches, tuple(starts[:-1]), outputs.spikes, history)
@@ -114,7 +115,7 @@ def adjoint(
                 return None if grad is None else backend.asarray(grad[where])
 
             before = last_spikes(backend, kept.spikes[samples], kept.history[samples], now.start)
-            own = plan if plan.noise is None else replace(plan, noise=plan.noise.from_sample(samples.start))
+            own = _of_part(backend, plan, plan.imposed, samples, now)
             tape = layer_forward(layer, part, kept.starts[number].at(samples), before, own).tape
             assert tape is not None
             result = layer_adjoint(
@@ -148,6 +149,13 @@ def _split(length: int, number: int, unit: int) -> tuple[slice, ...]:
     units = -(-length // unit)
     size = -(-units // number) * unit
     return tuple(slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def _of_part(backend: Backend, plan: Plan, imposed: Array | None, samples: slice, steps: slice) -> Plan:
+    """The plan of some samples and steps: their noise, their imposed spikes."""
+    if plan.noise is not None:
+        plan = replace(plan, noise=plan.noise.from_sample(samples.start))
+    return plan if imposed is None else replace(plan, imposed=backend.asarray(imposed[samples, steps]))
 
 
 def _sum(one: Any, other: Any) -> Any:

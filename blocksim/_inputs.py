@@ -99,6 +99,33 @@ def prepare(x: Any, layer: Layer, backend: Backend, dtype: np.dtype[Any]) -> Any
     return backend.asarray(converted)
 
 
+def imposed_spikes(given: Any, shape: tuple[int, int, int], layer: Layer, left: np.ndarray) -> np.ndarray:
+    """Spikes that a layer is given, checked: a bool array (B, T, N) of its own.
+
+    shape : (B, T, N); left : (B, N), steps for which each neuron is refractory at the start.
+    """
+    array = given.to_dense(np.float32) if isinstance(given, Events) else real_array("impose", given)
+    if array.shape not in (shape, shape[1:]) or (array.ndim == 2 and shape[0] != 1):
+        raise ArgumentError(f"impose: expected spikes of shape {shape}, of the run's; found {array.shape}")
+    finite("impose", array)
+    if ((array != 0) & (array != 1)).any():
+        raise ArgumentError("impose: expected True where a neuron spikes, at most once in a step; found other numbers")
+    spikes: np.ndarray = (array != 0).reshape(shape)
+    samples, neurons, steps = np.nonzero(spikes.transpose(0, 2, 1))
+    period = np.broadcast_to(np.asarray(layer.neuron.refractory_steps), shape[2:])[neurons]
+    before = np.concatenate([[-1], steps[:-1]])
+    same = np.concatenate([[False], (np.diff(samples) == 0) & (np.diff(neurons) == 0)]) if len(steps) else period > 0
+    early = np.where(same, steps - before <= period, steps < left[samples, neurons])
+    if early.any():
+        first = int(np.flatnonzero(early)[0])
+        raise ArgumentError(
+            f"impose: expected no spike in a neuron's refractory period ({period[first]} steps after a spike); found "
+            f"one of neuron {neurons[first]} of sample {samples[first]} at step {steps[first]}"
+            + (f", after one at {before[first]}" if same[first] else ", in that of a spike before the run")
+        )
+    return spikes
+
+
 def _is_csr(x: Any) -> bool:
     """Whether x is a SciPy CSR array or matrix, told without importing SciPy."""
     return getattr(x, "format", None) == "csr" and hasattr(x, "indptr") and hasattr(x, "indices")

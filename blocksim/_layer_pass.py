@@ -7,7 +7,7 @@ layer itself are `blocksim._layer_arrays`'s, what a caller gets is `blocksim._ru
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from blocksim import _checkpoints, _linear
 from blocksim._blocks import last_spikes, zeros
 from blocksim._escape import Noise
 from blocksim._events import Events
-from blocksim._inputs import finite_numbers, numbers
+from blocksim._inputs import finite_numbers, imposed_spikes, numbers
 from blocksim._layer import Layer
 from blocksim._layer_arrays import arrays_of
 from blocksim._options import Options
@@ -83,6 +83,7 @@ class Pass:
     history: Array  # (B, D, N) bool, spikes of the D steps before the first
     result: ForwardResult
     tape: Any  # Tape, LinearTape or Checkpoints; None without a tape
+    left: np.ndarray | None = None  # (B, N), where spikes are imposed: steps still refractory at the start
 
     @property
     def steps(self) -> int:
@@ -131,6 +132,8 @@ class Pass:
             shapes["inputs"] = (batch, self.lead, self.x.shape[2])
         given = _checked_gradients(grad_state, form.state_gradient, shapes, backend, self.arrays.dtype)
         history, last = given.pop("spikes"), given.pop("inputs", None)
+        if self.plan.imposed is not None:  # spikes that nothing changes
+            history = zeros(backend, shapes["spikes"], self.arrays.dtype)
         handed_in = (self.rule, grad_spikes, grad_voltage, form.adjoint_carry(**given), history)
         if isinstance(tape, _checkpoints.Checkpoints):
             return _checkpoints.adjoint(backend, self.arrays, self.x, tape, *handed_in), last
@@ -151,18 +154,25 @@ def forward_pass(
 ) -> Pass:
     """Simulate one layer, of that place in a network; x in the backend's form, (B, T, K)."""
     engine = options.backend
-    arrays = engine.once(layer, (neurons, dtype), lambda: arrays_of(layer, neurons, dtype, engine))
+    arrays: Any = engine.once(layer, (neurons, dtype), lambda: arrays_of(layer, neurons, dtype, engine))
     lead = arrays.lead if isinstance(arrays, LinearLayer) else 0
     batch, steps, _ = x.shape
-    plan, rule = options.plan(layer, batch, steps, place), options.rule_of(layer)
+    plan, rule = options.plan(layer, batch, steps, place), options.rule_of(layer, place)
     carry, history, earlier = _start(state, x, lead, layer, arrays, engine, plan.noise)
+    left = None
+    if options.imposed(place) is not None:
+        left = engine.to_numpy(carry.refractory).copy()
+        given = imposed_spikes(options.imposed(place), (batch, steps, neurons), layer, left)
+        whole = arrays
+        arrays = engine.once(layer, (neurons, dtype, "imposed"), lambda: replace(whole, imposed=True))
+        plan = replace(plan, imposed=engine.asarray(given))
     x = _after(engine, earlier, x) if lead else x
     if options.tape == "checkpoint":
         result, tape = _checkpoints.forward(engine, arrays, x, carry, history, plan)
-        return Pass(engine, layer, arrays, x, lead, rule, plan, history, result, tape)
+        return Pass(engine, layer, arrays, x, lead, rule, plan, history, result, tape, left)
     layer_forward, _ = engine.of(arrays)
     result = layer_forward(arrays, x, carry, history, plan)
-    return Pass(engine, layer, arrays, x, lead, rule, plan, history, result, result.tape)
+    return Pass(engine, layer, arrays, x, lead, rule, plan, history, result, result.tape, left)
 
 
 def _start(

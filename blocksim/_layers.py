@@ -46,7 +46,9 @@ def adjoints(
     results: list[Differentiated] = []
     for number in reversed(range(len(done))):
         of_spikes = grad_spikes[number]
-        if results:
+        if done[number].plan.imposed is not None:  # the layers above hear spikes that nothing changes
+            of_spikes = SpikeGradient(of_spikes.spikes)
+        elif results:
             above = done[number + 1].arrays
             if isinstance(above, LinearLayer):
                 through = results[-1].input_gradient

@@ -78,7 +78,7 @@ def new_traces(backend: Backend, layer: LinearLayer, batch: int, steps: int, pla
 
     receptors = len(layer.alpha)
     return LinearTraces(
-        spikes=trace(True, dtype=np.bool_),
+        spikes=trace(True, dtype=np.bool_) if plan.imposed is None else plan.imposed.copy(),
         voltage=trace(plan.record_voltage or plan.tape),
         threshold=trace(plan.record_threshold),
         synapses=trace(plan.tape, receptors),
@@ -113,7 +113,7 @@ def forward(
         if starts is not None:
             starts.put(number, carry.without_noise())
         carry = backend.linear_block_forward(block, carry, layer, traces.at(now))
-        if plan.noise is not None:
+        if plan.noise is not None and not layer.imposed:
             carry = _drawn(backend, carry, traces.spikes[:, start:stop], plan.noise)
     return result_of(traces, carry, starts, history, plan)
 

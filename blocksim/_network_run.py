@@ -255,6 +255,8 @@ def _backward(
         lead = (batch,) if view.batched else ()
         counts = cotangent(f"grad_counts[{number}]", of_counts[number], (*lead, size), each, view)
         spikes = cotangent(f"grad_spikes[{number}]", of_spikes[number], (*lead, steps, size), each, view)
+        if each.plan.imposed is not None and counts is not None:
+            raise ArgumentError(f"grad_counts[{number}]: expected None for a layer of imposed spikes; found an array")
         grads.append(SpikeGradient(spikes, counts))
     last = passes[-1]
     batch, steps, _ = last.result.spikes.shape
@@ -276,14 +278,15 @@ def _backward(
         weights = view.whole.of(last.backend, of_readout.weights)
         of_readout = ReadoutGradients(weights, of_readout.bias, of_readout.beta)
         before_readout = view.whole.of(last.backend, start)
-        own = grads[-1]
-        grads[-1] = replace(own, spikes=through_readout if own.spikes is None else through_readout + own.spikes)
+        if last.plan.imposed is None:
+            own = grads[-1]
+            grads[-1] = replace(own, spikes=through_readout if own.spikes is None else through_readout + own.spikes)
     else:
         if potential is not None:
             raise ArgumentError(
                 "grad_readout: expected None for a CountReadout, which has no potential; found an array"
             )
-        if output is not None:
+        if output is not None and last.plan.imposed is None:
             own = grads[-1]
             grads[-1] = replace(own, counts=output if own.counts is None else output + own.counts)
     states = [None] * len(passes) if grad_state is None else grad_state.layers

@@ -17,12 +17,14 @@ from blocksim._validation import choice, choices, whole
 from blocksim.arrays import AdjointRule, Plan
 from blocksim.backend import Backend, get_backend
 from blocksim.errors import ArgumentError
-from blocksim.surrogates import Hazard, Surrogate, get_surrogate
+from blocksim.surrogates import BoxCar, Hazard, Surrogate, get_surrogate
 
 METHODS = ("blocks", "standard")
 GRADIENTS = ("standard", "paper")
 DETACH = ("reset", "recurrent", "adaptation")
 DEFAULT_SURROGATE = "fast_sigmoid"  # surrogate of spikes that are not stochastic; of those that are, their own
+
+EVERYWHERE = BoxCar(width=1e15)  # a slope of 1
 
 
 def adjoint_rule(surrogate: str | Surrogate | None, gradient: str, detach: Any) -> AdjointRule:
@@ -57,6 +59,7 @@ class Options:
     rule: AdjointRule
     own_surrogate: bool  # none was asked for
     noise: Noise  # of the first layer
+    impose: tuple[Any, ...] = ()  # spikes that each layer is given, or None; empty: none is
 
     @classmethod
     def checked(
@@ -71,6 +74,7 @@ class Options:
         gradient: str,
         detach: Any,
         seed: int | Noise | None,
+        impose: tuple[Any, ...] = (),
     ) -> Options:
         """From what a caller passes; raises `ArgumentError` naming the argument."""
         choice("method", method, METHODS)
@@ -83,10 +87,16 @@ class Options:
             engine.check_surrogate(rule.surrogate)
         noise = seed if isinstance(seed, Noise) else Noise(checked_seed(seed))
         kept = tape if isinstance(tape, str) else bool(tape)
-        return cls(engine, method, block_length, record, kept, rule, surrogate is None, noise)
+        return cls(engine, method, block_length, record, kept, rule, surrogate is None, noise, impose)
 
-    def rule_of(self, layer: Layer) -> AdjointRule:
-        """Which gradient to take of a layer."""
+    def imposed(self, place: int) -> Any:
+        """The spikes that the layer of that place is given; None where it has its own."""
+        return self.impose[place] if self.impose else None
+
+    def rule_of(self, layer: Layer, place: int) -> AdjointRule:
+        """Which gradient to take of a layer: of given spikes, which nothing changes, that of a loss of U - theta."""
+        if self.imposed(place) is not None:
+            return replace(self.rule, surrogate=EVERYWHERE, **{f"through_{path}": False for path in DETACH})
         if self.own_surrogate and layer.neuron.is_stochastic:
             return replace(self.rule, surrogate=Hazard())
         return self.rule

@@ -5,6 +5,7 @@ Owns the order of a run: arguments are checked, input is read, a layer or a netw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, overload
 
 from blocksim._inputs import computing_dtype, read_input
@@ -39,6 +40,7 @@ def simulate(
     detach: tuple[str, ...] | str = ...,
     batch_size: int | None = ...,
     seed: int | None = ...,
+    impose: Any = ...,
 ) -> Run: ...
 @overload
 def simulate(
@@ -55,6 +57,7 @@ def simulate(
     detach: tuple[str, ...] | str = ...,
     batch_size: int | None = ...,
     seed: int | None = ...,
+    impose: Any = ...,
 ) -> NetworkRun: ...
 def simulate(
     layer: Layer | Network,
@@ -70,6 +73,7 @@ def simulate(
     detach: tuple[str, ...] | str = ("reset",),
     batch_size: int | None = None,
     seed: int | None = None,
+    impose: Any = None,
 ) -> Run | NetworkRun:
     """Simulate a layer of neurons, or a network, exactly, in blocks of time: equations (1)-(6) and (27)-(34).
 
@@ -112,6 +116,10 @@ def simulate(
         Of stochastic spikes (`Escape`), 0 to 2**64 - 1; None: another each time, which the run tells. The same seed
         gives the same spikes for every method, block length and number of threads, and with `state` those of one long
         run.
+    impose : array (T, N) or (B, T, N), Events, or None; a sequence of them, one for each layer, for a Network
+        Spikes that stochastic neurons are given in place of their own, as recorded; None: their own. At most one of a
+        neuron in a step, and none in its refractory period. What `backward` takes for the spikes' gradient is then that
+        of a loss of U - theta, as `losses.log_likelihood` returns it: nothing changes the spikes.
 
     Returns
     -------
@@ -153,8 +161,9 @@ def simulate(
     layers = (layer,) if isinstance(layer, Layer) else layer.layers
     recordable = RECORD if network is None else NETWORK_RECORD
     options = Options.checked(
-        backend, method, block_length, record, recordable, tape, surrogate, gradient, detach, seed
-    )
+        backend, method, block_length, record, recordable, tape, surrogate, gradient, detach, seed,
+        _imposed(impose, layers, network is not None),
+    )  # fmt: skip
     for each in layers:
         options.check_layer(each)
         options.block_length_of(each)
@@ -166,3 +175,21 @@ def simulate(
     states: Any = [state] if network is None else layer_states(state, network, x.shape[0], dtype, engine)
     done = passes(layers, x, dtype, states, options)
     return run_of(done[0], view, method) if network is None else network_run_of(network, done, state, view, options)
+
+
+def _imposed(impose: Any, layers: Sequence[Layer], network: bool) -> tuple[Any, ...]:
+    """Spikes that each layer is given, or None; empty where none is."""
+    if impose is None:
+        return ()
+    if network and not (isinstance(impose, (tuple, list)) and len(impose) == len(layers)):
+        raise ArgumentError(
+            f"impose: expected a sequence of {len(layers)}, spikes or None for each layer; found {found(impose)}"
+        )
+    each = tuple(impose) if network else (impose,)
+    for layer, given in zip(layers, each, strict=True):
+        if given is not None and not layer.neuron.is_stochastic:
+            raise ArgumentError(
+                f"impose: expected neurons with escape noise, LinearIF(spike=Escape(...)); found "
+                f"{type(layer.neuron).__name__} neurons without"
+            )
+    return each

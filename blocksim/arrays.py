@@ -129,6 +129,7 @@ class Plan:
     tape: bool
     paper: bool  # the tape is for gradient="paper"
     noise: Noise | None = None  # what stochastic neurons draw
+    imposed: Array | None = None  # (B, T, N) bool, spikes that are given, and not the neurons' own
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ class Drive(Record):
 class LinearTraces(Record):
     """OUT: results of a block or a run; None where not asked for."""
 
-    spikes: Array  # (B, T, N) bool
+    spikes: Array  # (B, T, N) bool; IN where they are imposed
     voltage: Array | None  # (B, T, N), U of (30)
     threshold: Array | None  # (B, T, N), theta of (31)
     synapses: Array | None  # (B, R, T, N), s of (28)
@@ -301,6 +302,7 @@ class LinearLayer(NeuronArrays):
     listens: tuple[str, ...] = ()  # of each component: what k multiplies, one of LISTENS
     given: int | None = None  # the receptor of x where it is the current itself
     stochastic: bool = False  # spikes have escape noise, (39)
+    imposed: bool = False  # spikes are given, in place of (32) and (39)
 
     @property
     def latency(self) -> int:

@@ -151,7 +151,8 @@ class Backend(ABC):
         """Compute one block of the linear family, equations (28)-(34) or, of stochastic layers, (39) for (32).
 
         A backend may lack it. Parameters: drive IN, with recurrent currents; carry IN; out OUT. Returns what the next
-        block is handed; `remaining` of neurons that spiked is drawn by the core afterwards.
+        block is handed; `remaining` of neurons that spiked is drawn by the core afterwards. Where `layer.imposed`,
+        `out.spikes` is IN: neurons spike where it says so, if they are not refractory, and `remaining` stays.
         """
         raise NotImplementedError(f"backend {self.name!r} computes LIF and ALIF only")
 

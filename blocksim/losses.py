@@ -6,7 +6,7 @@ Owns the losses' formulas; filters over time are the backend's.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from blocksim._validation import choice, finite, found, milliseconds, number, pr
 from blocksim.backend import Backend, get_backend
 from blocksim.classification import class_labels, class_scores
 from blocksim.errors import ArgumentError
+from blocksim.numerics import LARGEST_EXPONENT
+
+if TYPE_CHECKING:
+    from blocksim._run import Run
 
 
 class Loss(NamedTuple):
@@ -102,6 +106,96 @@ def van_rossum(
     gradient = engine.to_numpy(engine.leaky_filter(filtered, decay, reverse=True))
     gradient *= 2 * scale
     return Loss(value, gradient if spikes.ndim == 3 else gradient[0])
+
+
+class LogLikelihood(NamedTuple):
+    """What `log_likelihood` returns.
+
+    Attributes
+    ----------
+    value : float
+        In nats, summed over samples, neurons and steps.
+    gradient : float array of the shape of the run's spikes
+        With respect to U - theta: pass it to `backward` as `grad_spikes`.
+    hazard : float array of the same shape
+        Expected number of spikes in each step; 0 where a neuron is refractory.
+    """
+
+    value: float
+    gradient: np.ndarray
+    hazard: np.ndarray
+
+
+def log_likelihood(run: Run) -> LogLikelihood:
+    """Log-likelihood of imposed spikes, equation (40), and its gradient.
+
+    Parameters
+    ----------
+    run : Run
+        Of `simulate(..., impose=spikes, record=("voltage", "threshold"), tape=True)`; of a network's run one of its
+        `layers`.
+
+    Returns
+    -------
+    LogLikelihood
+        Larger is better: descend along the negative of the gradient.
+
+    Raises
+    ------
+    ArgumentError
+        The run has spikes of its own, or lacks its tape, potential or threshold.
+
+    Notes
+    -----
+    `run.backward(loss.gradient)` has the gradient of every parameter, the rate and the width of the noise among them.
+    It is exact: spikes that were recorded are constants. Sources: Paninski, Network 15, 2004; Pozzorini et al., PLoS
+    Computational Biology 11, 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blocksim import Escape, Layer, LinearIF, simulate
+    >>> from blocksim.losses import log_likelihood
+    >>> layer = Layer(LinearIF(0.9, spike=Escape(0.05, 0.3)))
+    >>> x = np.full((200, 1), 0.1)
+    >>> recorded = simulate(layer, x, seed=1).spikes
+    >>> run = simulate(layer, x, impose=recorded, record=("voltage", "threshold"), tape=True)
+    >>> loss = log_likelihood(run)
+    >>> round(loss.value, 1), bool(run.backward(loss.gradient).parameters()["spike.rate"] > 0)
+    (-27.0, True)
+    """
+    layer_pass = getattr(run, "_pass", None)
+    if layer_pass is None or layer_pass.plan.imposed is None or run.voltage is None or run.threshold is None:
+        raise ArgumentError(
+            "run: expected that of simulate(layer, x, impose=spikes, record=('voltage', 'threshold'), tape=True); "
+            "found another"
+        )
+    engine, noise = layer_pass.backend, layer_pass.layer.neuron.linear_parameters()
+    spikes, voltage, threshold = (
+        engine.to_numpy(array) if engine.owns(array) else array for array in (run.spikes, run.voltage, run.threshold)
+    )
+    rate, width = (np.asarray(noise[f"spike.{name}"], np.float64) for name in ("rate", "width"))
+    distance = voltage.astype(np.float64) - threshold
+    hazard = rate * np.exp(np.minimum(distance / width, LARGEST_EXPONENT))
+    hazard = np.where(_live(spikes, layer_pass), hazard, 0.0)
+    first = -hazard  # the derivative in the logarithm of the hazard
+    # of a spike's probability, 1 - exp(-hazard); a hazard that underflows has log probability -690, not minus infinity
+    of_spikes = np.maximum(hazard[spikes], 1e-300)
+    probability = -np.expm1(-of_spikes)
+    first[spikes] = of_spikes * np.exp(-of_spikes) / probability
+    value = float(np.log(probability).sum() - hazard[~spikes].sum())
+    return LogLikelihood(value, (first / width).astype(voltage.dtype), hazard)
+
+
+def _live(spikes: np.ndarray, layer_pass: Any) -> np.ndarray:
+    """Where neurons are not refractory."""
+    own = spikes.reshape(-1, *spikes.shape[-2:])
+    period, left = np.asarray(layer_pass.layer.neuron.refractory_steps), layer_pass.left
+    live = np.empty(own.shape, bool)
+    for step in range(own.shape[1]):
+        live[:, step] = left == 0
+        left = np.where(own[:, step] & live[:, step], period, np.maximum(left - 1, 0))
+    return live.reshape(spikes.shape)
 
 
 def cross_entropy(scores: Any, labels: Any, *, label_smoothing: float = 0.0) -> Loss:

@@ -52,9 +52,10 @@ def check_backend(backend: Any, *, layers: int = 60, seed: int = 0, own_products
     """Hold a backend to the NumPy reference on random layers.
 
     Spikes, potentials, thresholds and states must be those of the reference in every bit: for every block length, step
-    by step, in chunks, one sample alone, with a tape and with checkpoints. Gradients must agree to 1e-10 of their norm
-    in float64 and 1e-4 in float32, for every surrogate the backend takes, with each path cut, with cotangents of spikes
-    and potentials and of the state. The caller's arrays must stay as they are, and a second call must repeat every bit.
+    by step, in chunks, one sample alone, with a tape and with checkpoints, with imposed spikes. Gradients must agree to
+    1e-10 of their norm in float64 and 1e-4 in float32, for every surrogate the backend takes, with each path cut, with
+    cotangents of spikes and potentials and of the state. The caller's arrays must stay as they are, and a second call
+    must repeat every bit.
 
     Parameters
     ----------
@@ -207,6 +208,10 @@ def _check_runs(engine: Backend, case: _Case, rng: np.random.Generator, exact: b
         ("a run with checkpoints", {"tape": "checkpoint"}),
     ):
         _same_run(name, run(**options), whole_run, exact)
+    if layer.neuron.is_stochastic:
+        given_spikes = run(impose=whole_run.spikes)
+        for name in ("spikes", *TRACES):
+            _same(f"{name} of a run with imposed spikes", getattr(given_spikes, name), getattr(whole_run, name), exact)
     if x.shape[1] > 1:
         cut = int(rng.integers(1, x.shape[1]))
         pieces = (x[:cut], x[cut:]) if isinstance(x, Events) else (x[:, :cut], x[:, cut:])

@@ -34,6 +34,7 @@ NAMES = ["rows_of_events"] + [
         *(f"linear_forward<{kind}, {c}, {r}, 0, 0>" for c in range(5) for r in range(3)),
         *(f"linear_forward<{kind}, {c}, 2, 1, 0>" for c in range(1, 5)),
         *(f"linear_forward<{kind}, {c}, 0, {int(c > 0)}, 1>" for c in range(5)),
+        *(f"linear_forward<{kind}, {c}, 0, {int(c > 0)}, 2>" for c in (0, 4)),
         *(f"linear_adjoint<{kind}, {c}, {number}, 0, 0>" for c in range(5) for number in KINDS),
         *(f"linear_adjoint<{kind}, {c}, 0, 1, 0>" for c in range(1, 5)),
         *(f"linear_adjoint<{kind}, {c}, {Hazard.kind}, {int(c > 0)}, 1>" for c in range(5)),
@@ -60,7 +61,7 @@ def budget(name):
     double = "double" in name
     if name.startswith("linear"):
         components = int(name.split(",")[1])
-        rectified, noise = name.split(",")[3] == " 1", name.endswith(", 1>")
+        rectified, noise = name.split(",")[3] == " 1", not name.endswith(", 0>")
         return 255 if double else 152 + 6 * components + 48 * rectified + 12 * noise
     if "scan" in name:
         return 128 if double else 80

@@ -84,6 +84,12 @@ def exercise_family(cupy):
             assert expected.spikes.any()
             assert_same_run(run, expected)
             assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-5)
+        options |= {"impose": expected.spikes, "state": earlier}  # of another seed than the state's
+        run, expected = (
+            simulate(noisy, currents + np.float32(0.05), each, **options) for each in (CupyBackend(cupy), "numpy")
+        )
+        assert_same_run(run, expected)
+        assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-5)
 
 
 PLANTED = {
@@ -151,6 +157,8 @@ PLANTED_IN_FAMILY = {
     "an exponential series that is short": ("? 7 : 13", "? 5 : 13"),
     "the slope of the hazard, not of its probability": ("hazard * exponential(-hazard) *", "hazard *"),
     "a width without a gradient": ("sum_of_distance -= delta * m", "sum_of_distance -= T(0)"),
+    "spikes that are given left out": ("spike = live && spikes[here]", "spike = spike"),
+    "a draw where spikes are given": ("if (NOISE == DRAWN) {  // (39)", "if (NOISE) {  // (39)"),
     "the state before the run left out": ("t < 0 ? start_synapses[unit]", "t < 0 ? T(0)"),
 }  # fmt: skip
 PLANTS = [("exercise", *item) for item in PLANTED.items()]

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from blocksim import ALIF, LIF, Component, Events, Exponential, Layer
+from blocksim import ALIF, LIF, Component, Escape, Events, Exponential, Layer, LinearIF, simulate
 from blocksim.data import from_lists
 from blocksim.ephys import Cell
 from blocksim.errors import BlocksimError
@@ -27,6 +27,14 @@ MODULES = (
 rng = np.random.default_rng(0)
 X = rng.random((2, 30, 3)) < 0.2
 LAYER = Layer(ALIF(beta=0.9, p=0.95, b=0.1, refractory_steps=2), np.ones((3, 4)), recurrent=np.zeros((4, 4)))
+IMPOSED = simulate(
+    Layer(LinearIF(0.9, spike=Escape(0.1, 0.3)), np.ones((3, 2))),
+    X,
+    "numpy",
+    record=("voltage", "threshold"),
+    tape=True,
+    impose=np.zeros((2, 30, 2), bool),
+)
 CELL = Cell(20.0, 100.0, 0.3, 0.01, 0.0, 3.0)
 NETWORK = make_network(3, [4], 2, dt=1.0, refractory=2.0)
 TRAINS = SpikeTrains.of([[1.0, 5.0, 9.0], [2.0, 7.0]])
@@ -72,7 +80,7 @@ VALID = {
     "blocksim.available_backends": {},
     "blocksim.simulate": {"layer": LAYER, "x": X, "backend": "numpy", "method": "blocks", "block_length": 2, "state": None,
                           "record": ("voltage",), "tape": True, "surrogate": "fast_sigmoid", "gradient": "standard",
-                          "detach": ("reset",), "batch_size": None, "seed": 1},
+                          "detach": ("reset",), "batch_size": None, "seed": 1, "impose": None},
     "blocksim.initialisers.log_uniform": {"low": 1.0, "high": 2.0, "size": 3, "rng": np.random.default_rng(0),
                                           "dtype": np.float32},
     "blocksim.initialisers.fluctuating_weights": {"inputs": 3, "neurons": 4, "density": 0.1, "beta": 0.9,
@@ -85,6 +93,7 @@ VALID = {
     "blocksim.initialisers.calibrate": {"network": NETWORK, "x": X, "rate": 50.0, "dt": 1.0, "backend": "numpy"},
     "blocksim.losses.van_rossum": {"spikes": X, "target": ~X, "tau": 5.0, "dt": 1.0, "backend": "numpy",
                                    "dtype": np.float64},
+    "blocksim.losses.log_likelihood": {"run": IMPOSED},
     "blocksim.losses.cross_entropy": {"scores": np.ones((2, 3)), "labels": [0, 1], "label_smoothing": 0.1},
     "blocksim.losses.mean_squared_count": {"counts": np.ones((2, 3)), "target": np.ones((2, 3))},
     "blocksim.losses.rate_penalty": {"counts": np.ones((2, 3)), "duration": 10.0, "lower": 1.0, "upper": 2.0, "over": "batch"},
@@ -158,7 +167,7 @@ OTHERS = {
     "blocksim.LinearState": "result", "blocksim.LinearStateGradient": "result", "blocksim.NetworkGradients": "result",
     "blocksim.NetworkRun": "result", "blocksim.NetworkState": "result", "blocksim.NetworkStateGradient": "result",
     "blocksim.ReadoutGradients": "result", "blocksim.Run": "result", "blocksim.StateGradient": "result",
-    "blocksim.losses.Loss": "result", "blocksim.metrics.TrainStatistics": "result",
+    "blocksim.losses.Loss": "result", "blocksim.losses.LogLikelihood": "result", "blocksim.metrics.TrainStatistics": "result",
     "blocksim.optimisers.OptimiserState": "result", "blocksim.optimisers.Optimiser": "type",
     "blocksim.optimisers.Clipped": "result", "blocksim.optimisers.is_named": "type", "blocksim.schedules.Schedule": "type",
     "blocksim.surrogates.kernel_scales": "type", "blocksim.surrogates.require_compiled": "type",

@@ -6,6 +6,9 @@ constexpr int HOLD = 1, INTEGRATE = 2;
 // The kind of surrogate that is the slope of a stochastic spike's probability.
 constexpr int HAZARD = 6;
 
+// NOISE: where spikes come from, if not from (32). The adjoint has DRAWN for both.
+constexpr int DRAWN = 1, IMPOSED = 2;
+
 // An array in registers: its length may be 0, and C++ has no such array.
 constexpr int room(int length) { return length > 0 ? length : 1; }
 
@@ -62,7 +65,7 @@ template <typename T, int C, int ABOVE, int NOISE> struct LinearNeuron {
 // target_pitch + sample * batch_pitch + t * step_pitch + n * unit_pitch. Target 0 is the direct current, r + 1 receptor r;
 // only those whose bit of `targets` is set are there, in slots in ascending order. The direct current is there without the
 // bias where add_bias is set. synapses IN (4, R, N): sigma, kappa, gain, rising gain; alpha: bits of receptors. *_now
-// INOUT: the state; of (39) too, with the numbers that `draw` takes, where spikes are stochastic, NOISE. spikes OUT; voltage, threshold, s and z of (28) OUT or null; start_* OUT (blocks, ...) or null: the
+// INOUT: the state; of (39) too, with the numbers that `draw` takes, where spikes are DRAWN. spikes OUT, IN where they are IMPOSED; voltage, threshold, s and z of (28) OUT or null; start_* OUT (blocks, ...) or null: the
 // state at the start of each block.
 template <typename T, int C, int R, int ABOVE, int NOISE>
 __global__ void linear_forward(
@@ -102,8 +105,8 @@ __global__ void linear_forward(
         offset[target] = __popcll((unsigned long long)targets & ((1ull << target) - 1)) * target_pitch;
     T v = voltage_now[unit];
     int left = refractory_now[unit];
-    T remaining = NOISE ? remaining_now[unit] : T(0);
-    int drawn = NOISE ? draws_now[unit] : 0;
+    T remaining = NOISE == DRAWN ? remaining_now[unit] : T(0);
+    int drawn = NOISE == DRAWN ? draws_now[unit] : 0;
     Index block = begin / block_length;
     int of_block = 0;  // steps of it that are left
     struct Steps {
@@ -167,7 +170,8 @@ __global__ void linear_forward(
             const T u = mode == HOLD && !live ? v : driven;  // (30)
             const T theta = neuron.threshold(c);
             bool spike = live && u > theta;  // (32)
-            if (NOISE) {                     // (39)
+            if (NOISE == IMPOSED) spike = live && spikes[here];
+            if (NOISE == DRAWN) {  // (39)
                 if (live) remaining = add(remaining, -hazard_of(add(u, -theta), neuron.rate, neuron.steepness));
                 spike = live && remaining < T(0);
                 if (spike) remaining = (T)draw(first_key, second_key, layer_place, first_unit + unit, drawn++);
@@ -183,7 +187,7 @@ __global__ void linear_forward(
     }
     voltage_now[unit] = v;
     refractory_now[unit] = left;
-    if (NOISE) {
+    if (NOISE == DRAWN) {
         remaining_now[unit] = remaining;
         draws_now[unit] = drawn;
     }

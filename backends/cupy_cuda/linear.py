@@ -69,7 +69,7 @@ def forward(
     values, components, synapses = _values(engine, layer)
     launch = engine.launch(
         "linear_forward", dtype, units(batch * size), len(components[0]), len(layer.alpha),
-        any(layer.listening(ABOVE)), layer.stochastic,
+        any(layer.listening(ABOVE)), 2 if layer.imposed else layer.stochastic,
     )  # fmt: skip
     neuron = (
         values, components, synapses, layer.refractory, *_listening(layer), _bits(layer.alpha),
@@ -77,7 +77,7 @@ def forward(
     )  # fmt: skip
     given = (currents, _flags(targets), *pitches, np.int32(add_bias), *_draws(plan.noise, size))
     recorded = (traces.spikes, traces.voltage, traces.threshold, traces.synapses, traces.rising)
-    noise = after.arrays()[CARRIED:] if layer.stochastic else (None, None)
+    noise = after.arrays()[CARRIED:] if layer.stochastic and not layer.imposed else (None, None)
     out = (*after.arrays()[:CARRIED], *noise, *recorded, *arrays_or_null(starts, after)[:CARRIED])
     of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
     block = (np.int32(plan.block_length), dtype.type(tiny(dtype)))

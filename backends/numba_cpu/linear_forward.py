@@ -43,6 +43,8 @@ from .simd import (
 BETA, THETA, BIAS, RESET_FACTOR, V_RESET, RATE, STEEPNESS = 0, 1, 2, 3, 4, 5, 6
 DECAY, JUMP, FROM_VOLTAGE, TO_VOLTAGE, TO_THRESHOLD, KNOT = 0, 1, 2, 3, 4, 5
 SIGMA, KAPPA, GAIN, GAIN_RISING = 0, 1, 2, 3
+# where spikes come from, as the length of the tuple `noise`: (32), (39), or they are given
+CROSSING, DRAWN, IMPOSED = 0, 1, 2
 
 
 class LinearNeurons(NamedTuple):
@@ -307,7 +309,7 @@ def _dynamics(
         c = load_rows(carry.components, sample * number, n, valid, components, width)
         left = load(carry.refractory, sample, n, valid, width)
         remaining = p.zero
-        if number_of_rows(noise):
+        if number_of_rows(noise) == DRAWN:
             remaining = load(carry.remaining, sample, n, valid, width)
         none = fill(0, left)
         step = fill(1, left)
@@ -321,7 +323,9 @@ def _dynamics(
             u = add(mul(p.beta, v), select(either(live, integrate), j, p.zero))  # (30)
             u = select(both(hold, opposite(live)), v, flush(u, p.tiny, p.zero))
             threshold = threshold_of(neurons, p, c)  # (31)
-            if number_of_rows(noise):  # (39)
+            if number_of_rows(noise) == IMPOSED:
+                spike = both(live, load(out.spikes, row + t, n, valid, width))
+            elif number_of_rows(noise) == DRAWN:  # (39)
                 hazard = hazard_of(sub(u, threshold), p.rate, p.steepness, lowest, terms)
                 remaining = select(live, sub(remaining, hazard), remaining)
                 spike = both(live, less(remaining, p.zero))
@@ -343,7 +347,7 @@ def _dynamics(
         store(v, carry.voltage, sample, n, valid)
         store_rows(c, carry.components, sample * number, n, valid)
         store(left, carry.refractory, sample, n, valid)
-        if number_of_rows(noise):
+        if number_of_rows(noise) == DRAWN:
             store(remaining, carry.remaining, sample, n, valid)
 
 
@@ -359,7 +363,7 @@ def linear_forward(
     first_item, stop_item, slot, neurons, given, recurrent, carry, history, out, starts, draws, steps, block_length,
     columns, scratch, lowest, terms, noise, components, width,
 ):  # fmt: skip
-    """Simulate a layer of the linear family; `noise` is a tuple, of one number if spikes are stochastic, else empty.
+    """Simulate a layer of the linear family; `noise` is a tuple as long as the kind of its spikes says.
 
     history IN (B * D, N) bool, spikes of the D steps before the first; columns: neurons of one item of work, a multiple
     of the width unless it is all of them; scratch: (threads, (R + 1) * CHUNK, N rounded up to the width).

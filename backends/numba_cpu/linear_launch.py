@@ -75,7 +75,7 @@ def layer_forward(
         (1, steps),
         fold_record(carry, padded),
         fold(history, padded),
-        plan,
+        replace(plan, imposed=fold(plan.imposed, padded)),
         layer.size,
     )
     return ForwardResult(
@@ -140,7 +140,7 @@ def _forward(
         columns,
         empty((number_of_threads(), (len(layer.alpha) + 1) * forward.CHUNK, round_up(size, lanes)), layer.dtype),
         *series(layer.dtype),
-        _noise(layer),
+        (0,) * linear_forward.IMPOSED if layer.imposed else _noise(layer),
         _components(layer),
         width,
     )

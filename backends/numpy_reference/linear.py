@@ -33,10 +33,10 @@ def block_forward(drive: Drive, carry: LinearCarry, layer: LinearLayer, out: Lin
     live = live_at_start(carry.refractory, current.shape[1])
 
     crossing = np.empty(live.shape, np.bool_)
-    remaining = carry.remaining[:, 0] if layer.stochastic else None
+    remaining = carry.remaining[:, 0] if layer.stochastic and not layer.imposed else None
     for t, u, threshold, _, _ in _walk(layer, current, carry, live, np.zeros_like(live)):
         if remaining is None:
-            crossing[:, t] = live[:, t] & (u > threshold)  # (32)
+            crossing[:, t] = live[:, t] & (out.spikes[:, t] if layer.imposed else u > threshold)  # (32)
         else:
             remaining = np.where(live[:, t], remaining - _hazard(layer.neuron, u - threshold), remaining)
             crossing[:, t] = live[:, t] & (remaining < 0)  # (39)
