@@ -25,7 +25,15 @@ extensions = [
     "links",
 ]
 # docs/tutorials holds the scripts; docs/gallery is what sphinx-gallery makes of them
-exclude_patterns = ["_build", "tutorials", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5", "gallery/*.zip"]
+exclude_patterns = [
+    "_build",
+    "node_modules",
+    "tutorials",
+    "gallery/*.ipynb",
+    "gallery/*.py",
+    "gallery/*.md5",
+    "gallery/*.zip",
+]
 nitpicky = True
 smartquotes = False  # "numba" is a value, and --help an option
 
@@ -34,6 +42,14 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4  # links to headings, as on GitHub
 myst_update_mathjax = False
 mathjax4_config = {"output": {"displayOverflow": "linebreak"}}
+# where it is (package.json says how), MathJax is a part of the site; else pages load it from the network
+if (Path(__file__).parent / "node_modules" / "mathjax").is_dir():
+    html_extra_path = ["node_modules"]
+    mathjax_path = "../mathjax/tex-chtml.js"
+    mathjax4_config["output"]["fontPath"] = "[mathjax]/../@mathjax/%%FONT%%-font"
+    font = "@mathjax/mathjax-newcm-font"
+    exclude_patterns += [f"{font}/{name}" for name in ("cjs", "mjs", "svg", "svg.js", "def", "examples", "tex-*")]
+    exclude_patterns += ["mathjax/*svg*", "mathjax/*mml*", ".package-lock.json"]
 
 # --------------------------------------------------------------------------------------------------------- reference
 autodoc_default_options = {"members": True, "member-order": "bysource"}

@@ -20,7 +20,8 @@ import blocksim
 from blocksim.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WRITTEN = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "node_modules" not in page.parts]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *WRITTEN]
 SOURCES = [path for folder in ("blocksim", "backends", "tests", "asv_bench") for path in (ROOT / folder).rglob("*.py")]
 
 

@@ -1,7 +1,7 @@
 """Pages in a real browser: headless Chromium, a server for a folder, and what a page did wrong.
 
-There is no network: what a page loads from elsewhere comes from the npm packages of `package.json`, installed beside
-this file. A request for anything else counts as failed.
+There is no network: what asv's pages load from elsewhere comes from npm packages (`package.json`), installed beside
+this file. A request for anything else counts as failed; the site's own pages load nothing.
 """
 
 from __future__ import annotations
