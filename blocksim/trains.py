@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from blocksim._libraries import library
 from blocksim._units import in_unit
 from blocksim._validation import choice, finite, found, frozen, milliseconds, number, real_array, whole
 from blocksim.errors import ArgumentError
@@ -247,6 +248,55 @@ class SpikeTrains:
         train, step = np.repeat(train, repeats), np.repeat(step, repeats)
         offsets = np.searchsorted(train, np.arange(len(array) + 1))
         return cls(step * dt, offsets)
+
+    @classmethod
+    def from_neo(cls, trains: Any) -> Self:
+        """Make trains of Neo's, in ms from the `t_start` of each.
+
+        Parameters
+        ----------
+        trains : neo.SpikeTrain, or a sequence of them
+            A segment's `spiketrains`, say.
+
+        Raises
+        ------
+        ArgumentError
+            They are no spike trains of Neo.
+        """
+        try:
+            several = [trains] if hasattr(trains, "rescale") else list(trains)
+        except TypeError:
+            several = [trains]
+        arrays = []
+        for train in several:
+            if not (hasattr(train, "t_start") and hasattr(train, "rescale")):
+                raise ArgumentError(f"trains: expected neo.SpikeTrain objects; found {found(train)}")
+            times = np.atleast_1d(in_unit("trains", train, "ms")) - in_unit("t_start", train.t_start, "ms")
+            arrays.append(np.sort(times))
+        return cls._joined(arrays)
+
+    def to_neo(self, duration: float) -> list[Any]:
+        """The trains as `neo.SpikeTrain` objects in ms, from 0 to `duration`.
+
+        Parameters
+        ----------
+        duration : float
+            Length of a trial in ms.
+
+        Raises
+        ------
+        MissingLibraryError
+            Neo is not installed.
+        ArgumentError
+            A spike lies outside.
+        """
+        duration = milliseconds("duration", duration)
+        neo = library("neo", "neo", "SpikeTrains.to_neo")
+        late = self.times.size and not 0 <= self.times.min() <= self.times.max() <= duration
+        if late:
+            worst = self.times.min() if self.times.min() < 0 else self.times.max()
+            raise ArgumentError(f"duration: expected spikes from 0 to {duration:g} ms; found one at {worst:g} ms")
+        return [neo.SpikeTrain(train, units="ms", t_start=0.0, t_stop=duration) for train in self]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

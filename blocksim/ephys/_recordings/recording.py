@@ -114,6 +114,41 @@ class Recording:
             raise ArgumentError(f"labels: expected a name for each of {sweeps} sweeps; found {len(labels)}")
         object.__setattr__(self, "labels", labels)
 
+    @classmethod
+    def from_neo(
+        cls,
+        source: Any,
+        *,
+        current: str | int | None = None,
+        voltage: str | int | None = None,
+        detection: Detection | None = None,
+        name: str | None = None,
+    ) -> Recording:
+        """Make a recording of what Neo holds: each segment is a sweep.
+
+        Parameters
+        ----------
+        source : neo.Block, neo.Segment, or a sequence of neo.Segment
+        current, voltage : str, int or None
+            Which signal, by its name, or its number among those in a unit of its kind; None: the only one.
+        detection : Detection or None
+            How to find spikes; None: those of the segments' spike trains where each has one, else the default.
+        name : str or None
+            A name for the cell; None: the block's.
+
+        Raises
+        ------
+        ArgumentError
+            There is no such signal, or several; or signals differ in sampling rate, start or length.
+
+        Notes
+        -----
+        Units are converted. Times are from the start of each segment's signals.
+        """
+        from blocksim.ephys._recordings.neo import recording_of
+
+        return recording_of(source, current, voltage, detection, name)
+
     def __repr__(self) -> str:
         named = f"{self.name!r}, " if self.name else ""
         return (
