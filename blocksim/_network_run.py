@@ -128,6 +128,12 @@ class NetworkRun:
         """The run of each layer: spikes, and what was recorded; copied from a device when first asked for."""
         return tuple(run_of(each, self._view, self.method) for each in self._passes)
 
+    def _repr_html_(self) -> str:
+        """In a notebook: what ran, and a raster of the last layer."""
+        from blocksim import _notebook  # plots, which few runs need
+
+        return _notebook.run(self.layers[-1].spikes, f"the last of {len(self._passes)} layers; {self.backend}")
+
     @cached_property
     def counts(self) -> tuple[Any, ...]:
         """Number of spikes of each neuron over the run, (B, N) float, of each layer."""

@@ -143,6 +143,12 @@ class Run:
     _pass: Pass | None = field(repr=False)  # None without a tape, whose run holds on to nothing
     _view: View = field(repr=False)
 
+    def _repr_html_(self) -> str:
+        """In a notebook: what ran, and a raster."""
+        from blocksim import _notebook  # plots, which few runs need
+
+        return _notebook.run(self.spikes, f"{self.backend}, {self.method}, blocks of {self.block_length}")
+
     def backward(
         self,
         grad_spikes: np.ndarray | None = None,

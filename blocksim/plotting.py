@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._array_io import written
+from blocksim._atomic_io import written
 from blocksim._libraries import library
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from blocksim import _notebook, plotting
 from blocksim._escape import checked_seed
 from blocksim._layer import Layer
 from blocksim._simulation import simulate
@@ -24,6 +25,7 @@ from blocksim.trains import SpikeTrains
 
 EDGE = 5.0  # ms: means of currents so long on either side of an edge are compared, for recorded currents are noisy
 CLEAR = 0.2  # of the squared jumps at the larger edge of the step are those at the smaller, at least
+MOST_SHOWN = 6  # potentials in a notebook
 MOST_WANDER = 0.25  # of the largest step, by which such means may leave the steps; an edge may take some samples
 
 
@@ -48,6 +50,11 @@ class FICurve:
     latencies: np.ndarray
     first_intervals: np.ndarray
     last_intervals: np.ndarray
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the rheobase, and the curve."""
+        words = f"f-I curve of {len(self.amplitudes)} steps, rheobase {self.rheobase:g} pA"
+        return _notebook.shown(words, lambda: plotting.f_i_curve({"rate": self}))
 
     @property
     def rate(self) -> np.ndarray:
@@ -98,6 +105,22 @@ class StepResponses:
     voltage: np.ndarray
     trains: SpikeTrains
     repeats: int = 1
+
+    def __repr__(self) -> str:
+        return (
+            f"StepResponses({len(self.amplitudes)} steps of {self.amplitudes.min():g} to {self.amplitudes.max():g} pA, "
+            f"{self.start:g} to {self.stop:g} ms, {self.repeats} of each: {len(self.trains.times)} spikes)"
+        )
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what it is, and the first six potentials with their spikes."""
+        some = slice(0, MOST_SHOWN)
+        first = self.trains.take(range(0, len(self.trains), self.repeats)[some])
+        return _notebook.shown(
+            repr(self), lambda: plotting.traces(
+                self.voltage[some], dt=self.dt, spikes=first, current=self.current[some], unit="potential",
+            ),
+        )  # fmt: skip
 
     @classmethod
     def of(cls, recording: Recording) -> Self:

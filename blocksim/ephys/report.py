@@ -314,6 +314,7 @@ def rasters(predicted: Predicted) -> Any:
 
 def kernels(result: GIFFit) -> Any:
     """Figure of after-spike current and rise of the threshold, and of the threshold over a held potential."""
+    require_matplotlib()
     cell = result.cell
     figure, axes = _new(3.2, 1, 3)
     for ax, (name, (words, unit)) in zip(axes[0], KERNEL_WORDS.items(), strict=False):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from blocksim import _notebook, plotting
 from blocksim._escape import Noise
 from blocksim._network import Network
 from blocksim._validation import found, whole
@@ -110,6 +111,12 @@ class Evaluation:
     seconds: float
     passes: int = 1
     averaged: Evaluation | None = field(default=None, repr=False)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the scores, and the confusion matrix."""
+        names = [str(number) for number in range(len(self.confusion))]
+        words = f"accuracy {self.accuracy:.4f}, loss {self.loss:.4f}, of {len(self.predicted)} samples"
+        return _notebook.shown(words, lambda: plotting.confusion(self.confusion, names))
 
 
 def evaluate(

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from blocksim import _notebook, plotting
 from blocksim._array_io import check_folder, write_csv
 from blocksim._atomic_io import locked
 from blocksim._escape import Noise
@@ -74,6 +75,11 @@ class Trained:
     history: dict[str, np.ndarray] = field(repr=False)
     best_epoch: int
     stopped: str
+
+    def _repr_html_(self) -> str:
+        """In a notebook: how it ended, and the learning curve."""
+        words = f"{len(self.history['epoch'])} epochs, the best is {self.best_epoch}; ended by {self.stopped}"
+        return _notebook.shown(words, lambda: plotting.learning_curve(self.history, self.best_epoch))
 
 
 def fit(

@@ -24,7 +24,7 @@ BACKENDS = ("backends.numpy_reference", "backends.numba_cpu", "backends.cupy_cud
 ROWS = {
     "command line": ("cli",),
     "training and fits": ("training", "ephys"),
-    "for them": ("data", "initialisers", "models", "interop", "losses", "testing", "executors", "plotting", "_array_io",
+    "for them": ("data", "initialisers", "models", "interop", "losses", "testing", "executors", "_array_io",
                  "_containers"),
     "a run": ("_simulation", "_options", "_inputs", "_layers", "_layer_pass", "_checkpoints", "_readout",
               "_network_run", "_run"),
@@ -34,7 +34,7 @@ ROWS = {
     "computing": ("_distances", "_imposed", "backend", "_linear", "_blocks", "_neurons", "arrays", "_escape",
                   "_parameters", "_milliseconds", "numerics"),
     "apart from neurons": ("_events", "trains", "metrics", "classification", "surrogates", "transforms", "optimisers",
-                           "schedules"),
+                           "schedules", "plotting", "_notebook"),
     "files, checks, errors": ("_atomic_io", "_npy", "_settings", "_libraries", "_validation", "_units", "errors"),
 }  # fmt: skip
 # the way of the data, forward and back

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from blocksim import _notebook
 from blocksim._array_io import plain, write_json
 from blocksim._validation import choice, found, real_array
 from blocksim.ephys._fitting.data import near_spikes
@@ -110,6 +111,12 @@ class GIFFit:
             + f", R2 of the potential {self.scores['r2']:.3f}"
         )  # fmt: skip
         return "\n".join([*lines, *(f"  warning: {each}" for each in self.warnings)])
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the numbers, and the kernels with their bands."""
+        from blocksim.ephys.report import kernels  # which shows these fits, and so knows them
+
+        return _notebook.shown(str(self), lambda: kernels(self))
 
     @property
     def errors(self) -> dict[str, float]:
