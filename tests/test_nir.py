@@ -1,0 +1,289 @@
+"""Networks that go to the Neuromorphic Intermediate Representation and come back."""
+
+import itertools
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from blocksim import (
+    ALIF,
+    LIF,
+    Alpha,
+    CountReadout,
+    CubaLIF,
+    Escape,
+    Exponential,
+    Layer,
+    LeakyReadout,
+    LinearIF,
+    Network,
+    simulate,
+)
+from blocksim.errors import BlocksimWarning, FileError, MissingLibraryError
+from blocksim.interop.nir import from_nir, to_nir, write_nir
+
+from .helpers import assert_refused, assert_same_bits
+
+nir = pytest.importorskip("nir", reason="nir is not installed: python -m pip install 'blocksim[nir]'")
+
+
+def network(kind="lif", dtype=np.float32, refractory=0, latency=1, recurrent=True, readout=True, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def each(low, high, size):
+        return rng.uniform(low, high, size).astype(dtype)
+
+    def weights(rows, columns, mean=0.1):
+        return rng.normal(mean, 0.3, (rows, columns)).astype(dtype)
+
+    common = {"beta": each(0.8, 0.97, 9), "theta": each(0.7, 1.3, 9), "refractory_steps": refractory}
+    if kind == "alif":
+        hidden = ALIF(p=each(0.9, 0.99, 9), b=each(0, 0.3, 9), **common)
+    elif kind == "cubalif":
+        hidden = CubaLIF(**common, synapses=(Exponential(each(0.6, 0.9, 9), each(0.1, 0.5, 9)),))
+    else:
+        hidden = LIF(**common)
+    layers = [
+        Layer(hidden, weights(5, 9), None if kind == "cubalif" else each(0, 0.1, 9),
+              weights(9, 9, 0) if recurrent else None, latency if recurrent else None),
+        Layer(LIF(beta=0.9, theta=1.1), weights(9, 4)),
+    ]  # fmt: skip
+    end = LeakyReadout(weights(4, 3), each(-0.1, 0.1, 3), 0.93, "max") if readout else CountReadout()
+    return Network(layers, end, dt=0.5)
+
+
+def quietly(call):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BlocksimWarning)
+        return call()
+
+
+def assert_same_network(got, expected):
+    assert len(got.layers) == len(expected.layers)
+    for mine, theirs in zip(got.layers, expected.layers, strict=True):
+        assert type(mine.neuron) is type(theirs.neuron)
+        assert mine.latency_steps == theirs.latency_steps
+        np.testing.assert_array_equal(mine.neuron.refractory_steps, theirs.neuron.refractory_steps)
+    own, wanted = got.parameters(), expected.parameters()
+    assert set(own) == set(wanted)
+    for name, value in wanted.items():
+        assert_same_bits(name, np.asarray(own[name]), np.asarray(value))
+    assert got.dt == expected.dt
+    assert type(got.readout) is type(expected.readout)
+    assert getattr(got.readout, "decode", None) == getattr(expected.readout, "decode", None)
+
+
+@pytest.mark.parametrize("kind", ["lif", "alif", "cubalif"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("refractory", "latency", "recurrent", "readout"), [
+    (0, 1, True, True), (3, 4, True, True), (2, 1, False, False),
+])  # fmt: skip
+def test_what_is_written_comes_back_bit_for_bit(kind, dtype, refractory, latency, recurrent, readout, tmp_path):
+    given = network(kind, dtype, refractory, latency, recurrent, readout)
+    assert_same_network(from_nir(quietly(lambda: to_nir(given))), given)
+    quietly(lambda: write_nir(tmp_path / "network.nir", given))
+    back = from_nir(tmp_path / "network.nir")
+    assert_same_network(back, given)
+    x = np.random.default_rng(1).random((3, 80, 5)) < 0.3
+    one, other = simulate(given, x, "numpy"), simulate(back, x, "numpy")
+    assert one.layers[0].spikes.any()
+    assert_same_bits("output", other.output, one.output)
+
+
+def euler(graph, x, dt):
+    """A feed-forward or recurrent graph of LIF, CubaLIF and LI by Euler's rule, from NIR's equations alone."""
+    nodes, state, out = graph.nodes, {}, []
+    step = dt / 1000
+    order = [name for name in nodes if name not in ("input", "output")]
+    for row in x:
+        value = row.astype(np.float64)
+        place = 0
+        while place < len(order):
+            node = nodes[order[place]]
+            current = node.weight @ value + getattr(node, "bias", 0)
+            name = order[place + 1]
+            neurons = nodes[name]
+            loop = place + 2 < len(order) and order[place + 2].endswith("recurrent")
+            if loop:
+                current = current + nodes[order[place + 2]].weight @ state.get(f"{name} spikes", np.zeros(len(current)))
+            v = state.get(name, np.zeros(len(current)))
+            if type(neurons).__name__ == "CubaLIF":
+                i = state.get(f"{name} i", np.zeros(len(current)))
+                i = i + step / neurons.tau_syn * (-i + neurons.w_in * current)
+                state[f"{name} i"], current = i, i
+            tau = neurons.tau_mem if hasattr(neurons, "tau_mem") else neurons.tau
+            v = v + step / tau * (neurons.v_leak - v + neurons.r * current)
+            if hasattr(neurons, "v_threshold"):
+                value = (v > neurons.v_threshold).astype(np.float64)
+                v = np.where(value > 0, neurons.v_reset, v)
+                state[f"{name} spikes"] = value
+            else:
+                value = v
+            state[name] = v
+            place += 3 if loop else 2
+        out.append(value)
+    return np.array(out)
+
+
+@pytest.mark.parametrize("kind", ["lif", "cubalif"])
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_the_graph_means_what_the_network_does(kind, recurrent):
+    """Stepped from NIR's own equations by Euler's rule, it has our spikes."""
+    given = network(kind, np.float64, recurrent=recurrent, readout=False, seed=3)
+    x = np.random.default_rng(1).random((200, 5)) < 0.3
+    run = simulate(given, x, "numpy")
+    spikes = run.layers[-1].spikes
+    assert spikes.sum() > 20
+    np.testing.assert_array_equal(euler(to_nir(given), x, 0.5), spikes)
+    leaky = network(kind, np.float64, recurrent=recurrent, seed=3)
+    potential = simulate(leaky, x, "numpy", record="readout").readout
+    np.testing.assert_allclose(euler(to_nir(leaky), x, 0.5), potential, atol=1e-9)
+
+
+def graph_of(neurons, weights=None, bias=None, more=(), edges=None):
+    size = len(neurons.v_threshold)
+    weights = np.eye(size) if weights is None else weights
+    nodes = {
+        "in": nir.Input(np.array([weights.shape[1]])),
+        "w": nir.Linear(weights) if bias is None else nir.Affine(weights, bias), "n": neurons,
+        "out": nir.Output(np.array([size])), **dict(more),
+    }  # fmt: skip
+    return nir.NIRGraph(nodes, edges or [("in", "w"), ("w", "n"), ("n", "out")])
+
+
+def lif(size=3, tau=0.01, r=2.0, leak=0.0, reset=0.0):
+    def full(value):
+        return np.full(size, value)
+
+    return nir.LIF(full(tau), full(r), full(leak), full(1.0), full(reset))
+
+
+@pytest.mark.parametrize("reset", [0.0, -0.5])
+def test_a_graph_of_another_tool_is_read(reset):
+    rng = np.random.default_rng(0)
+    graph = graph_of(lif(leak=0.2, reset=reset), rng.normal(0.4, 0.3, (3, 5)), rng.normal(0.3, 0.1, 3))
+    read = from_nir(graph, dt=1.0)
+    assert read.dt == 1.0
+    assert type(read.layers[0].neuron) is (LinearIF if reset else LIF)
+    np.testing.assert_allclose(read.layers[0].neuron.beta, 0.9)
+    np.testing.assert_allclose(read.layers[0].weights, 0.2 * graph.nodes["w"].weight.T)
+    x = rng.random((100, 5)) < 0.4
+    spikes = simulate(read, x, "numpy").layers[0].spikes
+    assert spikes.sum() > 5
+    nodes = {"input": 0, "w": graph.nodes["w"], "n": graph.nodes["n"], "output": 0}
+    np.testing.assert_array_equal(spikes, euler(type("G", (), {"nodes": nodes}), x, 1.0))
+    exact = from_nir(graph, dt=1.0, discretisation="exact")
+    np.testing.assert_allclose(exact.layers[0].neuron.beta, np.exp(-0.1))
+
+
+def test_another_time_step_has_other_decays():
+    given = network("lif", np.float64, recurrent=False)
+    coarse = from_nir(to_nir(given), dt=0.25)
+    np.testing.assert_allclose(1 - coarse.layers[0].neuron.beta, (1 - given.layers[0].neuron.beta) / 2)
+    np.testing.assert_allclose(coarse.layers[0].weights, given.layers[0].weights / 2)
+
+
+def test_what_others_do_not_see_is_told():
+    with pytest.warns(BlocksimWarning, match=r"layer 0: .*refractory period and adaptation.*metadata"):
+        to_nir(network("alif", refractory=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_nir(network("lif"))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: to_nir(3), ["network", "blocksim.Network"]),
+        (lambda: to_nir(Network([Layer(LIF(0.9), np.ones((2, 3)))])), ["dt", "time step"]),
+        (lambda: to_nir(Network([Layer(LinearIF(0.9, spike=Escape(0.1, 1.0)), np.ones((2, 3)))]), 1.0),
+         ["layer 0", "LinearIF"]),
+        (lambda: to_nir(Network([Layer(LIF(0.9), np.ones((2, 3)), synapses=[Exponential(0.9)])]), 1.0), ["synapses"]),
+        (lambda: to_nir(Network([Layer(CubaLIF(0.9, synapses=[Alpha(0.9)]), np.ones((2, 3)))]), 1.0), ["exponential"]),
+        (lambda: to_nir(Network([Layer(CubaLIF(0.9, synapses=[Exponential(0.9)]), np.ones((2, 3)), 0.1)]), 1.0),
+         ["bias"]),
+        (lambda: from_nir(3), ["source", "NIRGraph"]),
+        (lambda: from_nir(graph_of(lif())), ["dt", "time step"]),
+        (lambda: from_nir(graph_of(lif()), dt=1.0, discretisation="midpoint"), ["discretisation", "euler"]),
+        (lambda: from_nir(graph_of(lif(tau=0.0005)), dt=1.0), ["0.5 ms", "'n'"]),
+        (lambda: from_nir(graph_of(nir.IF(np.ones(3), np.ones(3))), dt=1.0), ["IF", "'n'"]),
+        (lambda: from_nir(graph_of(lif(), more={"extra": nir.Linear(np.eye(3))},
+                                   edges=[("in", "w"), ("w", "n"), ("n", "out"), ("n", "extra"), ("extra", "out")]),
+                          dt=1.0),
+         ["one node after 'n'", "extra"]),
+        (lambda: from_nir(graph_of(lif(r=0.0)), dt=1.0), ["not 0"]),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_refused(call, words):
+    assert_refused(call, words)
+
+
+def counted_by_norse(graph, x):
+    import norse.torch
+
+    module, state, total = norse.torch.from_nir(graph, dt=1e-4), None, 0.0
+    for step in range(x.shape[1]):
+        spikes, state = module(x[:, step], state)
+        total += float(spikes.detach().sum())
+    return total
+
+
+def counted_by_snntorch(graph, x):
+    from snntorch.import_nir import import_from_nir
+
+    module, state, total = import_from_nir(graph), None, 0.0  # its time step is 0.1 ms
+    for step in range(x.shape[1]):
+        spikes, state = module(x[:, step], state)
+        total += float(spikes.detach().sum())
+    return total
+
+
+def counted_by_spikingjelly(graph, x):
+    from spikingjelly.activation_based import nir_exchange
+
+    module, given, total = nir_exchange.import_from_nir(graph, dt=1e-4), (), 0.0
+    for step in range(x.shape[1]):
+        spikes, state = module(x[:, step], *given)
+        given, total = (state,), total + float(spikes.detach().sum())
+    return total
+
+
+TOOLS = {"norse": counted_by_norse, "snntorch": counted_by_snntorch, "spikingjelly": counted_by_spikingjelly}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize(("seed", "sizes", "beta"), [
+    (0, (20, 30, 10), 0.9), (1, (50, 100), 0.95), (2, (10, 40, 40, 20), 0.8),
+])  # fmt: skip
+def test_other_tools_count_the_same_spikes(tool, seed, sizes, beta):
+    pytest.importorskip(tool, reason=f"{tool} is not installed: python -m pip install 'blocksim[peer-{tool}]' nirtorch")
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    layers = [
+        Layer(LIF(np.full(size, beta, np.float32), np.ones(size, np.float32)),
+              rng.normal(0.15, 0.3, (rows, size)).astype(np.float32))
+        for rows, size in itertools.pairwise(sizes)
+    ]  # fmt: skip
+    given = Network(layers, dt=0.1)
+    x = rng.random((4, 300, sizes[0])) < 0.1
+    own = simulate(given, x, "numpy").layers[-1].spikes.sum()
+    assert own > 1000
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        found = TOOLS[tool](to_nir(given), torch.tensor(x.astype(np.float32)))
+    assert abs(found / own - 1) < 0.01
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "text.nir").write_text("nothing")
+    for name in ("text.nir", "missing.nir"):
+        with pytest.raises(FileError, match=name):
+            from_nir(tmp_path / name, dt=1.0)
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nir", None)
+    with pytest.raises(MissingLibraryError, match=r"blocksim\[nir\]"):
+        to_nir(network())
