@@ -9,6 +9,8 @@ import os
 import pkgutil
 import platform
 import re
+import signal
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +177,57 @@ def test_an_error_in_a_thread_is_raised_in_the_caller():
 
     with numba_threads(2), pytest.raises(ValueError, match=r"\d"):
         threads.share(compute, 100, ())
+
+
+@numba.njit(nogil=True)
+def _busy(first, last, slot, done, rounds):
+    """About as long for each item; nothing interrupts it."""
+    for item in range(first, last):
+        value = 0.5
+        for _ in range(rounds):
+            value = value * 0.999 + 0.001 * np.cos(value)
+        done[item] = 1 + value * 0
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_long_kernel_is_interrupted_between_its_parts(number):
+    """By Ctrl-C, as in a notebook: what is being computed ends, nothing more is begun, and the next call is sound."""
+    items, done = 800, np.zeros(800)
+    _busy(0, 1, 0, done, 1)
+    began = time.perf_counter()
+    _busy(0, 1, 0, done, 10_000)
+    rounds = max(1, int(10_000 * 0.008 / (time.perf_counter() - began)))  # 6 s of one processor
+    before, own = numba.get_num_threads(), done
+    own[:] = 0
+    numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))
+    try:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            threads.share(_busy, items, (own, rounds))
+        timer.join()
+        after = int(own.sum())
+        assert after < items
+        time.sleep(0.2)
+        assert own.sum() == after, "threads went on with what was interrupted"
+        again = np.zeros(items)
+        threads.share(_busy, items, (again, 1))
+        assert again.all()
+    finally:
+        numba.set_num_threads(before)
+
+
+def test_parts_of_long_pieces_cover_every_item(monkeypatch):
+    monkeypatch.setattr(threads, "LONGEST", 0.004)
+    for items in (1, 2, 5, 63, 64, 200):
+        counted = np.zeros(items, int)
+
+        def compute(first, last, slot, counted=counted):
+            counted[first:last] += 1
+            time.sleep(0.0005 * (last - first))
+
+        threads.share(compute, items, ())
+        assert (counted == 1).all(), items
 
 
 def test_many_python_threads_at_once():

@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from queue import SimpleQueue
 from threading import Lock, Thread
+from time import perf_counter, sleep
 from typing import Any
 
 import numba
 from numba.np.ufunc import parallel
 
 PIECES = 4  # pieces of work a thread: more would cost calls, fewer would leave threads waiting for the slowest
+TRIAL = 16  # one thread does this part of many items first, to learn how long the rest will take
+LONGEST = 0.5  # seconds that a part of a piece should take at most, so that Ctrl-C is answered soon
 
 
 def number_of_threads() -> int:
@@ -39,29 +42,51 @@ class _Job:
         self.compute = compute
         self.items = items
         self.pieces = pieces
+        self.parts = 1  # of the pieces that follow, where one took long
         self.arguments = arguments
         self.error: BaseException | None = None
         self.slots: Iterator[int] = count()
         self.waiting: Iterator[int] = iter(range(pieces))
         self.left = pieces
+        self.helping: set[int] = set()  # slots of other threads than the caller's, while they are at work on a piece
         self.lock = Lock()
         self.finished = Lock()
         self.finished.acquire()
 
-    def work(self) -> None:
-        """Compute pieces until none is left."""
+    def work(self, *, helps: bool) -> None:
+        """Compute pieces until none is left; `helps`: in another thread than the caller's."""
         slot = next(self.slots)  # of the scratch memory, this thread's alone
         for piece in self.waiting:
-            first, last = (number * self.items // self.pieces for number in (piece, piece + 1))
+            if helps:
+                self.helping.add(slot)  # before the error is looked at: who sets one waits for those that are here
             try:
                 if self.error is None:
-                    self.compute(first, last, slot, *self.arguments)
+                    first = piece * self.items // self.pieces
+                    last = (piece + 1) * self.items // self.pieces
+                    began = perf_counter()
+                    if self.parts == 1:
+                        self.compute(first, last, slot, *self.arguments)
+                    else:
+                        self.compute_parts(first, last, slot)
+                    took = perf_counter() - began
+                    if took > LONGEST:
+                        self.parts = round(took / LONGEST) + 1
             except BaseException as error:  # handed to the caller's thread
                 self.error = error
+            if helps:
+                self.helping.discard(slot)
             with self.lock:
                 self.left -= 1
                 if not self.left:
                     self.finished.release()
+
+    def compute_parts(self, first: int, last: int, slot: int) -> None:
+        """Compute a piece in parts of about `LONGEST` seconds, by what another took: between them Ctrl-C is heard."""
+        parts = min(self.parts, last - first)
+        for part in range(parts):
+            start, stop = (first + number * (last - first) // parts for number in (part, part + 1))
+            if self.error is None:
+                self.compute(start, stop, slot, *self.arguments)
 
 
 _queue: SimpleQueue[_Job] = SimpleQueue()
@@ -71,7 +96,7 @@ _starting = Lock()
 
 def _serve(queue: SimpleQueue[_Job]) -> None:
     while True:
-        queue.get().work()
+        queue.get().work(helps=True)
 
 
 def _start(threads: int) -> None:
@@ -99,16 +124,35 @@ def share(compute: Callable[..., Any], items: int, arguments: tuple[Any, ...]) -
     """
     threads = min(number_of_threads(), items)
     if threads <= 1:
-        if items:
-            compute(0, items, 0, *arguments)
+        _alone(compute, items, arguments)
         return
     if _started < threads - 1:
         _start(threads - 1)
     job = _Job(compute, items, min(PIECES * threads, items), arguments)
     for _ in range(threads - 1):
         _queue.put(job)
-    job.work()
-    job.finished.acquire()
-    job.arguments = ()  # a thread that comes late holds on to no array
+    try:
+        job.work(helps=False)
+        job.finished.acquire()
+    except BaseException as error:  # Ctrl-C, between two lines of ours
+        job.error = error
+        while job.helping:  # no piece is begun any more; those that were write into arrays that are used again
+            sleep(0.001)
+        raise
+    finally:
+        job.arguments = ()  # a thread that comes late holds on to no array
     if job.error is not None:
         raise job.error
+
+
+def _alone(compute: Callable[..., Any], items: int, arguments: tuple[Any, ...]) -> None:
+    """In one thread: a share of many items first, and the rest in parts of about `LONGEST` seconds."""
+    trial = items // TRIAL if items >= 4 * TRIAL else items
+    began = perf_counter()
+    if trial:
+        compute(0, trial, 0, *arguments)
+    rest = items - trial
+    if rest:
+        parts = min(rest, round((perf_counter() - began) * rest / trial / LONGEST) + 1)
+        for part in range(parts):
+            compute(trial + part * rest // parts, trial + (part + 1) * rest // parts, 0, *arguments)
