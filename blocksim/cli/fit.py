@@ -46,6 +46,7 @@ NOT_SETTINGS = ("path", "voltage", "sweeps", "detection", "name")
 SHOWN = {
     "rate_hz": "rate (Hz)", "rate_recorded_hz": "  recorded (Hz)", "etv": "ETV, normalised, 10 ms",
     "etv_raw": "ETV, 10 ms", "etv_reliability": "  of the trials", "gamma": "Gamma, 4 ms", "md_star": "Md*, 4 ms",
+    "md_star_2ms": "Md*, 2 ms", "md_star_8ms": "Md*, 8 ms",
     "intrinsic_reliability": "  intrinsic reliability, 4 ms", "potential_r2": "potential, R2",
     "bits": "bits for each spike", "ks": "Kolmogorov-Smirnov distance",
 }  # fmt: skip

@@ -152,9 +152,9 @@ def scores(
     -------
     dict
         "rate_hz", "rate_recorded_hz"; "etv", normalised by the trials' reliability, "etv_raw", "etv_reliability";
-        "gamma"; "md_star", "intrinsic_reliability"; "potential_r2", the share of the potential's variance explained
-        away from spikes. Of several groups of repeats the mean, each weighted by its number of trials; what needs
-        repeats comes from the groups that have some.
+        "gamma"; "md_star", "intrinsic_reliability", and with windows of 2 and 8 ms "md_star_2ms", "md_star_8ms";
+        "potential_r2", the share of the potential's variance explained away from spikes. Of several groups of repeats
+        the mean, each weighted by its number of trials; what needs repeats comes from the groups that have some.
 
     Notes
     -----
@@ -185,11 +185,13 @@ def scores(
                 "etv": raw / reliability if reliability else float("nan"),
                 "etv_reliability": reliability,
                 "md_star": metrics.md_star(model, trials, window=window),
+                "md_star_2ms": metrics.md_star(model, trials, window=2.0),
+                "md_star_8ms": metrics.md_star(model, trials, window=8.0),
                 "intrinsic_reliability": metrics.intrinsic_reliability(trials, window=window),
             }
         rows.append((len(group), row))
     names = ("rate_hz", "rate_recorded_hz", "etv", "etv_raw", "etv_reliability", "gamma", "md_star",
-             "intrinsic_reliability", "potential_r2")  # fmt: skip
+             "md_star_2ms", "md_star_8ms", "intrinsic_reliability", "potential_r2")  # fmt: skip
     result: dict[str, float] = {}
     for name in names:
         found = [(weight, row[name]) for weight, row in rows if name in row and np.isfinite(row[name])]

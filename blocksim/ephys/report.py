@@ -41,7 +41,8 @@ WORDS = {
     "rate_hz": ("rate of the model", "Hz"), "rate_recorded_hz": ("rate recorded", "Hz"),
     "etv": ("ETV, normalised (Gaussian of 10 ms)", ""), "etv_raw": ("ETV, not normalised", ""),
     "etv_reliability": ("&emsp;of the trials themselves", ""), "gamma": ("Gamma (4 ms)", ""),
-    "md_star": ("Md* (4 ms)", ""), "intrinsic_reliability": ("&emsp;intrinsic reliability of the trials (4 ms)", ""),
+    "md_star": ("Md* (4 ms)", ""), "md_star_2ms": ("Md* (2 ms)", ""), "md_star_8ms": ("Md* (8 ms)", ""),
+    "intrinsic_reliability": ("&emsp;intrinsic reliability of the trials (4 ms)", ""),
     "potential_r2": ("potential away from spikes, R²", ""), "bits": ("bits for each spike", ""),
     "ks": ("Kolmogorov-Smirnov distance of rescaled intervals", ""),
 }  # fmt: skip

@@ -37,7 +37,8 @@ NUMBERS = {
                 "refractory_ms", "dt_ms", "held_out_bits", "warnings"),
 }  # fmt: skip
 SCORES = ("rate_hz", "rate_recorded_hz", "etv", "etv_raw", "etv_reliability", "gamma", "md_star",
-          "intrinsic_reliability", "potential_r2")  # fmt: skip
+          "md_star_2ms", "md_star_8ms", "intrinsic_reliability", "potential_r2")  # fmt: skip
+LATER = ("md_star_2ms", "md_star_8ms")  # scores that results of 0.1.0 lack
 STOCHASTIC = ("bits", "ks")  # scores of stochastic models
 
 
@@ -153,7 +154,7 @@ def finished(task: Task) -> dict[str, Any] | None:
     try:
         before = json.loads(place.read_text(encoding="utf-8"))
         same = before["digest"] == digest(task)
-        row: dict[str, Any] = {name: before["row"][name] for name in columns_of(task.config)} if same else {}
+        row: dict[str, Any] = {name: _kept(before["row"], name) for name in columns_of(task.config)} if same else {}
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise FileError(
             f"{place}: expected the result of a fit; found another file ({type(error).__name__}: {error})"
@@ -166,6 +167,11 @@ def finished(task: Task) -> dict[str, Any] | None:
         f"{place}: expected a result with the present settings and file; found one with others (pass overwrite=True to "
         "fit it again, or another folder)"
     )
+
+
+def _kept(row: Mapping[str, Any], name: str) -> Any:
+    """A value of a row that was written before; None of a score that came later."""
+    return row.get(name) if name.endswith(LATER) else row[name]
 
 
 def fit_file(task: Task, progress: Progress | None = None) -> dict[str, Any]:
