@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
-from blocksim import ArgumentError
+from blocksim import ArgumentError, BlocksimWarning
 from blocksim.ephys import Detection, Recording, detect_spikes, missed, open_recording, resample
 from blocksim.trains import SpikeTrains
 
@@ -240,3 +242,30 @@ def test_spikes_may_be_given():
     assert recording.spikes is trains
     # a time at the very end is in the last step
     assert recording.spike_counts()[1, 49] == 1
+
+
+@pytest.mark.parametrize(
+    ("current", "voltage", "words"),
+    [
+        (np.full((1, 400), 50.0), np.full((1, 400), -0.065), "looks like volts"),
+        (np.full((1, 400), 0.2), np.full((1, 400), -65.0), "looks like nA"),
+        (np.full((1, 400), 2e-10), np.full((1, 400), -65.0), "looks like amperes"),
+        (np.full((1, 400), -65.0), np.full((1, 400), 100.0), "changed places"),
+        (np.full((400, 3), 50.0), np.full((400, 3), -65.0), "400 sweeps of 3 .*transposed"),
+    ],
+)
+def test_arrays_in_doubt_are_warned_of(current, voltage, words):
+    with pytest.warns(BlocksimWarning, match=words) as caught:
+        recording = Recording(current, voltage, 1000, [[]] * len(current))
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough: what is made of it is not judged again
+        recording.window(0, recording.duration / 2)
+
+
+def test_ordinary_arrays_are_not_in_doubt():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for current in (np.zeros((2, 400)), np.full((2, 400), 30.0), np.full((2, 400), -4.0)):
+            Recording(current, np.full((2, 400), -65.0), 1000)
+        Recording(np.full((1, 400), 0.5), np.zeros((1, 400)), 1000)

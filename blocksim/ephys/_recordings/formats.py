@@ -16,13 +16,12 @@ import numpy as np
 
 from blocksim._validation import found, frozen, number
 from blocksim.ephys._recordings.detection import Detection
+from blocksim.ephys._recordings.plausibility import doubt
 from blocksim.ephys._recordings.readers.base import CURRENT_UNITS, VOLTAGE_UNITS, Request, Traces, reading
 from blocksim.ephys._recordings.recording import Recording, Sweeps
 from blocksim.errors import ArgumentError, FileError
 from blocksim.trains import SpikeTrains
 
-# beyond these, numbers are no current and no membrane potential, in pA and mV
-LARGEST_CURRENT, LARGEST_VOLTAGE = 5000.0, 200.0
 # samples of exactly 0 mV at an end of a sweep, more than any amplifier gives
 PADDING = 10
 
@@ -310,33 +309,10 @@ def _same(path: Path, what: str, unit: str, values: Sequence[float], labels: Seq
 
 def _check_plausible(path: Path, current: np.ndarray, voltage: np.ndarray) -> None:
     """Raise unless the two can be an injected current in pA and a membrane potential in mV."""
-    overridden = "; plausible=False takes it as it is"
-    if _looks_like_potential(current) and not _looks_like_potential(voltage):
-        raise FileError(
-            f"{path}: expected a current in pA; found values like a membrane potential in mV, {_range(current)}, and a "
-            f"voltage, {_range(voltage)}, that is unlike one: the two may have changed places (swap=True{overridden})"
-        )
-    if np.abs(voltage).max() > LARGEST_VOLTAGE:
-        raise FileError(
-            f"{path}: expected a membrane potential within +-{LARGEST_VOLTAGE:g} mV; found {_range(voltage)} mV "
-            f"(voltage_unit=UNIT says what it is{overridden})"
-        )
-    if _looks_like_potential(1000 * voltage):
-        raise FileError(
-            f"{path}: expected a membrane potential in mV; found {_range(voltage)}, which looks like volts "
-            f"(voltage_unit='V'{overridden})"
-        )
-    largest = float(np.abs(current).max())
-    if largest > LARGEST_CURRENT:
-        raise FileError(
-            f"{path}: expected a current within +-{LARGEST_CURRENT:g} pA; found {_range(current)} pA "
-            f"(current_unit=UNIT says what it is{overridden})"
-        )
-    if 0 < largest < 1e-3:
-        raise FileError(
-            f"{path}: expected a current in pA; found {_range(current)}, which looks like amperes "
-            f"(current_unit='A'{overridden})"
-        )
+    wrong = doubt(current, voltage)
+    if wrong is not None:
+        how = f"{wrong.mended}; plausible=False takes it as it is"
+        raise FileError(f"{path}: expected {wrong.expected}; found {wrong.found} ({how})")
 
 
 def _check_padding(path: Path, voltage: np.ndarray, labels: Sequence[str]) -> None:
@@ -350,12 +326,3 @@ def _check_padding(path: Path, voltage: np.ndarray, labels: Sequence[str]) -> No
                     "exactly 0 mV, as where a sweep that was stopped was filled up (sweeps=... chooses others; "
                     "plausible=False takes it as it is)"
                 )
-
-
-def _looks_like_potential(values: np.ndarray) -> bool:
-    """Whether values could be a membrane potential in mV: mostly near rest, never far beyond a spike."""
-    return bool(-110 < np.median(values) < -25 and values.min() > -150 and values.max() < 100)
-
-
-def _range(values: np.ndarray) -> str:
-    return f"{values.min():.4g} to {values.max():.4g} (median {np.median(values):.4g})"

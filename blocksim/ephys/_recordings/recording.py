@@ -6,6 +6,7 @@ Owns the `Recording` type: selection of sweeps and stretches of time, splits int
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 from blocksim._units import in_unit
 from blocksim._validation import finite, found, frozen, milliseconds, number, real_array
 from blocksim.ephys._recordings.detection import Detection, detect_spikes
+from blocksim.ephys._recordings.plausibility import doubt_in_memory
 from blocksim.ephys._recordings.resampling import resample, resampled_steps
-from blocksim.errors import ArgumentError
+from blocksim.errors import ArgumentError, BlocksimWarning
 from blocksim.trains import SpikeTrains
 
 Sweeps = str | int | Sequence[int | str]
@@ -48,6 +50,11 @@ class Recording:
     ArgumentError
         Shapes, rate, spikes or labels do not fit together, or values are not finite. Sweeps of unequal length are
         refused: whether to cut them or to leave some out changes the result, so it is the caller's to say.
+
+    Warns
+    -----
+    BlocksimWarning
+        The arrays are not like a current in pA and a potential in mV: in volts, in nA, exchanged, or transposed.
 
     Examples
     --------
@@ -88,6 +95,9 @@ class Recording:
                 "current, voltage: expected arrays of the same shape (sweeps, T); found "
                 f"{traces['current'].shape} and {traces['voltage'].shape}"
             )
+        made_here = any(getattr(self, argument) is not array for argument, array in traces.items())
+        if made_here and not self.source and (wrong := doubt_in_memory(traces["current"], traces["voltage"])):
+            warnings.warn(f"Recording: {wrong}", BlocksimWarning, stacklevel=4)
         given_rate = in_unit("sampling_rate", self.sampling_rate, "Hz")
         rate = number("sampling_rate", given_rate, above=0, what="a rate in Hz")
         if not 1e-6 <= rate <= 1e12:
