@@ -14,6 +14,7 @@ from blocksim import ArgumentError, simulate
 from blocksim._distances import train_distance
 from blocksim.cli import main
 from blocksim.ephys import Cell, FitConfig, FitData, Recording, SpikeLoss, VanRossum, fit, fit_cells
+from blocksim.ephys._fitting.doubts import doubts_of
 from blocksim.ephys._fitting.objective import Objective
 from blocksim.ephys._fitting.search import Space, refine
 from blocksim.ephys._fitting.translation import PARAMETERS
@@ -361,6 +362,29 @@ def test_repeats_of_a_current_are_one_window():
     assert data.repeats.tolist() == [3, 1]
     assert data.spikes[0, 200] == pytest.approx(2 / 3)
     assert FitData.of(recording, merge=False).repeats.tolist() == [1, 1, 1, 1]
+
+
+def test_a_reader_is_warned_of_numbers_that_the_data_do_not_bear_out():
+    data = synthetic(steps=4000)
+    warned = fit(data, replace(QUICK, refractory=(5.0, 8.0)))
+    assert any("refractory period is the" in each for each in warned.warnings)
+    assert "warning: the refractory period" in str(warned)
+    assert warned.to_dict()["warnings"] == list(warned.warnings)
+    space = Space.of(data, (3.0,), {})
+    good = TRUE.predict(data.current, data.dt)
+    values = {name: np.array([np.sqrt(t.low * t.high) if t.scale == "log" else (t.low + t.high) / 2])
+              for name, t in space.transforms.items()} | {"refractory": np.array([6])}  # fmt: skip
+    assert doubts_of(data, space, values, good) == ()
+    for name, transform in space.transforms.items():
+        for end in (transform.low, transform.high):
+            (told,) = doubts_of(data, space, values | {name: np.array([end])}, good)
+            assert told.startswith(f"{name} lies at the edge of its range"), told
+    silent = good._replace(spikes=np.zeros_like(good.spikes))
+    assert "nearly silent: 0 spikes" in doubts_of(data, space, values, silent)[0]
+    voltage = np.random.default_rng(0).normal(-60, 3, data.current.shape)
+    other = replace(data, voltage=voltage, near_spike=np.zeros(voltage.shape, bool))
+    assert "poorly explained (R2 0.0" in doubts_of(other, space, values, good)[0]
+    assert doubts_of(replace(other, voltage=10 * good.voltage - 65), space, values, good) == ()
 
 
 def test_settings_are_checked():

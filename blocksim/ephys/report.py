@@ -149,10 +149,10 @@ def _summary(result: Fit | GIFFit, predicted: Mapping[str, Predicted]) -> str:
     if isinstance(result, GIFFit):
         what, how = MODEL_WORDS[result.config.model], f"{result.seconds:.3g} s."
         what += "" if result.cell.is_stochastic else ", without its noise"
-        how += "".join(f" Warning: {each}." for each in result.warnings)
     else:
         what = "Adaptive leaky integrate-and-fire neuron"
         how = f"{len(result.restarts['fit'])} restarts, {sum(result.seconds.values()):.3g} s."
+    how += "".join(f" Warning: {each}." for each in result.warnings)
     return (
         f"{what}, time step {result.dt:g} ms. Training: {training.sweeps} sweep(s) "
         f"of {training.duration / 1000:g} s, {len(training.spikes.times)} spikes. Test: {test.sweeps} sweep(s) "

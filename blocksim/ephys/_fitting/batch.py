@@ -32,13 +32,13 @@ DONE, PREDICTIONS, REPORT = "fit.json", "predictions.npz", "report.html"
 # columns of the table of cells that its model brings, by what makes the fit
 NUMBERS = {
     FitConfig: ("tau_mem_ms", "tau_adapt_ms", "adaptation", "gain_per_pa", "bias", "refractory_ms", "rheobase_pa",
-                "adaptation_pa", "reset_mv", "scale_mv", "dt_ms", "training_loss"),
+                "adaptation_pa", "reset_mv", "scale_mv", "dt_ms", "training_loss", "warnings"),
     GIFConfig: ("tau_mem_ms", "resistance_mohm", "capacitance_pf", "rest_mv", "reset_mv", "threshold_mv", "width_mv",
                 "refractory_ms", "dt_ms", "held_out_bits", "warnings"),
 }  # fmt: skip
 SCORES = ("rate_hz", "rate_recorded_hz", "etv", "etv_raw", "etv_reliability", "gamma", "md_star",
           "md_star_2ms", "md_star_8ms", "intrinsic_reliability", "potential_r2")  # fmt: skip
-LATER = ("md_star_2ms", "md_star_8ms")  # scores that results of 0.1.0 lack
+LATER = ("md_star_2ms", "md_star_8ms", "warnings")  # what results of 0.1.0 lack
 STOCHASTIC = ("bits", "ks")  # scores of stochastic models
 
 
@@ -239,6 +239,7 @@ def _row(
             "tau_adapt_ms": cell.tau_adapt, "adaptation": cell.adaptation, "gain_per_pa": cell.gain, "bias": cell.bias,
             "rheobase_pa": cell.rheobase, "adaptation_pa": cell.adaptation_pa, "reset_mv": cell.reset_mv,
             "scale_mv": cell.scale_mv, "training_loss": result.loss["training"],
+            "warnings": "; ".join(result.warnings),
         }  # fmt: skip
     for part, values in measured.items():
         row |= {f"{part}_{name}": value for name, value in values.items()}

@@ -26,8 +26,9 @@ from blocksim.backend import get_backend
 from blocksim.ephys._fitting.config import FitConfig
 from blocksim.ephys._fitting.data import FitData
 from blocksim.ephys._fitting.descent import Progress, descend
+from blocksim.ephys._fitting.doubts import doubts_of
 from blocksim.ephys._fitting.losses import spike_loss
-from blocksim.ephys._fitting.model import Cell
+from blocksim.ephys._fitting.model import Cell, Prediction
 from blocksim.ephys._fitting.objective import Objective
 from blocksim.ephys._fitting.search import Space, refine
 from blocksim.ephys._fitting.translation import in_units_of_cells
@@ -60,6 +61,8 @@ class Fit:
         is shared out evenly.
     config : FitConfig
         Settings.
+    warnings : tuple of str
+        What a reader of the numbers must know.
     """
 
     cell: Cell
@@ -69,6 +72,20 @@ class Fit:
     history: dict[str, np.ndarray]
     seconds: dict[str, float]
     config: FitConfig
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        cell = self.cell
+        lines = [f"alif fit, dt {self.dt:g} ms, {sum(self.seconds.values()):.2g} s"]
+        shown = {
+            "tau_mem": (cell.tau_mem, "ms"), "tau_adapt": (cell.tau_adapt, "ms"), "rheobase": (cell.rheobase, "pA"),
+            "adaptation": (cell.adaptation_pa, "pA"), "gain": (cell.gain, "/pA"), "refractory": (cell.refractory, "ms"),
+        }  # fmt: skip
+        lines += [f"  {name:18}{value:10.4g} {unit}" for name, (value, unit) in shown.items()]
+        for name, value in (cell.millivolts or {}).items():
+            lines.append(f"  {name:18}{value:10.4g}" + ("" if "MOhm" in name else " mV"))
+        lines.append(f"  loss {self.loss['training']:.3f} (1: a neuron that never spikes)")
+        return "\n".join([*lines, *(f"  warning: {each}" for each in self.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON: NaN as null."""
@@ -78,7 +95,7 @@ class Fit:
                 "millivolts": self.cell.millivolts,
             },
             "dt": self.dt, "loss": self.loss, "restarts": self.restarts, "history": self.history,
-            "seconds": self.seconds, "config": self.config.to_dict(),
+            "seconds": self.seconds, "config": self.config.to_dict(), "warnings": self.warnings,
         })  # fmt: skip
         return everything
 
@@ -193,10 +210,12 @@ def fit_cells(
             final, refinement = refined.rows[0], refined.history
         training_loss = float(score(final[None])[0])
         seconds[index] |= {"descent": took, "refinement": time.perf_counter() - began}
-        cell_found = _cell(spaces[index].values(final[None]), cell)
+        values = spaces[index].values(final[None])
+        cell_found = _cell(values, cell)
+        predicted = cell_found.predict(cell.current, cell.dt, backend=config.backend, dtype=np.float32)
         results.append(
             Fit(
-                cell=_scaled(cell_found, cell, config),
+                cell=_scaled(cell_found, cell, predicted),
                 dt=cell.dt,
                 loss={
                     "search": float(searched[index][1][0]), "descent": float(fit_loss[best]),
@@ -211,6 +230,7 @@ def fit_cells(
                 },
                 seconds=seconds[index],
                 config=config,
+                warnings=doubts_of(cell, spaces[index], values, predicted),
             )
         )  # fmt: skip
     tell("refinement", len(cells), len(cells))
@@ -252,11 +272,10 @@ def _cell(values: Mapping[str, np.ndarray], data: FitData) -> Cell:
     return Cell(**{name: round(float(parameters[name][0]), 12) for name in names})
 
 
-def _scaled(cell: Cell, data: FitData, config: FitConfig) -> Cell:
+def _scaled(cell: Cell, data: FitData, predicted: Prediction) -> Cell:
     """The cell with its potentials in mV, by regression of the recorded on the predicted ones, away from spikes."""
     if data.voltage is None or data.near_spike is None:
         return cell
-    predicted = cell.predict(data.current, data.dt, backend=config.backend, dtype=np.float32)
     counts = ~np.asarray(data.near_spike)
     counts[:, : data.warm_up] = False
     x, y = predicted.voltage[counts].astype(np.float64), np.asarray(data.voltage)[counts].astype(np.float64)
