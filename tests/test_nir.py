@@ -178,6 +178,15 @@ def test_a_graph_of_another_tool_is_read(reset):
     np.testing.assert_allclose(exact.layers[0].neuron.beta, np.exp(-0.1))
 
 
+@pytest.mark.parametrize(
+    "metadata", ["{", '{"kind": "LIF"}', '{"kind": "QIF", "beta": 0.9, "theta": 1, "refractory_steps": 0}']
+)
+def test_metadata_that_is_damaged_is_refused(metadata):
+    graph = to_nir(network(recurrent=False))
+    graph.nodes["0.neurons"].metadata["blocksim"] = metadata
+    assert_refused(lambda: from_nir(graph), ["source", "metadata"])
+
+
 def test_another_time_step_has_other_decays():
     given = network("lif", np.float64, recurrent=False)
     coarse = from_nir(to_nir(given), dt=0.25)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,14 @@ from blocksim._atomic_io import written
 from blocksim._connections import Exponential
 from blocksim._layer import Layer
 from blocksim._libraries import library
-from blocksim._linear_neurons import LinearIF
-from blocksim._network import CountReadout, LeakyReadout, Network
+from blocksim._network import LeakyReadout, Network
 from blocksim._neurons import ALIF, LIF
 from blocksim._presets import CubaLIF
-from blocksim._validation import choice, found, instance, milliseconds
+from blocksim._validation import choice, instance, milliseconds
 from blocksim.errors import ArgumentError, BlocksimWarning, FileError
+from blocksim.interop._nir_reader import KEY, Reader, own_of
 
-KEY = "blocksim"  # of our metadata
 DISCRETISATIONS = ("euler", "exact")
-WEIGHTED = ("Linear", "Affine")
-SPIKING = ("LIF", "CubaLIF")
 
 
 def to_nir(network: Network, dt: float | None = None) -> Any:
@@ -163,12 +159,17 @@ def from_nir(source: Any, dt: float | None = None, *, discretisation: str = "eul
             raise FileError(f"{source}: expected a file of NIR; found another ({type(error).__name__})") from error
     else:
         graph = instance("source", source, nir.NIRGraph, "a nir.NIRGraph, or a file")
-    own = _own(graph)
+    own = own_of(graph)
     step = own.get("dt") if dt is None else dt
     if step is None:
         raise ArgumentError("dt: expected the time step in ms, for the graph has none; found None")
-    reader = _Reader(graph, milliseconds("dt", step), discretisation, own)
-    return reader.network()
+    reader = Reader(graph, milliseconds("dt", step), discretisation, own)
+    try:
+        return reader.network()
+    except (KeyError, TypeError) as error:
+        raise ArgumentError(
+            f"source: expected metadata as blocksim writes it; found others ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _neurons(nir: Any, place: int, layer: Layer, dt: float) -> tuple[np.ndarray, Any]:
@@ -241,221 +242,3 @@ def _weighted(nir: Any, weights: Any, bias: Any, scale: Any, dtype: Any) -> Any:
         return nir.Linear(matrix, metadata=metadata)
     metadata[f"{KEY}_bias"] = np.asarray(bias)
     return nir.Affine(matrix, np.broadcast_to(bias * np.asarray(scale), len(matrix)).copy(), metadata=metadata)
-
-
-def _own(node: Any) -> dict[str, Any]:
-    """Our metadata of a node; empty where there is none."""
-    given = (getattr(node, "metadata", None) or {}).get(KEY)
-    if given is None:
-        return {}
-    try:
-        read = json.loads(given.decode() if isinstance(given, bytes) else str(given))
-    except ValueError as error:
-        raise ArgumentError("source: expected blocksim's metadata as it wrote it; found other text") from error
-    return read if isinstance(read, dict) else {}
-
-
-class _Reader:
-    """Goes through a graph from its input to its output."""
-
-    def __init__(self, graph: Any, dt: float, discretisation: str, own: Mapping[str, Any]) -> None:
-        self.nodes, self.dt, self.exact = dict(graph.nodes), dt, discretisation == "exact"
-        # numbers that we kept belong to the time step that they were written with
-        self.own = own if own.get("dt") == dt and not self.exact else {}
-        self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
-        for start, stop in dict.fromkeys((str(start), str(stop)) for start, stop in graph.edges):
-            self.after[start].append(stop)
-        self.unread = {name for name, node in self.nodes.items() if type(node).__name__ not in ("Input", "Output")}
-
-    def network(self) -> Network:
-        """All of it."""
-        (start,) = self._of_type("Input")
-        self._of_type("Output")
-        layers: list[Layer] = []
-        readout: CountReadout | LeakyReadout = CountReadout()
-        at = self._next(start)
-        while type(self.nodes[at]).__name__ != "Output":
-            if not isinstance(readout, CountReadout):
-                raise ArgumentError(f"source: expected an output after the leaky integrators; found {at!r}")
-            weights, bias = self._weights(at)
-            neurons = self._next(at)
-            kind = type(self.nodes[neurons]).__name__
-            if kind in SPIKING:
-                layers.append(self._layer(neurons, weights, bias))
-                at = self._next(neurons, but=self._loop(neurons)[0])
-            elif kind == "LI":
-                readout = self._readout(neurons, weights, bias)
-                at = self._next(neurons)
-            else:
-                raise ArgumentError(
-                    f"source: expected {', '.join(SPIKING)} or LI after weights; found {kind}, node {neurons!r}"
-                )
-        if self.unread:
-            raise ArgumentError(
-                f"source: expected one chain of layers; found {', '.join(sorted(self.unread))} beside it"
-            )
-        if not layers:
-            raise ArgumentError("source: expected at least one layer of spiking neurons; found none")
-        return Network(tuple(layers), readout, dt=self.dt)
-
-    def _of_type(self, kind: str) -> list[str]:
-        named = [name for name, node in self.nodes.items() if type(node).__name__ == kind]
-        if len(named) != 1:
-            raise ArgumentError(f"source: expected one {kind} node; found {len(named)}")
-        return named
-
-    def _next(self, name: str, but: str | None = None) -> str:
-        """The one node that follows."""
-        following = [each for each in self.after[name] if each != but]
-        if len(following) != 1:
-            raise ArgumentError(f"source: expected one node after {name!r}; found {', '.join(following) or 'none'}")
-        return following[0]
-
-    def _weights(self, name: str) -> tuple[np.ndarray, Any]:
-        """(N, K) and (N,), of NIR."""
-        node = self.nodes[name]
-        if type(node).__name__ not in WEIGHTED:
-            raise ArgumentError(
-                f"source: expected {' or '.join(WEIGHTED)} before neurons; found {type(node).__name__}, node {name!r}"
-            )
-        self.unread.discard(name)
-        weights = np.asarray(node.weight, np.float64)
-        if weights.ndim != 2:
-            raise ArgumentError(f"source: expected weights with two axes; found {weights.ndim}, node {name!r}")
-        metadata = (getattr(node, "metadata", None) or {}) if self.own else {}
-        self.kept = metadata, _own(node).get("dtype", str(np.asarray(node.weight).dtype))
-        return weights, getattr(node, "bias", None)
-
-    def _ours(self, weights: np.ndarray, bias: Any, scale: np.ndarray) -> tuple[np.ndarray, Any]:
-        """Weights (K, N) and bias, the factors of the time step taken off them; those that were kept as they were."""
-        metadata, dtype = self.kept
-        kind = np.dtype(dtype) if np.dtype(dtype) in (np.float32, np.float64) else np.dtype(np.float64)
-        matrix = metadata.get(f"{KEY}_weights", (weights / scale[:, None]).T.astype(kind))
-        if bias is None:
-            return matrix, None
-        given = metadata.get(f"{KEY}_bias")
-        if given is not None:
-            return matrix, float(given) if np.ndim(given) == 0 else np.asarray(given)
-        return matrix, (np.broadcast_to(bias, len(scale)) / scale).astype(kind)
-
-    def _decay(self, name: str, tau: Any) -> np.ndarray:
-        """The decay factor in a step, of time constants in seconds."""
-        ratio = self.dt / 1000 / np.atleast_1d(np.asarray(tau, np.float64))
-        if self.exact:
-            return np.asarray(np.exp(-ratio))
-        if (ratio > 1 + 1e-9).any():
-            raise ArgumentError(
-                f"source: expected time constants of at least the time step, {self.dt:g} ms; found "
-                f"{self.dt / float(ratio.max()):.3g} ms, node {name!r} (a smaller dt, or discretisation='exact')"
-            )
-        return np.asarray(np.maximum(1 - ratio, 0.0))
-
-    def _loop(self, name: str) -> tuple[str | None, str | None]:
-        """The recurrent weights of neurons, and the delay node behind them."""
-        for each in self.after[name]:
-            if type(self.nodes[each]).__name__ in WEIGHTED:
-                following = self.after[each]
-                if following == [name]:
-                    return each, None
-                behind = following[0] if len(following) == 1 else ""
-                if type(self.nodes.get(behind)).__name__ == "Delay" and self.after[behind] == [name]:
-                    return each, behind
-        return None, None
-
-    def _layer(self, name: str, weights: np.ndarray, bias: Any) -> Layer:
-        node, own = self.nodes[name], _own(self.nodes[name])
-        self.unread.discard(name)
-        size = len(weights)
-        cuba = type(node).__name__ == "CubaLIF"
-        beta = np.broadcast_to(self._decay(name, node.tau_mem if cuba else node.tau), size)
-        r, leak, theta, reset = (
-            np.broadcast_to(np.asarray(value, np.float64), size)
-            for value in (node.r, node.v_leak, node.v_threshold, node.v_reset)
-        )
-        # what a weight of NIR's adds to the potential in a step
-        factor = (1 - beta) * r
-        decay = np.zeros(size)
-        if cuba:
-            decay = np.broadcast_to(self._decay(name, node.tau_syn), size)
-            factor = factor * (1 - decay) * np.broadcast_to(np.asarray(node.w_in, np.float64), size)
-        known = bool(own and self.own)
-        if known:
-            scale = 1 / (1 - np.broadcast_to(np.asarray(own["beta"], np.float64), size))
-            if cuba:
-                scale = scale * np.asarray(own["gain"]) / (1 - np.asarray(own["decay"], np.float64))
-        else:
-            if (factor == 0).any():
-                raise ArgumentError(f"source: expected resistances and weights that are not 0; found 0, node {name!r}")
-            scale = 1 / factor
-        matrix, current = self._ours(weights, bias, np.broadcast_to(scale, size))
-        recurrent, latency = None, None
-        loop, delay = self._loop(name)
-        if loop is not None:
-            back, none = self._weights(loop)
-            if none is not None and np.any(none):
-                raise ArgumentError(f"source: expected recurrent weights without a bias; found one, node {loop!r}")
-            recurrent, _ = self._ours(back, None, np.broadcast_to(scale, size))
-            latency = 1
-            if delay is not None:
-                self.unread.discard(delay)
-                steps = np.unique(np.asarray(self.nodes[delay].delay, np.float64) * 1000 / self.dt)
-                if len(steps) != 1 or abs(steps[0] - round(float(steps[0]))) > 1e-6:
-                    raise ArgumentError(
-                        f"source: expected one delay of a whole number of steps of {self.dt:g} ms; found another, node "
-                        f"{delay!r}"
-                    )
-                latency += round(float(steps[0]))
-        kind = matrix.dtype
-        if known:
-            neuron = _neuron_of(own, kind)
-        else:
-            if cuba and (leak.any() or reset.any()):
-                raise ArgumentError(
-                    f"source: expected leak and reset at 0 beside a synapse; found others, node {name!r}"
-                )
-            if leak.any():
-                current = ((1 - beta) * leak + (0 if current is None else current)).astype(kind)
-            values: Any = {"beta": beta.astype(kind), "theta": theta.astype(kind)}
-            if cuba:
-                if current is not None and np.any(current):
-                    raise ArgumentError(f"source: expected weights without a bias before CubaLIF; found one, {name!r}")
-                current = None
-                neuron = CubaLIF(**values, refractory_steps=0, synapses=(Exponential(decay.astype(kind)),))
-            elif reset.any():
-                neuron = LinearIF(**values, refractory_steps=0, v_reset=reset.astype(kind))
-            else:
-                neuron = LIF(**values, refractory_steps=0)
-        return Layer(neuron, matrix, current, recurrent, latency)
-
-    def _readout(self, name: str, weights: np.ndarray, bias: Any) -> LeakyReadout:
-        node = self.nodes[name]
-        self.unread.discard(name)
-        beta = np.unique(self._decay(name, node.tau))
-        if len(beta) != 1 or np.any(node.v_leak):
-            raise ArgumentError(
-                f"source: expected one time constant, and no leak, of the readout; found others, {name!r}"
-            )
-        own = self.own.get("readout") == "leaky"
-        keep = float(self.own["beta"]) if own else float(beta[0])
-        factor = np.ones(len(weights)) if own else np.broadcast_to(np.asarray(node.r, np.float64), len(weights))
-        matrix, current = self._ours(weights, bias, 1 / ((1 - keep) * factor))
-        return LeakyReadout(matrix, current, keep, self.own.get("decode", "sum") if own else "sum")
-
-
-def _neuron_of(own: Mapping[str, Any], dtype: np.dtype[Any]) -> Any:
-    """A neuron as `_neurons` described it."""
-
-    def of(name: str) -> Any:
-        value = own[name]
-        return (
-            np.asarray(value, np.int32 if name == "refractory_steps" else dtype) if isinstance(value, list) else value
-        )
-
-    common = {name: of(name) for name in ("beta", "theta", "refractory_steps")}
-    if own["kind"] == "ALIF":
-        return ALIF(**common, p=of("p"), b=of("b"))
-    if own["kind"] == "CubaLIF":
-        return CubaLIF(**common, synapses=(Exponential(of("decay"), of("gain")),))
-    if own["kind"] != "LIF":
-        raise ArgumentError(f"source: expected LIF, ALIF or CubaLIF in blocksim's metadata; found {found(own['kind'])}")
-    return LIF(**common)
