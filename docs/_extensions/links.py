@@ -29,6 +29,7 @@ TUTORIALS = (
     "gradients_by_hand.py",
     "train_on_events.py",
     "fit_a_recording.py",
+    "stochastic_cells.py",
     "long_recordings.py",
     "write_a_backend.py",
 )
