@@ -16,6 +16,9 @@ import blocksim
 
 from .cuda_emulation import emulated_cupy
 
+# modules of many layers, for each of which g++ compiles kernels: the emulation runs the first of each test, unless slow
+# tests are wanted
+EMULATED_ONCE = ("test_escape", "test_escape_independent", "test_imposed")
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -39,7 +42,13 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--slow") or IN_CI:
         return
+    seen = set()
     for item in items:
+        emulated = getattr(item, "callspec", None) and item.callspec.params.get("backend") == "cupy-emulated"
+        if emulated and item.path.stem in EMULATED_ONCE:
+            if (item.path, item.originalname) in seen:
+                item.add_marker("slow")
+            seen.add((item.path, item.originalname))
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, and where CI=true"))
 
