@@ -61,6 +61,11 @@ def test_the_exponential_is_right_to_rounding(dtype):
     assert (exponential(np.array([-1e4, 1e4], dtype)) == [0, exponential(np.array([60], dtype))[0]]).all()
 
 
+def seeds(number):
+    """Each a layer of other counts, which kernels are compiled for: the first two, the others where slow tests run."""
+    return [seed if seed < 2 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(number)]
+
+
 def noisy_layer(seed, dtype, size=7, recurrent=True):
     """Random neurons of the family with noise: components, synapses, delays, every refractory mode."""
     rng = np.random.default_rng(seed)
@@ -91,7 +96,7 @@ def spikes_of_input(seed, batch=3, steps=60):
 
 @pytest.mark.parametrize("recurrent", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(6))
 def test_bits_depend_on_the_seed_alone(backend, seed, dtype, recurrent):
     """Not on method, backend, block length, checkpoints, chunks of time, or what else is in the batch."""
     layer, x = noisy_layer(seed, dtype, recurrent=recurrent), spikes_of_input(seed)
@@ -173,7 +178,7 @@ def test_hazards_of_layers_are_those_that_a_person_computes():
 
 
 @pytest.mark.parametrize("recurrent", [True, False])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 @pytest.mark.parametrize("surrogate", [None, "hazard", "sigmoid"])
 def test_gradients_agree_between_backends(backend, seed, recurrent, surrogate):
     layer, x = noisy_layer(seed, np.float64, recurrent=recurrent), spikes_of_input(seed)
@@ -194,7 +199,7 @@ def probabilities(layer, run):
     return -np.expm1(-layer.neuron.spike.hazard(run.voltage - run.threshold))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(6))
 def test_gradients_are_those_of_the_probabilities(backend, seed):
     """Of their weighted sum, by finite differences: without spikes in the way, all paths detached."""
     layer, x = noisy_layer(seed, np.float64, recurrent=False), spikes_of_input(seed, batch=2, steps=12)

@@ -21,7 +21,7 @@ from blocksim.ephys._gif.spikes import log_likelihood as of_hazard
 from blocksim.losses import log_likelihood
 
 from .helpers import assert_refused, assert_same_bits, relative
-from .test_escape import noisy_layer, spikes_of_input
+from .test_escape import noisy_layer, seeds, spikes_of_input
 
 TRACES = ("voltage", "threshold")
 
@@ -32,7 +32,7 @@ def imposed_on(layer, x, spikes, backend="numpy", **options):
 
 @pytest.mark.parametrize("recurrent", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 def test_a_runs_own_spikes_give_the_same_run(backend, seed, dtype, recurrent):
     """In every bit, for every method, with checkpoints, in parts of time and of the batch."""
     layer, x = noisy_layer(seed, dtype, recurrent=recurrent), spikes_of_input(seed)
@@ -100,7 +100,7 @@ def test_the_likelihood_is_its_definition():
 
 
 @pytest.mark.parametrize("recurrent", [True, False])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(6))
 def test_the_gradient_is_that_of_the_likelihood(backend, seed, recurrent):
     """Of every parameter, by finite differences: nothing is a surrogate, for the spikes are constants."""
     layer, x = noisy_layer(seed, np.float64, recurrent=recurrent), spikes_of_input(seed, batch=2, steps=40)
@@ -127,7 +127,7 @@ def test_the_gradient_is_that_of_the_likelihood(backend, seed, recurrent):
         assert np.isclose(own[name][where], slope, rtol=1e-5, atol=1e-6), name
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_backends_and_tapes_agree_on_the_gradient(backend, seed):
     layer, x = noisy_layer(seed, np.float64), spikes_of_input(seed)
     spikes = simulate(layer, x, "numpy", seed=1).spikes
