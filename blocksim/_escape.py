@@ -98,6 +98,11 @@ class Noise(NamedTuple):
     place: int = 0
     first: int = 0
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """The generator's: the seed's lower and upper 32 bits."""
+        return self.seed & WORD, self.seed >> 32
+
     def draws(self, samples: np.ndarray, neurons: np.ndarray, size: int, number: np.ndarray) -> np.ndarray:
         """How much hazard neurons bear, exponentially distributed with mean 1, float64: their draws of that number.
 
@@ -106,7 +111,7 @@ class Noise(NamedTuple):
         unit = (np.asarray(samples, np.uint64) + np.uint64(self.first)) * np.uint64(size) + neurons.astype(np.uint64)
         word = np.uint64(WORD)
         counter = [unit & word, unit >> np.uint64(32), number.astype(np.uint64), np.full_like(unit, self.place)]
-        first, second, _, _ = philox(counter, (self.seed & WORD, self.seed >> 32))
+        first, second, _, _ = philox(counter, self.key)
         return exponential_of(first, second)
 
     def from_sample(self, number: int) -> Noise:
@@ -149,6 +154,22 @@ def exponential_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     for term in range(ATANH_TERMS - 1, -1, -1):
         total = total * square + 1 / (2 * term + 1)
     return np.asarray(-(exponent * np.log(2.0) + 2 * s * total))
+
+
+class SpikeTerms(NamedTuple):
+    """What steps with a spike add to the log-likelihood (40), as functions of the log of their hazard."""
+
+    value: np.ndarray  # log(1 - exp(-hazard))
+    slope: np.ndarray
+    curvature: np.ndarray  # minus the second derivative
+
+
+def spike_terms(hazard: np.ndarray) -> SpikeTerms:
+    """Of steps with a spike; where the hazard underflows the probability's log is -690, not minus infinity."""
+    hazard = np.maximum(hazard, 1e-300)
+    probability = -np.expm1(-hazard)
+    slope = hazard * np.exp(-hazard) / probability
+    return SpikeTerms(np.log(probability), slope, slope * (hazard / probability - 1))
 
 
 def checked_seed(seed: Any) -> int:

@@ -28,6 +28,8 @@ FAMILY: dict[str, float | None] = {"beta": None, "theta": None, "v_reset": 0.0, 
 COMPONENT: dict[str, float | None] = {
     "decay": None, "jump": 1.0, "from_voltage": 0.0, "to_voltage": 0.0, "to_threshold": 0.0, "knot": 0.0
 }  # fmt: skip
+# of the membrane and of stochastic spikes, but for the width, as kernels read them: its inverse follows
+MEMBRANE = ("beta", "theta", "bias", "reset_factor", "v_reset", "rate")
 # those of stochastic spikes, (39), under "spike."; and what stands for them where spikes are not stochastic
 NOISE: dict[str, float] = {"rate": 0.0, "width": 1.0}
 DERIVATIVE_STEP = 1e-30

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from blocksim._escape import spike_terms
 from blocksim._validation import choice, finite, found, milliseconds, number, precision, real_array
 from blocksim.backend import Backend, get_backend
 from blocksim.classification import class_labels, class_scores
@@ -178,12 +179,10 @@ def log_likelihood(run: Run) -> LogLikelihood:
     distance = voltage.astype(np.float64) - threshold
     hazard = rate * np.exp(np.minimum(distance / width, LARGEST_EXPONENT))
     hazard = np.where(_live(spikes, layer_pass), hazard, 0.0)
+    terms = spike_terms(hazard[spikes])
     first = -hazard  # the derivative in the logarithm of the hazard
-    # of a spike's probability, 1 - exp(-hazard); a hazard that underflows has log probability -690, not minus infinity
-    of_spikes = np.maximum(hazard[spikes], 1e-300)
-    probability = -np.expm1(-of_spikes)
-    first[spikes] = of_spikes * np.exp(-of_spikes) / probability
-    value = float(np.log(probability).sum() - hazard[~spikes].sum())
+    first[spikes] = terms.slope
+    value = float(terms.value.sum() - hazard[~spikes].sum())
     return LogLikelihood(value, (first / width).astype(voltage.dtype), hazard)
 
 

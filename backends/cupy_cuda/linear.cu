@@ -65,8 +65,9 @@ template <typename T, int C, int ABOVE, int NOISE> struct LinearNeuron {
 // target_pitch + sample * batch_pitch + t * step_pitch + n * unit_pitch. Target 0 is the direct current, r + 1 receptor r;
 // only those whose bit of `targets` is set are there, in slots in ascending order. The direct current is there without the
 // bias where add_bias is set. synapses IN (4, R, N): sigma, kappa, gain, rising gain; alpha: bits of receptors. *_now
-// INOUT: the state; of (39) too, with the numbers that `draw` takes, where spikes are DRAWN. spikes OUT, IN where they are IMPOSED; voltage, threshold, s and z of (28) OUT or null; start_* OUT (blocks, ...) or null: the
-// state at the start of each block.
+// INOUT: the state; of (39) too, with the numbers that `draw` takes, where spikes are DRAWN. spikes OUT, IN where they are
+// IMPOSED; voltage, threshold, s and z of (28) OUT or null; start_* OUT (blocks, ...) or null: the state at the start of
+// each block.
 template <typename T, int C, int R, int ABOVE, int NOISE>
 __global__ void linear_forward(
     const T* values, const T* components, const T* synapses, const int* refractory, Index after, Index above, Index alpha,

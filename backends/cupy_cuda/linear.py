@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blocksim._blocks import new_starts, recurrent_gradient, zeros
-from blocksim._escape import WORD, Noise
+from blocksim._escape import Noise
 from blocksim._linear import (
     history_gradient,
     history_of,
@@ -21,7 +21,7 @@ from blocksim._linear import (
     result_of,
     shifted,
 )
-from blocksim._neurons import COMPONENT
+from blocksim._neurons import COMPONENT, MEMBRANE
 from blocksim.arrays import (
     ABOVE,
     AFTER,
@@ -167,8 +167,8 @@ def _check(layer: LinearLayer) -> None:
 
 def _draws(noise: Noise | None, size: int) -> tuple[Any, ...]:
     """Which random numbers a run draws; without noise they are not looked at."""
-    seed, place, first = noise or Noise(0)
-    return np.uint32(seed & WORD), np.uint32(seed >> 32), np.uint32(place), np.int64(first * size)
+    noise = noise or Noise(0)
+    return *map(np.uint32, (*noise.key, noise.place)), np.int64(noise.first * size)
 
 
 def _span(layer: LinearLayer, length: int) -> int | None:
@@ -214,17 +214,7 @@ def _values(engine: CupyBackend, layer: LinearLayer) -> tuple[Array, Array, Arra
         kappa = engine.asarray(rise(engine.to_numpy(sigma))) if any(layer.alpha) else sigma
         steep = engine.asarray(steepness(engine.to_numpy(neuron.width)))
         return (
-            stack(
-                [
-                    neuron.beta,
-                    neuron.theta,
-                    neuron.bias,
-                    neuron.reset_factor,
-                    neuron.v_reset,
-                    neuron.rate,
-                    steep,
-                ]
-            ),
+            stack([*(getattr(neuron, name) for name in MEMBRANE), steep]),
             stack([getattr(neuron, name) for name in COMPONENT]),
             stack([sigma, kappa, neuron.gain, neuron.gain_rising]),
         )

@@ -34,8 +34,8 @@ class Draws(NamedTuple):
     @classmethod
     def of(cls, noise: Noise | None, size: int) -> Draws:
         """Of a run; without noise they are not looked at."""
-        seed, place, first = noise or Noise(0)
-        return cls(*(np.uint64(each) for each in (seed & WORD, seed >> 32, place, first * size, size)))
+        noise = noise or Noise(0)
+        return cls(*(np.uint64(each) for each in (*noise.key, noise.place, noise.first * size, size)))
 
 
 @inlined

@@ -13,7 +13,7 @@ import numpy as np
 
 from blocksim._blocks import added, new_starts
 from blocksim._linear import history_gradient, new_traces, result_of, shifted
-from blocksim._neurons import COMPONENT
+from blocksim._neurons import COMPONENT, MEMBRANE
 from blocksim.arrays import (
     ABOVE,
     AFTER,
@@ -318,15 +318,7 @@ def _neurons(layer: LinearLayer, lanes: int) -> linear_forward.LinearNeurons:
             return np.broadcast_to(np.array(layer.listening(to), bool)[:, None], neuron.decay.shape)
 
         made[lanes] = linear_forward.LinearNeurons(
-            values=rows(
-                neuron.beta,
-                neuron.theta,
-                neuron.bias,
-                neuron.reset_factor,
-                neuron.v_reset,
-                neuron.rate,
-                steepness(neuron.width),
-            ),
+            values=rows(*(getattr(neuron, name) for name in MEMBRANE), steepness(neuron.width)),
             components=rows(*(getattr(neuron, name) for name in COMPONENT)),
             synapses=rows(neuron.synapse_decay, rise(neuron.synapse_decay), neuron.gain, neuron.gain_rising),
             after=rows(flags(AFTER)),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from queue import SimpleQueue
 from threading import Lock, Thread
 from time import perf_counter, sleep
@@ -82,9 +82,7 @@ class _Job:
 
     def compute_parts(self, first: int, last: int, slot: int) -> None:
         """Compute a piece in parts of about `LONGEST` seconds, by what another took: between them Ctrl-C is heard."""
-        parts = min(self.parts, last - first)
-        for part in range(parts):
-            start, stop = (first + number * (last - first) // parts for number in (part, part + 1))
+        for start, stop in _parts(first, last, self.parts):
             if self.error is None:
                 self.compute(start, stop, slot, *self.arguments)
 
@@ -153,6 +151,11 @@ def _alone(compute: Callable[..., Any], items: int, arguments: tuple[Any, ...]) 
         compute(0, trial, 0, *arguments)
     rest = items - trial
     if rest:
-        parts = min(rest, round((perf_counter() - began) * rest / trial / LONGEST) + 1)
-        for part in range(parts):
-            compute(trial + part * rest // parts, trial + (part + 1) * rest // parts, 0, *arguments)
+        for start, stop in _parts(trial, items, round((perf_counter() - began) * rest / trial / LONGEST) + 1):
+            compute(start, stop, 0, *arguments)
+
+
+def _parts(first: int, last: int, parts: int) -> Iterator[tuple[int, int]]:
+    """The first item of each part of first .. last - 1, and the one after its last; none is empty."""
+    parts = min(parts, last - first)
+    return pairwise(first + part * (last - first) // parts for part in range(parts + 1))

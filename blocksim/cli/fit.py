@@ -142,8 +142,9 @@ def fit(
             raise
         return
     rows, problems = _many(tasks, jobs, dask, screen)
-    places = write_table([row for row in rows if row is not None], columns_of(settings), output)
-    _summarise([row for row in rows if row is not None], screen)
+    done = [row for row in rows if row is not None]
+    places = write_table(done, columns_of(settings), output)
+    _summarise(done, screen)
     screen.print(f"written: {', '.join(str(place) for place in places)}")
     if problems:
         raise FileError(f"{problems} of {len(tasks)} files failed, as said above")

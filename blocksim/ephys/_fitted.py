@@ -5,8 +5,7 @@ Owns the way from a cell in pA and mV to a layer and back.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +17,8 @@ from blocksim._validation import flag, found, milliseconds
 from blocksim._validation import precision as checked_precision
 from blocksim.ephys._fitting.model import Cell
 from blocksim.ephys._gif.cell import GIFCell
-from blocksim.ephys._gif.fit import GIFFit
-from blocksim.errors import ArgumentError, FileError
+from blocksim.ephys._gif.fit import GIFFit, read_fit
+from blocksim.errors import ArgumentError
 
 
 class Neurons(NamedTuple):
@@ -89,18 +88,14 @@ def load_cell(path: str | Path) -> FittedCell:
     (True, 0.5)
     """
     path = Path(path)
-    path = path / "fit.json" if path.is_dir() else path
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        saved = saved.get("fit", saved)
-        if saved.get("kind") == "gif":
-            gif = GIFFit.from_dict(saved)
-            return FittedCell(gif.cell, gif.dt)
-        return FittedCell(Cell(**saved["cell"]), milliseconds("dt", saved["dt"]))
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ArgumentError) as error:
-        raise FileError(f"{path}: expected the result of a fit, fit.json; found another file ({error})") from error
+    return read_fit(path / "fit.json" if path.is_dir() else path, "the result of a fit, fit.json", _cell_of)
+
+
+def _cell_of(saved: Mapping[str, Any]) -> FittedCell:
+    if saved.get("kind") == "gif":
+        gif = GIFFit.from_dict(saved)
+        return FittedCell(gif.cell, gif.dt)
+    return FittedCell(Cell(**saved["cell"]), milliseconds("dt", saved["dt"]))
 
 
 def neurons_of(cell: Cell | GIFCell, dt: float, repeats: int = 1, dtype: Any = np.float64) -> Neurons:

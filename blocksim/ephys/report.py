@@ -171,10 +171,7 @@ def _of_gif(result: GIFFit) -> list[tuple[str, str]]:
         "tau_mem": ("membrane time constant", cell.tau_mem, "ms"),
         "resistance": ("input resistance", cell.resistance, "MOhm"), "rest": ("rest", cell.rest, "mV"),
         "reset": ("reset", cell.reset, "mV"), "threshold": ("threshold at rest", cell.threshold, "mV"),
-        "width": ("width of the noise", cell.width, "mV"),
-    }  # fmt: skip
-    if not cell.is_stochastic:
-        del numbers["width"]
+    } | ({"width": ("width of the noise", cell.width, "mV")} if cell.is_stochastic else {})  # fmt: skip
     rows = [
         (words, f"{value:.4g} &plusmn; {errors[name]:.2g} {unit}") for name, (words, value, unit) in numbers.items()
     ]

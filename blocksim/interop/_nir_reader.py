@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,53 @@ def own_of(node: Any) -> dict[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
+class Weights(NamedTuple):
+    """A node of weights."""
+
+    matrix: np.ndarray  # (N, K), of NIR
+    bias: Any  # (N,), or None
+    kept: Mapping[str, Any]  # our metadata
+    dtype: np.dtype[Any]
+
+    def ours(self, factor: np.ndarray) -> tuple[np.ndarray, Any]:
+        """Weights (K, N) and bias in our units, (N,) factors of theirs; those that were kept as they were."""
+        matrix = self.kept.get(f"{KEY}_weights", (self.matrix / factor[:, None]).T.astype(self.dtype))
+        if self.bias is None:
+            return matrix, None
+        given = self.kept.get(f"{KEY}_bias")
+        if given is not None:
+            return matrix, float(given) if np.ndim(given) == 0 else np.asarray(given)
+        return matrix, (np.broadcast_to(self.bias, len(factor)) / factor).astype(self.dtype)
+
+
+class Neurons(NamedTuple):
+    """A node of another tool's neurons, (N,) each."""
+
+    beta: np.ndarray
+    decay: np.ndarray | None  # of the synapse; None of LIF
+    leak: np.ndarray
+    theta: np.ndarray
+    reset: np.ndarray
+    factor: np.ndarray  # of NIR's weights, in terms of ours
+
+    def neuron(self, name: str, current: Any, dtype: np.dtype[Any]) -> tuple[Any, Any]:
+        """As ours, and the layer's bias with what leaks in."""
+        values: Any = {"beta": self.beta.astype(dtype), "theta": self.theta.astype(dtype), "refractory_steps": 0}
+        if self.decay is not None:
+            if self.leak.any() or self.reset.any():
+                raise ArgumentError(
+                    f"source: expected leak and reset at 0 beside a synapse; found others, node {name!r}"
+                )
+            if current is not None and np.any(current):
+                raise ArgumentError(f"source: expected weights without a bias before CubaLIF; found one, {name!r}")
+            return CubaLIF(**values, synapses=(Exponential(self.decay.astype(dtype)),)), None
+        if self.leak.any():
+            current = ((1 - self.beta) * self.leak + (0 if current is None else current)).astype(dtype)
+        if self.reset.any():
+            return LinearIF(**values, v_reset=self.reset.astype(dtype)), current
+        return LIF(**values), current
+
+
 class Reader:
     """Goes through a graph from its input to its output."""
 
@@ -51,22 +98,22 @@ class Reader:
 
     def network(self) -> Network:
         """All of it."""
-        (start,) = self._of_type("Input")
-        self._of_type("Output")
+        start = self._only("Input")
+        self._only("Output")
         layers: list[Layer] = []
         readout: CountReadout | LeakyReadout = CountReadout()
         at = self._next(start)
         while type(self.nodes[at]).__name__ != "Output":
             if not isinstance(readout, CountReadout):
                 raise ArgumentError(f"source: expected an output after the leaky integrators; found {at!r}")
-            weights, bias = self._weights(at)
+            weights = self._weights(at)
             neurons = self._next(at)
             kind = type(self.nodes[neurons]).__name__
             if kind in SPIKING:
-                layers.append(self._layer(neurons, weights, bias))
+                layers.append(self._layer(neurons, weights))
                 at = self._next(neurons, but=self._loop(neurons)[0])
             elif kind == "LI":
-                readout = self._readout(neurons, weights, bias)
+                readout = self._readout(neurons, weights)
                 at = self._next(neurons)
             else:
                 raise ArgumentError(
@@ -80,11 +127,12 @@ class Reader:
             raise ArgumentError("source: expected at least one layer of spiking neurons; found none")
         return Network(tuple(layers), readout, dt=self.dt)
 
-    def _of_type(self, kind: str) -> list[str]:
+    def _only(self, kind: str) -> str:
+        """The one node of that type."""
         named = [name for name, node in self.nodes.items() if type(node).__name__ == kind]
         if len(named) != 1:
             raise ArgumentError(f"source: expected one {kind} node; found {len(named)}")
-        return named
+        return str(named[0])
 
     def _next(self, name: str, but: str | None = None) -> str:
         """The one node that follows."""
@@ -93,8 +141,7 @@ class Reader:
             raise ArgumentError(f"source: expected one node after {name!r}; found {', '.join(following) or 'none'}")
         return following[0]
 
-    def _weights(self, name: str) -> tuple[np.ndarray, Any]:
-        """(N, K) and (N,), of NIR."""
+    def _weights(self, name: str) -> Weights:
         node = self.nodes[name]
         if type(node).__name__ not in WEIGHTED:
             raise ArgumentError(
@@ -104,21 +151,10 @@ class Reader:
         weights = np.asarray(node.weight, np.float64)
         if weights.ndim != 2:
             raise ArgumentError(f"source: expected weights with two axes; found {weights.ndim}, node {name!r}")
-        metadata = (getattr(node, "metadata", None) or {}) if self.own else {}
-        self.kept = metadata, own_of(node).get("dtype", str(np.asarray(node.weight).dtype))
-        return weights, getattr(node, "bias", None)
-
-    def _ours(self, weights: np.ndarray, bias: Any, scale: np.ndarray) -> tuple[np.ndarray, Any]:
-        """Weights (K, N) and bias, the factors of the time step taken off them; those that were kept as they were."""
-        metadata, dtype = self.kept
-        kind = np.dtype(dtype) if np.dtype(dtype) in (np.float32, np.float64) else np.dtype(np.float64)
-        matrix = metadata.get(f"{KEY}_weights", (weights / scale[:, None]).T.astype(kind))
-        if bias is None:
-            return matrix, None
-        given = metadata.get(f"{KEY}_bias")
-        if given is not None:
-            return matrix, float(given) if np.ndim(given) == 0 else np.asarray(given)
-        return matrix, (np.broadcast_to(bias, len(scale)) / scale).astype(kind)
+        kept = (getattr(node, "metadata", None) or {}) if self.own else {}
+        dtype = np.dtype(own_of(node).get("dtype", np.asarray(node.weight).dtype))
+        known = dtype if dtype in (np.float32, np.float64) else np.dtype(np.float64)
+        return Weights(weights, getattr(node, "bias", None), kept, known)
 
     def _decay(self, name: str, tau: Any) -> np.ndarray:
         """The decay factor in a step, of time constants in seconds."""
@@ -144,72 +180,57 @@ class Reader:
                     return each, behind
         return None, None
 
-    def _layer(self, name: str, weights: np.ndarray, bias: Any) -> Layer:
+    def _layer(self, name: str, weights: Weights) -> Layer:
         node, own = self.nodes[name], own_of(self.nodes[name])
         self.unread.discard(name)
-        size = len(weights)
-        cuba = type(node).__name__ == "CubaLIF"
-        beta = np.broadcast_to(self._decay(name, node.tau_mem if cuba else node.tau), size)
-        r, leak, theta, reset = (
-            np.broadcast_to(np.asarray(value, np.float64), size)
-            for value in (node.r, node.v_leak, node.v_threshold, node.v_reset)
-        )
-        # what a weight of NIR's adds to the potential in a step
-        factor = (1 - beta) * r
-        decay = np.zeros(size)
-        if cuba:
-            decay = np.broadcast_to(self._decay(name, node.tau_syn), size)
-            factor = factor * (1 - decay) * np.broadcast_to(np.asarray(node.w_in, np.float64), size)
+        size = len(weights.matrix)
         known = bool(own and self.own)
-        if known:
-            scale = 1 / (1 - np.broadcast_to(np.asarray(own["beta"], np.float64), size))
-            if cuba:
-                scale = scale * np.asarray(own["gain"]) / (1 - np.asarray(own["decay"], np.float64))
-        else:
-            if (factor == 0).any():
-                raise ArgumentError(f"source: expected resistances and weights that are not 0; found 0, node {name!r}")
-            scale = 1 / factor
-        matrix, current = self._ours(weights, bias, np.broadcast_to(scale, size))
-        recurrent, latency = None, None
-        loop, delay = self._loop(name)
-        if loop is not None:
-            back, none = self._weights(loop)
-            if none is not None and np.any(none):
-                raise ArgumentError(f"source: expected recurrent weights without a bias; found one, node {loop!r}")
-            recurrent, _ = self._ours(back, None, np.broadcast_to(scale, size))
-            latency = 1
-            if delay is not None:
-                self.unread.discard(delay)
-                steps = np.unique(np.asarray(self.nodes[delay].delay, np.float64) * 1000 / self.dt)
-                if len(steps) != 1 or abs(steps[0] - round(float(steps[0]))) > 1e-6:
-                    raise ArgumentError(
-                        f"source: expected one delay of a whole number of steps of {self.dt:g} ms; found another, node "
-                        f"{delay!r}"
-                    )
-                latency += round(float(steps[0]))
-        kind = matrix.dtype
-        if known:
-            neuron = _neuron_of(own, kind)
-        else:
-            if cuba and (leak.any() or reset.any()):
-                raise ArgumentError(
-                    f"source: expected leak and reset at 0 beside a synapse; found others, node {name!r}"
-                )
-            if leak.any():
-                current = ((1 - beta) * leak + (0 if current is None else current)).astype(kind)
-            values: Any = {"beta": beta.astype(kind), "theta": theta.astype(kind)}
-            if cuba:
-                if current is not None and np.any(current):
-                    raise ArgumentError(f"source: expected weights without a bias before CubaLIF; found one, {name!r}")
-                current = None
-                neuron = CubaLIF(**values, refractory_steps=0, synapses=(Exponential(decay.astype(kind)),))
-            elif reset.any():
-                neuron = LinearIF(**values, refractory_steps=0, v_reset=reset.astype(kind))
-            else:
-                neuron = LIF(**values, refractory_steps=0)
+        found_here = None if known else self._neurons(name, node, size)
+        factor = factor_of(own, size) if found_here is None else found_here.factor
+        matrix, current = weights.ours(factor)
+        recurrent, latency = self._recurrence(name, factor)
+        if found_here is None:
+            return Layer(_neuron_of(own, matrix.dtype), matrix, current, recurrent, latency)
+        neuron, current = found_here.neuron(name, current, matrix.dtype)
         return Layer(neuron, matrix, current, recurrent, latency)
 
-    def _readout(self, name: str, weights: np.ndarray, bias: Any) -> LeakyReadout:
+    def _neurons(self, name: str, node: Any, size: int) -> Neurons:
+        """Of another tool."""
+
+        def each(value: Any) -> np.ndarray:
+            return np.broadcast_to(np.asarray(value, np.float64), size)
+
+        cuba = type(node).__name__ == "CubaLIF"
+        beta = each(self._decay(name, node.tau_mem if cuba else node.tau))
+        factor, decay = (1 - beta) * each(node.r), None
+        if cuba:
+            decay = each(self._decay(name, node.tau_syn))
+            factor = factor * (1 - decay) * each(node.w_in)
+        if (factor == 0).any():
+            raise ArgumentError(f"source: expected resistances and weights that are not 0; found 0, node {name!r}")
+        return Neurons(beta, decay, each(node.v_leak), each(node.v_threshold), each(node.v_reset), 1 / factor)
+
+    def _recurrence(self, name: str, factor: np.ndarray) -> tuple[np.ndarray | None, int | None]:
+        """The recurrent weights of neurons, and their latency in steps."""
+        loop, delay = self._loop(name)
+        if loop is None:
+            return None, None
+        weights = self._weights(loop)
+        if weights.bias is not None and np.any(weights.bias):
+            raise ArgumentError(f"source: expected recurrent weights without a bias; found one, node {loop!r}")
+        recurrent, _ = weights.ours(factor)
+        if delay is None:
+            return recurrent, 1
+        self.unread.discard(delay)
+        steps = np.unique(np.asarray(self.nodes[delay].delay, np.float64) * 1000 / self.dt)
+        if len(steps) != 1 or abs(steps[0] - round(float(steps[0]))) > 1e-6:
+            raise ArgumentError(
+                f"source: expected one delay of a whole number of steps of {self.dt:g} ms; found another, node "
+                f"{delay!r}"
+            )
+        return recurrent, 1 + round(float(steps[0]))
+
+    def _readout(self, name: str, weights: Weights) -> LeakyReadout:
         node = self.nodes[name]
         self.unread.discard(name)
         beta = np.unique(self._decay(name, node.tau))
@@ -219,9 +240,18 @@ class Reader:
             )
         own = self.own.get("readout") == "leaky"
         keep = float(self.own["beta"]) if own else float(beta[0])
-        factor = np.ones(len(weights)) if own else np.broadcast_to(np.asarray(node.r, np.float64), len(weights))
-        matrix, current = self._ours(weights, bias, 1 / ((1 - keep) * factor))
+        size = len(weights.matrix)
+        r = np.ones(size) if own else np.broadcast_to(np.asarray(node.r, np.float64), size)
+        matrix, current = weights.ours(1 / ((1 - keep) * r))
         return LeakyReadout(matrix, current, keep, self.own.get("decode", "sum") if own else "sum")
+
+
+def factor_of(own: Mapping[str, Any], size: int) -> np.ndarray:
+    """The factors by which our weights of a layer are multiplied to be NIR's, (N,), from the layer's metadata."""
+    factor = 1 / (1 - np.broadcast_to(np.asarray(own["beta"], np.float64), size))
+    if own["kind"] == "CubaLIF":
+        factor = factor * np.asarray(own["gain"]) / (1 - np.asarray(own["decay"], np.float64))
+    return factor
 
 
 def _neuron_of(own: Mapping[str, Any], dtype: np.dtype[Any]) -> Any:

@@ -23,7 +23,7 @@ from blocksim._neurons import ALIF, LIF
 from blocksim._presets import CubaLIF
 from blocksim._validation import choice, instance, milliseconds
 from blocksim.errors import ArgumentError, BlocksimWarning, FileError
-from blocksim.interop._nir_reader import KEY, Reader, own_of
+from blocksim.interop._nir_reader import KEY, Reader, factor_of, own_of
 
 DISCRETISATIONS = ("euler", "exact")
 
@@ -204,7 +204,6 @@ def _neurons(nir: Any, place: int, layer: Layer, dt: float) -> tuple[np.ndarray,
             raise ArgumentError(f"{where}: expected no bias beside a synapse, through which NIR's would go; found one")
         rest = 1 - each(synapse.decay)
         own |= {"decay": _listed(synapse.decay), "gain": _listed(synapse.gain)}
-        scale = each(synapse.gain) / (rest * keep)
         node = nir.CubaLIF(
             tau_syn=dt / 1000 / rest, tau_mem=dt / 1000 / keep, w_in=np.ones(size), metadata={KEY: json.dumps(own)},
             **common,
@@ -215,7 +214,6 @@ def _neurons(nir: Any, place: int, layer: Layer, dt: float) -> tuple[np.ndarray,
         if isinstance(neuron, ALIF):
             own |= {"p": _listed(neuron.p), "b": _listed(neuron.b)}
             unseen.append("adaptation")
-        scale = 1 / keep
         node = nir.LIF(tau=dt / 1000 / keep, metadata={KEY: json.dumps(own)}, **common)
     if unseen:
         warnings.warn(
@@ -223,7 +221,7 @@ def _neurons(nir: Any, place: int, layer: Layer, dt: float) -> tuple[np.ndarray,
             "tools do not",
             BlocksimWarning, stacklevel=4,
         )  # fmt: skip
-    return scale, node
+    return factor_of(own, size), node
 
 
 def _listed(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a reader of a fitted adaptive neuron must know: numbers that the data do not bear out.
 
-Owns the rules, and their words.
+Owns the rules, and their words; that of a potential that is poorly explained is of every fit.
 """
 
 from __future__ import annotations
@@ -40,19 +40,23 @@ def doubts_of(data: FitData, space: Space, values: Mapping[str, np.ndarray], pre
     modelled = float(predicted.spikes[:, data.warm_up :].sum())
     if recorded and modelled < SILENT * recorded:
         told.append(f"the neuron is nearly silent: {modelled:g} spikes where {recorded:.4g} were recorded")
-    r2 = explained(data, predicted)
-    if r2 is not None and not r2 >= POOR_R2:
-        told.append(f"the potential is poorly explained (R2 {r2:.2f}): mV and MOhm of this fit mean little")
+    x, y = potentials(data, predicted)
+    if len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0:
+        told += poorly_explained(float(np.corrcoef(x, y)[0, 1] ** 2), "mV and MOhm")
     return tuple(told)
 
 
-def explained(data: FitData, predicted: Prediction) -> float | None:
-    """The squared correlation of potentials away from spikes; None where there are none."""
+def poorly_explained(r2: float, units: str) -> list[str]:
+    """A warning, of a potential of which so little is explained; none where it is enough."""
+    if r2 >= POOR_R2:
+        return []
+    return [f"the potential is poorly explained (R2 {r2:.2f}): {units} of this fit mean little"]
+
+
+def potentials(data: FitData, predicted: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """The predicted and the recorded potential away from spikes, (n,) each; empty where none was recorded."""
     if data.voltage is None or data.near_spike is None:
-        return None
+        return np.zeros(0), np.zeros(0)
     counts = ~np.asarray(data.near_spike)
     counts[:, : data.warm_up] = False
-    x, y = predicted.voltage[counts].astype(np.float64), np.asarray(data.voltage)[counts].astype(np.float64)
-    if len(x) < 2 or not np.ptp(x) > 0 or not np.ptp(y) > 0:
-        return None
-    return float(np.corrcoef(x, y)[0, 1] ** 2)
+    return predicted.voltage[counts].astype(np.float64), np.asarray(data.voltage)[counts].astype(np.float64)

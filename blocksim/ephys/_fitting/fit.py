@@ -26,7 +26,7 @@ from blocksim.backend import get_backend
 from blocksim.ephys._fitting.config import FitConfig
 from blocksim.ephys._fitting.data import FitData
 from blocksim.ephys._fitting.descent import Progress, descend
-from blocksim.ephys._fitting.doubts import doubts_of
+from blocksim.ephys._fitting.doubts import doubts_of, potentials
 from blocksim.ephys._fitting.losses import spike_loss
 from blocksim.ephys._fitting.model import Cell, Prediction
 from blocksim.ephys._fitting.objective import Objective
@@ -274,11 +274,7 @@ def _cell(values: Mapping[str, np.ndarray], data: FitData) -> Cell:
 
 def _scaled(cell: Cell, data: FitData, predicted: Prediction) -> Cell:
     """The cell with its potentials in mV, by regression of the recorded on the predicted ones, away from spikes."""
-    if data.voltage is None or data.near_spike is None:
-        return cell
-    counts = ~np.asarray(data.near_spike)
-    counts[:, : data.warm_up] = False
-    x, y = predicted.voltage[counts].astype(np.float64), np.asarray(data.voltage)[counts].astype(np.float64)
+    x, y = potentials(data, predicted)
     if len(x) < 2 or not np.ptp(x) > 0:
         return cell
     x_mean, y_mean = x.mean(), y.mean()

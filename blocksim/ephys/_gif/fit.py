@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from blocksim._array_io import plain, write_json
 from blocksim._validation import choice, found, real_array
 from blocksim.ephys._fitting.data import near_spikes
 from blocksim.ephys._fitting.descent import Progress
+from blocksim.ephys._fitting.doubts import poorly_explained
 from blocksim.ephys._gif.cell import GIFCell
 from blocksim.ephys._gif.config import MODELS, GIFConfig
 from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, threshold_regressors
@@ -31,10 +32,12 @@ from blocksim.ephys._recordings.recording import Recording
 from blocksim.errors import ArgumentError, FileError
 
 FEW_SPIKES = 50  # below, a fit of many numbers is not to be trusted
-POOR_R2 = 0.5
 WIDEST = 50.0  # mV: noise so wide hides the threshold
 KERNELS = ("currents", "thresholds")
 BAND = 1.96  # standard deviations of a band of 95 %
+
+
+T = TypeVar("T")
 
 
 class Kernel(NamedTuple):
@@ -191,15 +194,18 @@ class GIFFit:
         FileError
             It is no file of a fit of a stochastic neuron.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls.from_dict(values.get("fit", values))
-        except OSError as error:
-            raise FileError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ArgumentError) as error:
-            raise FileError(
-                f"{path}: expected a fit of a stochastic neuron, as GIFFit.save writes it; found another file ({error})"
-            ) from error
+        return read_fit(Path(path), "a fit of a stochastic neuron, as GIFFit.save writes it", cls.from_dict)
+
+
+def read_fit(path: Path, expected: str, make: Callable[[dict[str, Any]], T]) -> T:
+    """What `make` makes of the fit in a file, which `blocksim fit` wrote, or `GIFFit.save`."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return make(saved.get("fit", saved))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ArgumentError) as error:
+        raise FileError(f"{path}: expected {expected}; found another file ({error})") from error
 
 
 def fit_gif(data: Recording, config: GIFConfig | None = None, progress: Progress | None = None) -> GIFFit:
@@ -419,12 +425,8 @@ def _uncertainty(result: _Result) -> tuple[tuple[str, ...], np.ndarray]:
 
 def _warnings(known: _Data, result: _Result, config: GIFConfig) -> list[str]:
     """What a reader of the numbers must know, in words."""
-    told = []
+    told = poorly_explained(result.potential.r2, "mV, MOhm and pF")
     number, numbers = int(known.spikes.sum()), len(result.spikes.weights)
-    if not result.potential.r2 >= POOR_R2:
-        told.append(
-            f"the potential is poorly explained (R2 {result.potential.r2:.2f}): mV, MOhm and pF of this fit mean little"
-        )
     if result.potential.at_edge:
         low, high = config.tau_mem
         told.append(f"tau_mem lies at the edge of its range, {low:g} to {high:g} ms (widen tau_mem)")

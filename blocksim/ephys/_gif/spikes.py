@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blocksim._escape import spike_terms
 from blocksim.numerics import LARGEST_EXPONENT
 
 CHUNK = 8192  # steps at a time: their regressors stay in a core's cache
@@ -151,13 +152,10 @@ class _Likelihood:
             value -= hazard.sum()
             first, second = -hazard, hazard  # derivatives in the log of the hazard
             if fired.any():
-                of_spikes = np.maximum(hazard[fired], 1e-300)
-                value += of_spikes.sum() + np.log(-np.expm1(-of_spikes)).sum()
-                few = np.exp(-of_spikes)
-                ratio = of_spikes * few / -np.expm1(-of_spikes)
-                first[fired] = ratio
+                terms = spike_terms(hazard[fired])
+                value += hazard[fired].sum() + terms.value.sum()
                 second = hazard.copy()
-                second[fired] = ratio * (of_spikes / -np.expm1(-of_spikes) - 1)
+                first[fired], second[fired] = terms.slope, terms.curvature
             gradient += first @ x
             information += (x * second[:, None]).T @ x
         back = self.back
