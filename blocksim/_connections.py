@@ -65,7 +65,22 @@ class Exponential(Synapse):
 
     @classmethod
     def from_ms(cls, tau: Any, dt: float, gain: Any = 1.0) -> Self:
-        """From the time constant tau and the step dt, both in ms."""
+        """Make a receptor from its time constant in milliseconds.
+
+        Parameters
+        ----------
+        tau : float or (N,) array
+            Synaptic time constant in ms, > 0; decay = exp(-dt / tau).
+        dt : float
+            Time step in ms, > 0.
+        gain : float or (N,) array
+            As for `Exponential`.
+
+        Raises
+        ------
+        ArgumentError
+            tau or dt is not a time above 0, the decay factor would round to 1, or the gain is not finite.
+        """
         return cls(decay_of_ms("tau", tau, milliseconds("dt", dt)), gain)
 
 
@@ -101,7 +116,20 @@ class Alpha(Synapse):
 
     @classmethod
     def from_ms(cls, tau: Any, dt: float, gain: Any = 1.0, gain_rising: Any = 0.0) -> Self:
-        """From the time constant tau and the step dt, both in ms."""
+        """Make a receptor from its time constant in milliseconds.
+
+        Parameters
+        ----------
+        tau, dt
+            As in `Exponential.from_ms`.
+        gain, gain_rising : float or (N,) array
+            As for `Alpha`.
+
+        Raises
+        ------
+        ArgumentError
+            As `Exponential.from_ms`; or dt is so long that the decay factor is 0.
+        """
         return cls(decay_of_ms("tau", tau, milliseconds("dt", dt)), gain, gain_rising)
 
 
@@ -183,7 +211,14 @@ class Connection:
         return int(np.max(self.delay_steps))
 
     def by_delay(self) -> Iterator[tuple[int, np.ndarray | None]]:
-        """Each delay there is, and where its weights are: None for everywhere."""
+        """Each delay there is, and where its weights are: None for everywhere.
+
+        Yields
+        ------
+        delay, where
+            A delay in steps, in ascending order, and the (K, N) bool array of its weights; None where all weights have
+            it.
+        """
         delays = np.unique(self.delay_steps)
         for delay in delays:
             where = None if len(delays) == 1 else np.equal(self.delay_steps, delay)

@@ -71,13 +71,47 @@ class Escape:
 
     @classmethod
     def from_ms(cls, *, rate: Any, width: Any, dt: float) -> Self:
-        """From the rate at the threshold in Hz, the width, and the step dt in ms."""
+        """Make noise from a rate in Hz and a time step in milliseconds.
+
+        Parameters
+        ----------
+        rate : float or (N,) array
+            Hazard at the threshold in Hz, > 0.
+        width : float or (N,) array
+            As for `Escape`.
+        dt : float
+            Time step in ms, > 0.
+
+        Raises
+        ------
+        ArgumentError
+            The rate, the width or dt is not above 0 and finite.
+
+        Examples
+        --------
+        >>> from blocksim import Escape
+        >>> Escape.from_ms(rate=100, width=0.1, dt=1).rate
+        0.1
+        """
         hertz = real_array("rate", rate, "Hz")
         per_step = hertz * (milliseconds("dt", dt) / 1000)
         return cls(per_step if hertz.ndim else float(per_step), width)
 
     def hazard(self, distance: Any) -> np.ndarray:
-        """The hazard of a step, at a distance U - theta of the potential from the threshold: an array of its shape."""
+        """The hazard of a step, at a distance U - theta of the potential from the threshold: an array of its shape.
+
+        Raises
+        ------
+        ArgumentError
+            The distance is not of real numbers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim import Escape
+        >>> Escape(rate=0.1, width=0.5).hazard(np.array([-0.5, 0.0])).round(4)
+        array([0.0368, 0.1   ])
+        """
         return np.asarray(self.rate * np.exp(real_array("distance", distance) / self.width))
 
 

@@ -213,11 +213,31 @@ class Events:
     def from_csr(cls, matrix: Any, batch: int) -> Self:
         """Make events from a SciPy CSR array of shape (batch * time, K) that holds spike counts.
 
+        Parameters
+        ----------
+        matrix : SciPy CSR array (batch * time, K)
+            Spike counts; row = sample * time + step.
+        batch : int
+            Number of samples.
+
         Raises
         ------
         ArgumentError
-            `batch` is no divisor of the rows, or values are no spike counts.
+            It is no CSR array, `batch` is no divisor of the rows, or values are no spike counts.
+
+        Examples
+        --------
+        >>> from scipy.sparse import csr_array
+        >>> from blocksim import Events
+        >>> Events.from_csr(csr_array([[0, 1], [1, 0], [0, 0], [0, 2]]), batch=2)
+        Events(4 events, shape=(2, 2, 2), density=0.5)
         """
+        kind = getattr(matrix, "format", None)
+        if kind != "csr" or len(matrix.shape) != 2:
+            advice = " (call its .tocsr() first)" if kind != "csr" and hasattr(matrix, "tocsr") else ""
+            raise ArgumentError(
+                f"matrix: expected a SciPy CSR array of shape (batch * time, K); found {found(matrix)}{advice}"
+            )
         batch = whole("batch_size", batch, 1)
         rows, inputs = matrix.shape
         if rows % batch:
@@ -239,7 +259,13 @@ class Events:
 
     @classmethod
     def trusted(cls, indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) -> Self:
-        """Events from arrays that are known to be as the class describes: made by a kernel, say. Nothing is checked."""
+        """Events from arrays that are known to be as the class describes: made by a kernel, say. Nothing is checked.
+
+        Parameters
+        ----------
+        indptr, indices, shape
+            As for `Events`; the arrays are not copied, but seen through read-only views.
+        """
         events = object.__new__(cls)
         for name, value in (("indptr", frozen(indptr.view())), ("indices", frozen(indices.view())), ("shape", shape)):
             object.__setattr__(events, name, value)
@@ -257,6 +283,13 @@ class Events:
         ------
         ArgumentError
             `dtype` is none of real numbers, or does not hold the counts.
+
+        Examples
+        --------
+        >>> from blocksim import Events
+        >>> Events.from_lists([[0.3, 1.2]], [[0, 1]], channels=2).to_dense()
+        array([[[1, 0],
+                [0, 1]]], dtype=uint8)
         """
         batch, time, inputs = self.shape
         row_of = np.repeat(np.arange(batch * time), np.diff(self.indptr))
@@ -303,10 +336,16 @@ class Events:
         return Events.trusted(np.concatenate([[0], np.cumsum(counts)]), indices, (batch, stop - start, inputs))
 
     def followed_by(self, later: Events) -> Events:
-        """The events of these steps and then of those, of the same samples and inputs."""
+        """The events of these steps and then of those, of the same samples and inputs.
+
+        Raises
+        ------
+        ArgumentError
+            `later` is no Events, or of another number of samples or of inputs.
+        """
         batch, time, inputs = self.shape
-        if later.shape[::2] != (batch, inputs):
-            raise ArgumentError(f"later: expected events of {batch} samples and {inputs} inputs; found {later!r}")
+        if not isinstance(later, Events) or later.shape[::2] != (batch, inputs):
+            raise ArgumentError(f"later: expected events of {batch} samples and {inputs} inputs; found {found(later)}")
         parts = [part for sample in range(batch) for events in (self, later) for part in [events._of_sample(sample)]]
         counts = [np.diff(events.indptr).reshape(batch, -1) for events in (self, later)]
         indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts, axis=1))])
@@ -318,7 +357,7 @@ class Events:
         return self.indices[self.indptr[sample * time] : self.indptr[(sample + 1) * time]]
 
     def delayed(self, delays: Sequence[int]) -> Events:
-        """The same spikes by lines of several delays: each input enters once for each of them.
+        """The same spikes, each input repeated once for each of several delays.
 
         Input k of the delay of index i is input i * K + k of the result. With weights of their own to each of them, the
         neurons of a layer tell not only which inputs spike but in what order. What arrives after the last step is lost.
@@ -374,7 +413,24 @@ class Events:
         return Events.trusted(indptr, indices, (batch, time, inputs * len(shifts)))
 
     def samples(self, start: int, stop: int) -> Events:
-        """The events of samples start .. stop: as a dense array's ``x[start:stop]``. Shares the indices."""
+        """The events of samples start .. stop: as a dense array's ``x[start:stop]``. Shares the indices.
+
+        Parameters
+        ----------
+        start, stop : int
+            First sample, and the one after the last.
+
+        Raises
+        ------
+        ArgumentError
+            start and stop are not whole numbers with 0 <= start < stop <= batch.
+
+        Examples
+        --------
+        >>> from blocksim import Events
+        >>> Events.from_lists([[0.3, 1.2], [0.0]], [[0, 1], [1]], channels=2).samples(1, 2).shape
+        (1, 2, 2)
+        """
         batch, time, inputs = self.shape
         start, stop = whole("events.samples: start", start, 0), whole("events.samples: stop", stop, 0)
         if not start < stop <= batch:

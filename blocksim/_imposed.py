@@ -12,9 +12,12 @@ import numpy as np
 
 def impose(
     current: np.ndarray, spikes: np.ndarray, refractory: int, beta: float, rest: float, resistance: float, reset: float,
-    decay: np.ndarray, gain: np.ndarray,
+    factor: float, decay: np.ndarray, gain: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """The potential (B, T), from rest; decay, gain (J,): of after-spike currents, gain in potential for a step."""
+    """The potential (B, T), from rest; after a spike `reset`, and `factor` times what it was above rest.
+
+    decay, gain (J,): of after-spike currents, gain in potential for a step.
+    """
     out = np.empty(current.shape)
     v, c = np.full(len(current), rest), np.zeros((len(current), len(decay)))
     left = np.zeros(len(current), np.int64)
@@ -22,7 +25,7 @@ def impose(
         drive = (1.0 - beta) * (rest + resistance * current[:, t]) + c @ gain
         v = np.where(left > 0, v, beta * v + drive)
         out[:, t] = v
-        v = np.where(fired, reset, v)
+        v = np.where(fired, reset + factor * (v - rest), v)
         c = decay * c + fired[:, None]
         left = np.where(fired, refractory, np.maximum(left - 1, 0))
     return out
@@ -30,7 +33,7 @@ def impose(
 
 def potential_products(
     current: np.ndarray, voltage: np.ndarray, spikes: np.ndarray, counted: np.ndarray, refractory: int, beta: float,
-    decay: np.ndarray, gain: np.ndarray, series: bool, every: int, stretch: int,
+    factor: float, decay: np.ndarray, gain: np.ndarray, series: bool, every: int, stretch: int,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Normal equations of the recorded potential, of each stretch of `stretch` steps of each sweep.
 
@@ -62,8 +65,9 @@ def potential_products(
         products[now, t // stretch] += x[now, :, None] * x[now, None, :]
         spread[now] += np.stack([np.ones(int(now.sum())), voltage[now, t]], axis=1)
         c = decay * c + fired[:, None]
-        x[fired, :reset] = 0.0
-        x[fired, reset] = 1.0
+        x[fired, : reset + 1] *= factor
+        x[fired, 0] -= factor
+        x[fired, reset] += 1.0
         left = np.where(fired, refractory, np.maximum(left - 1, 0))
     return products, spread
 

@@ -245,6 +245,13 @@ class Layer:
         ------
         ArgumentError
             A name is unknown, or a value has another shape than the parameter, or is out of its range.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim import LIF, Layer
+        >>> Layer(LIF(beta=0.9), np.ones((2, 3))).with_parameters({"beta": 0.5}).neuron.beta
+        0.5
         """
         return with_values(self, replacements("", self.parameters(), dict(parameters)))
 

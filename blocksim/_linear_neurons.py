@@ -66,7 +66,28 @@ class Component:
 
     @classmethod
     def from_ms(cls, tau: Any, dt: float, **others: Any) -> Self:
-        """From the time constant tau and the step dt, both in ms, and the other parameters by name."""
+        """Make a component from its time constant in milliseconds.
+
+        Parameters
+        ----------
+        tau : float or (N,) array
+            Time constant in ms, > 0; decay = exp(-dt / tau).
+        dt : float
+            Time step in ms, > 0.
+        **others
+            The other parameters, as for `Component`.
+
+        Raises
+        ------
+        ArgumentError
+            tau or dt is not a time above 0, the decay factor would round to 1, or another parameter is out of range.
+
+        Examples
+        --------
+        >>> from blocksim import Component
+        >>> round(Component.from_ms(tau=100, dt=1, jump=-0.2, to_voltage=1.0).decay, 4)
+        0.99
+        """
         return cls(decay_of_ms("tau", tau, milliseconds("dt", dt)), **others)
 
 
@@ -120,10 +141,29 @@ class Rectified:
 
     @classmethod
     def from_ms(cls, tau: Any, dt: float, **others: Any) -> Self:
-        """From the time constant tau and the step dt, both in ms, and the other parameters by name.
+        """Make a component from its time constant in milliseconds.
 
         Where `from_voltage` is not given it is 1 - decay: at a constant potential the component settles at its distance
         from the knot.
+
+        Parameters
+        ----------
+        tau, dt
+            As in `Component.from_ms`.
+        **others
+            The other parameters, as for `Rectified`; `knot` is required.
+
+        Raises
+        ------
+        ArgumentError
+            As `Component.from_ms`.
+
+        Examples
+        --------
+        >>> from blocksim import Rectified
+        >>> component = Rectified.from_ms(tau=10, dt=1, knot=0.5, to_threshold=0.3)
+        >>> round(component.from_voltage, 4)
+        0.0952
         """
         factor = decay_of_ms("tau", tau, milliseconds("dt", dt))
         return cls(**{"decay": factor, "from_voltage": 1 - factor, **others})
@@ -189,6 +229,12 @@ class LinearIF(Neuron):
         super().__post_init__()
 
     def listens(self, components: int) -> tuple[str, ...]:
-        """What each component listens to."""
+        """What each component listens to.
+
+        Returns
+        -------
+        tuple of str
+            "before" or "after" for each component.
+        """
         own = tuple(component.listens for component in self.components)
         return own if len(own) == components else super().listens(components)

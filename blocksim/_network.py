@@ -97,11 +97,11 @@ class Network:
     Parameters
     ----------
     layers : sequence of Layer
-        LIF or ALIF, feed-forward or recurrent; each but the first has weights, as many inputs as the layer before has
-        neurons.
+        Of any neurons, feed-forward or recurrent; each but the first has weights, as many inputs as the layer before
+        has neurons.
     readout : LeakyReadout or CountReadout
     dt : float or None
-        Step in ms that its time constants, which are in steps, were made or trained for; None where nobody said.
+        Step in ms that its time constants, which are in steps, were made or trained for; None if unknown.
         `blocksim.training` refuses samples of another; `dataclasses.replace(network, dt=...)` says that it fits.
 
     Raises
@@ -202,14 +202,28 @@ class Network:
         return self.named([layer.parameters() for layer in self.layers], values(self.readout))
 
     def transforms(self) -> dict[str, Transform | None]:
-        """What keeps each parameter within its range while it is trained, by the names of `parameters`."""
+        """What keeps each parameter within its range while it is trained, by the names of `parameters`.
+
+        Returns
+        -------
+        dict
+            A `Transform` for each parameter, or None where it has no bounds.
+        """
         of_layers = [{name: each.known for name, each in held(layer).items()} for layer in self.layers]
         known = self.named(of_layers, trained(type(self.readout)))
         return {name: known[name].transform for name in self.parameters()}
 
     @staticmethod
     def named(of_layers: Sequence[Mapping[str, T]], of_readout: Mapping[str, T]) -> dict[str, T]:
-        """What belongs to parameters of layers and readout, by the names of `parameters`."""
+        """What belongs to parameters of layers and readout, by the names of `parameters`.
+
+        Parameters
+        ----------
+        of_layers : sequence of dict
+            For each layer, something by the name of each parameter.
+        of_readout : dict
+            The same for the readout.
+        """
         parts = [(f"layers.{number}.", part) for number, part in enumerate(of_layers)] + [("readout.", of_readout)]
         return {prefix + name: value for prefix, part in parts for name, value in part.items()}
 

@@ -247,6 +247,13 @@ class LIF(Neuron):
         rounding : {None, "nearest", "down", "up"}
             What to do with a refractory period that is no whole number of steps; None raises.
 
+        Raises
+        ------
+        ArgumentError
+            A time constant or `dt` is not a finite number of ms above 0, or a decay factor would round to 1; the
+            refractory period is no whole number of steps and `rounding` is None; `rounding` is unknown; or another
+            value is out of range, or arrays differ in length.
+
         Examples
         --------
         >>> from blocksim import LIF
@@ -315,6 +322,11 @@ class ALIF(Neuron):
             Rise of the threshold at each spike (b).
         dt, refractory, theta, rounding
             As in `LIF.from_ms`.
+
+        Raises
+        ------
+        ArgumentError
+            As `LIF.from_ms`.
 
         Examples
         --------

@@ -18,7 +18,7 @@ from blocksim._linear_neurons import Component, LinearIF, Rectified
 from blocksim._milliseconds import decay_of_ms, propagators
 from blocksim._neurons import LIF, membrane_of_ms
 from blocksim._parameters import parts, tuple_of
-from blocksim._validation import choice, found, milliseconds, real_array
+from blocksim._validation import choice, finite, found, milliseconds, real_array
 from blocksim.errors import ArgumentError
 
 DISCRETISATIONS = ("symplectic", "exact")
@@ -34,6 +34,11 @@ class CubaLIF(LIF):
         As in `LIF`.
     synapses : sequence of Exponential or Alpha
         The receptors of a layer of these neurons, which then has no `synapses` of its own.
+
+    Raises
+    ------
+    ArgumentError
+        There is no synapse, or one is no `Exponential` or `Alpha`; or as `LIF`.
 
     Examples
     --------
@@ -76,6 +81,11 @@ class CubaLIF(LIF):
             Synaptic time constant in ms; several make a receptor each.
         gain : float or (N,) array
             Current for a unit of synaptic state.
+
+        Raises
+        ------
+        ArgumentError
+            As `LIF.from_ms`; or `tau_syn` is empty.
         """
         dt = milliseconds("dt", dt)
         taus = tau_syn if isinstance(tau_syn, (tuple, list)) else (tau_syn,)
@@ -109,6 +119,7 @@ class GIF(LinearIF):
         theta: Any = 1.0,
         refractory: Any = 0.0,
         v_reset: Any = 0.0,
+        reset_factor: Any = 0.0,
         currents: Any = (),
         thresholds: Any = (),
         coupling: Any = (),
@@ -122,9 +133,11 @@ class GIF(LinearIF):
         tau_mem : float or (N,) array
             Membrane time constant in ms.
         dt, refractory, rounding
-            As in `LIF.from_ms`. While refractory the potential stays at `v_reset`.
+            As in `LIF.from_ms`. While refractory the potential stays.
         theta, v_reset : float or (N,) array
             Threshold at rest, and potential after a spike, above the resting potential: in mV, say.
+        reset_factor : float or (N,) array
+            Part of the potential that is kept after a spike, beside `v_reset`.
         currents : sequence of (tau, amplitude)
             After-spike currents: time constant in ms, and the potential that the current would hold at its start,
             negative for one that hinders spikes. A current of I pA across a leak of g nS would hold I / g mV.
@@ -148,6 +161,7 @@ class GIF(LinearIF):
             **membrane_of_ms(tau_mem, dt, theta, refractory, rounding),
             components=[*_components(currents, thresholds, tau_mem, dt), *coupled],
             v_reset=v_reset,
+            reset_factor=reset_factor,
             refractory="hold",
             spike=spike,
         )
@@ -155,6 +169,8 @@ class GIF(LinearIF):
 
 class MAT(LinearIF):
     """Multi-timescale adaptive threshold neurons: the potential is never reset, spikes raise the threshold.
+
+    Make these neurons with `from_ms`; the constructor's parameters are those of `LinearIF`.
 
     Source: Kobayashi, Tsubo, Shinomoto, "Made-to-order spiking neuron model equipped with a multi-timescale adaptive
     threshold", Frontiers in Computational Neuroscience 3, 2009.
@@ -191,6 +207,11 @@ class MAT(LinearIF):
             Rises of the threshold: time constant in ms, and rise at a spike, in the unit of the potential.
         spike : Escape or None
             Noise of the spikes.
+
+        Raises
+        ------
+        ArgumentError
+            As `LIF.from_ms`; or an entry of `thresholds` is no (tau, amplitude).
         """
         dt = milliseconds("dt", dt)
         return cls(
@@ -205,9 +226,11 @@ class MAT(LinearIF):
 class GLIF(LinearIF):
     """Generalised leaky integrate-and-fire neurons of levels 1 to 4.
 
-    Level 1 has neither, level 2 `thresholds` and a reset that keeps a part of the potential, level 3 `currents`,
-    level 4 all of them. Level 5, whose threshold integrates the current, is not in the family. The Allen Institute's
-    files: `blocksim.interop.from_allen`.
+    Level 1 has no components; level 2 has `thresholds` and a reset that keeps a part of the potential; level 3 has
+    `currents`; level 4 has all of these. Level 5, whose threshold integrates the current, is not in the family. The
+    Allen Institute's files: `blocksim.interop.from_allen`.
+
+    Make these neurons with `from_ms`; the constructor's parameters are those of `LinearIF`.
 
     Source: Teeter et al., "Generalized leaky integrate-and-fire models classify multiple neuron types", Nature
     Communications 9, 2018.
@@ -246,6 +269,11 @@ class GLIF(LinearIF):
             After a spike the potential is reset_factor times what it was, plus v_reset.
         currents, thresholds : sequences of (tau, amplitude)
             As in `GIF.from_ms`, but that amplitudes are those at the end of the refractory period.
+
+        Raises
+        ------
+        ArgumentError
+            As `LIF.from_ms`; or an entry of `currents` or `thresholds` is no (tau, amplitude).
         """
         dt = milliseconds("dt", dt)
         common = membrane_of_ms(tau_mem, dt, theta, refractory, rounding)
@@ -265,6 +293,8 @@ class GLIF(LinearIF):
 
 class AdLIF(LinearIF):
     """Adaptive LIF neurons with subthreshold adaptation: tau_mem du/dt = -u + I - w, tau_adapt dw/dt = -w + a u + b S.
+
+    Make these neurons with `from_ms`; the constructor's parameters are those of `LinearIF`.
 
     Source: Bittar, Garner, "A surrogate gradient spiking baseline for speech command recognition", Frontiers in
     Neuroscience 16, 2022; Baronig et al., "Advancing spatio-temporal processing through adaptation in spiking neural
@@ -309,6 +339,11 @@ class AdLIF(LinearIF):
             "symplectic" is SE-adLIF: u of a step from w of the step before, w from u of the same step, after its reset.
             "exact" solves the two equations together, for a current that is constant within a step.
 
+        Raises
+        ------
+        ArgumentError
+            As `LIF.from_ms`; `discretisation` is unknown; or a or b is not of finite real numbers.
+
         Notes
         -----
         The source's current is multiplied by 1 - exp(-dt / tau_mem), `current_gain(...)`, before it is added to u; here
@@ -318,7 +353,7 @@ class AdLIF(LinearIF):
         dt = milliseconds("dt", dt)
         common = membrane_of_ms(tau_mem, dt, theta, refractory, rounding)
         beta, decay = common["beta"], decay_of_ms("tau_adapt", tau_adapt, dt)
-        a, b = real_array("a", a), real_array("b", b)
+        a, b = _finite_array("a", a), _finite_array("b", b)
         jump = (1 - decay) * b
         if discretisation == "symplectic":
             component = Component(decay, jump, (1 - decay) * a, to_voltage=-(1 - beta), listens="after")
@@ -344,12 +379,40 @@ class AdLIF(LinearIF):
         """What a current of 1 adds to the potential in a step.
 
         Without `tau_adapt` for the symplectic discretisation, 1 - exp(-dt / tau_mem); with it for the exact one.
+
+        Parameters
+        ----------
+        tau_mem, a, dt
+            As in `AdLIF.from_ms`.
+        tau_adapt : float, (N,) array or None
+            As in `AdLIF.from_ms`, for the exact discretisation; None for the symplectic one.
+
+        Raises
+        ------
+        ArgumentError
+            dt or a time constant is not a time above 0, or so long that the decay factor would round to 1; a is not of
+            finite real numbers; or arrays differ in length.
+
+        Examples
+        --------
+        >>> from blocksim import AdLIF
+        >>> round(AdLIF.current_gain(tau_mem=10, dt=1), 4)
+        0.0952
         """
         dt = milliseconds("dt", dt)
+        decay = decay_of_ms("tau_mem", tau_mem, dt)
         if tau_adapt is None:
-            return 1 - decay_of_ms("tau_mem", tau_mem, dt)
+            return 1 - decay
+        decay_of_ms("tau_adapt", tau_adapt, dt)  # raises where it is none
         taus = (real_array("tau_mem", tau_mem, "ms"), real_array("tau_adapt", tau_adapt, "ms"))
-        return _coupled(*taus, real_array("a", a), dt)[1][0]
+        return _coupled(*taus, _finite_array("a", a), dt)[1][0]
+
+
+def _finite_array(name: str, value: Any) -> np.ndarray:
+    """An array of finite real numbers."""
+    array = real_array(name, value)
+    finite(name, array)
+    return array
 
 
 def _tuples(name: str, given: Any, *numbers: str) -> list[tuple[Any, ...]]:
@@ -401,7 +464,14 @@ def _coupled(tau_mem: np.ndarray, tau_adapt: np.ndarray, a: np.ndarray, dt: floa
 
     The exponential of the equations' matrix by its series, for a step so short that it ends soon, and squared.
     """
-    tau_mem, tau_adapt, a = np.broadcast_arrays(*(np.asarray(each, np.float64) for each in (tau_mem, tau_adapt, a)))
+    given = [np.asarray(each, np.float64) for each in (tau_mem, tau_adapt, a)]
+    sizes = {each.size for each in given if each.ndim}
+    if len(sizes) > 1 or any(each.ndim > 1 for each in given):
+        shapes = ", ".join(str(each.shape) for each in given)
+        raise ArgumentError(
+            f"tau_mem, tau_adapt, a: expected arrays of one length, one value a neuron; found shapes {shapes}"
+        )
+    tau_mem, tau_adapt, a = np.broadcast_arrays(*given)
     zero = np.zeros_like(a)
     rates = np.array([
         [-1 / tau_mem, -1 / tau_mem, 1 / tau_mem],

@@ -118,14 +118,14 @@ class Run:
         Membrane potential V before reset, equation (3), in the computing dtype; None unless recorded.
     threshold : float array of the same shape, or None
         Threshold theta, equation (4), in the computing dtype; None unless recorded.
-    state : State
+    state : State, or LinearState for neurons of the linear family
         State after the last step, with a batch axis always; pass it to the next `simulate`.
     backend, method : str
         What ran.
     block_length : int
         Steps in a block; 1 for the standard method.
     seed : int or None
-        That of its stochastic spikes; None where they are not.
+        That of its stochastic spikes; None where no spikes are stochastic.
 
     Notes
     -----
@@ -161,7 +161,7 @@ class Run:
         ----------
         grad_spikes, grad_voltage : arrays of the shape of `spikes`, or None
             dLoss/dS and dLoss/dV; None for zero. The voltage need not be recorded.
-        grad_state : StateGradient or None
+        grad_state : StateGradient, LinearStateGradient or None
             dLoss/d(state), from the `backward` of the run that continued this one.
 
         Raises

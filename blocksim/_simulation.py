@@ -83,8 +83,8 @@ def simulate(
         Neurons and connections; or layers of them, each fed by the spikes of the one before, and a readout.
     x : array (T, K) or (B, T, K), Events, or SciPy CSR array (B * T, K)
         Input. Real values of any floating dtype, or spikes (bool, or whole numbers >= 0 in any integer or floating
-        dtype); sparse spikes are projected event by event, real values and dense spikes by a matrix product. For a
-        layer without weights, the current itself: K = N, or K = 1 for one current shared by all neurons.
+        dtype); spikes are projected event by event, real values by a matrix product. For a layer without weights, the
+        current itself: K = N, or K = 1 for one current shared by all neurons.
     backend : {"numba", "numpy", "cupy", "auto"} or Backend
         What computes. "auto" takes the fastest that is ready and says which in `Run.backend`.
     method : {"blocks", "standard"}
@@ -113,7 +113,7 @@ def simulate(
     batch_size : int or None
         Number of samples B, for a CSR array only.
     seed : int or None
-        Of stochastic spikes (`Escape`), 0 to 2**64 - 1; None: another each time, which the run tells. The same seed
+        Of stochastic spikes (`Escape`), 0 to 2**64 - 1; None: a new seed each time, stored in `Run.seed`. The same seed
         gives the same spikes for every method, block length and number of threads, and with `state` those of one long
         run.
     impose : array (T, N) or (B, T, N), Events, or None; a sequence of them, one for each layer, for a Network

@@ -251,7 +251,13 @@ class Backend(ABC):
         return type(self).layer_adjoint is Backend.layer_adjoint
 
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
-        """Simulate a whole layer; composed of the methods above unless a backend replaces it."""
+        """Simulate a whole layer; composed of the methods above unless a backend replaces it.
+
+        Returns
+        -------
+        ForwardResult
+            Spikes, the traces and the tape that `plan` asks for, and the carry after the last step.
+        """
         return _blocks.forward(self, layer, x, carry, history, plan)
 
     def layer_adjoint(
@@ -265,7 +271,13 @@ class Backend(ABC):
         grad_carry: AdjointCarry,
         grad_history: Array,
     ) -> AdjointResult:
-        """Differentiate a whole layer; composed of the methods above unless a backend replaces it."""
+        """Differentiate a whole layer; composed of the methods above unless a backend replaces it.
+
+        Returns
+        -------
+        AdjointResult
+            Equations (11)-(13).
+        """
         return _blocks.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
     def linear_layer_forward(
@@ -274,6 +286,11 @@ class Backend(ABC):
         """Simulate a whole layer of the linear family; composed of the methods above unless a backend replaces it.
 
         x begins with the ``layer.lead`` steps before the run.
+
+        Returns
+        -------
+        ForwardResult
+            As from `layer_forward`.
         """
         return _linear.forward(self, layer, x, carry, history, plan)
 
@@ -288,7 +305,13 @@ class Backend(ABC):
         grad_carry: LinearAdjointCarry,
         grad_history: Array,
     ) -> AdjointResult:
-        """Differentiate a whole layer of the linear family; composed as above."""
+        """Differentiate a whole layer of the linear family; composed as above.
+
+        Returns
+        -------
+        AdjointResult
+            Equations (35)-(38).
+        """
         return _linear.adjoint(self, layer, x, tape, rule, grad_spikes, grad_voltage, grad_carry, grad_history)
 
 
@@ -297,7 +320,13 @@ class FusedBackend(Backend):
 
     @abstractmethod
     def layer_forward(self, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan) -> ForwardResult:
-        """Simulate a whole layer."""
+        """Simulate a whole layer.
+
+        Returns
+        -------
+        ForwardResult
+            As from `Backend.layer_forward`.
+        """
 
     @abstractmethod
     def layer_adjoint(
@@ -311,7 +340,13 @@ class FusedBackend(Backend):
         grad_carry: AdjointCarry,
         grad_history: Array,
     ) -> AdjointResult:
-        """Differentiate a whole layer."""
+        """Differentiate a whole layer.
+
+        Returns
+        -------
+        AdjointResult
+            As from `Backend.layer_adjoint`.
+        """
 
     def block_forward(self, current: Array, carry: Carry, layer: LayerArrays, out: BlockOutputs) -> Carry:
         """Never called: `layer_forward` computes all blocks."""
@@ -409,8 +444,15 @@ def _load(name: str) -> Backend:
 def get_backend(backend: Any) -> Backend:
     """Return the backend of that name, ``"auto"`` for the fastest that is ready, or a `Backend` object itself.
 
-    Nothing falls back silently: a backend that is not ready raises `MissingLibraryError` naming what to install, an
-    unknown name raises `ArgumentError` listing the names.
+    Nothing falls back silently.
+
+    Raises
+    ------
+    ArgumentError
+        There is no backend of that name, or it is neither a name nor a `Backend`; the message lists the names.
+    MissingLibraryError
+        The backend's library is not installed, or fails to start; or no backend is registered, so blocksim is not
+        installed. The message names what to install.
 
     Examples
     --------

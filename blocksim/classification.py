@@ -49,6 +49,11 @@ def accuracy(scores: Any, labels: Any) -> float:
     labels : (B,) integer array
         True classes, 0 to C - 1.
 
+    Raises
+    ------
+    ArgumentError
+        The scores are no finite, non-empty (B, C) array; or the labels are not B integers from 0 to C - 1.
+
     Examples
     --------
     >>> import numpy as np
@@ -61,7 +66,7 @@ def accuracy(scores: Any, labels: Any) -> float:
 
 
 def confusion_matrix(labels: Any, predicted: Any, classes: int | None = None) -> np.ndarray:
-    """How often each class was taken for each.
+    """How often each true class was predicted as each class.
 
     Parameters
     ----------
@@ -74,6 +79,12 @@ def confusion_matrix(labels: Any, predicted: Any, classes: int | None = None) ->
     -------
     (C, C) int64 array
         Row: true class, column: predicted class.
+
+    Raises
+    ------
+    ArgumentError
+        The arrays are not one-dimensional, not of integers, or differ in length; a class is below 0, or not below
+        `classes`; or `classes` is no whole number in its range.
 
     Examples
     --------

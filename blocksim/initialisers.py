@@ -31,7 +31,22 @@ NEURONS = ("alif", "lif", "adlif")
 def log_uniform(low: float, high: float, size: int, rng: np.random.Generator, dtype: Any = np.float32) -> np.ndarray:
     """Time constants of a population, (size,), drawn evenly on a logarithmic scale from `low` to `high`.
 
-    Raises `ArgumentError` unless 0 < low <= high.
+    Parameters
+    ----------
+    low, high : float
+        Bounds, 0 < low <= high, in any unit.
+    size : int
+        How many.
+    rng : numpy Generator
+        Draws them.
+    dtype : float32 or float64
+        Of the result.
+
+    Raises
+    ------
+    ArgumentError
+        low and high are not 0 < low <= high, size is no whole number of 0 or more, dtype is not float32 or float64, or
+        rng is no `numpy.random.Generator`.
 
     Examples
     --------
@@ -182,6 +197,11 @@ def make_network(
         Of all weights and time constants.
     dtype : float32 or float64
         Of all parameters.
+
+    Returns
+    -------
+    Network
+        Layers of `hidden` neurons and a `LeakyReadout`; `dt` is noted in it.
 
     Raises
     ------

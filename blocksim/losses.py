@@ -187,14 +187,14 @@ def log_likelihood(run: Run) -> LogLikelihood:
 
 
 def _live(spikes: np.ndarray, layer_pass: Any) -> np.ndarray:
-    """Where neurons are not refractory."""
+    """Where neurons are not refractory: no imposed spike is within the refractory period of another."""
     own = spikes.reshape(-1, *spikes.shape[-2:])
-    period, left = np.asarray(layer_pass.layer.neuron.refractory_steps), layer_pass.left
-    live = np.empty(own.shape, bool)
-    for step in range(own.shape[1]):
-        live[:, step] = left == 0
-        left = np.where(own[:, step] & live[:, step], period, np.maximum(left - 1, 0))
-    return live.reshape(spikes.shape)
+    period = np.asarray(layer_pass.layer.neuron.refractory_steps)
+    steps = np.arange(own.shape[1])[:, None]
+    until = np.zeros((own.shape[0], own.shape[1] + 1, own.shape[2]), np.int64)  # the first step that is live again
+    until[:, 0] = layer_pass.left
+    np.maximum.accumulate(np.where(own, steps + 1 + period, 0), axis=1, out=until[:, 1:])
+    return np.asarray(np.maximum(until[:, :-1], until[:, :1]) <= steps).reshape(spikes.shape)
 
 
 def cross_entropy(scores: Any, labels: Any, *, label_smoothing: float = 0.0) -> Loss:
@@ -309,8 +309,8 @@ def rate_penalty(
     Returns
     -------
     Loss
-        The mean over neurons (and over samples, for over="sample"), without a strength; the gradient is that with
-        respect to the counts, so times a strength of the caller's it adds to others.
+        The mean over neurons (and over samples, for over="sample"), not multiplied by a strength. The gradient is with
+        respect to the counts; multiply it by a strength and add it to those of other losses.
 
     Raises
     ------

@@ -175,6 +175,12 @@ def reliability(trials: Any, *, sigma: float, duration: float, windows: Any = No
     float
         1 for a single trial, and for trials that are all alike.
 
+    Raises
+    ------
+    ArgumentError
+        Trains are not trains, or there are none; a spike lies outside the trial; a time is not above 0; or a window is
+        not within the trial.
+
     Notes
     -----
     Source: Teeter et al. (2018), as `explained_variance`. The mean holds the trial it is compared with, so this is
@@ -226,6 +232,12 @@ def explained_temporal_variance(
     (M,) float64 array, (1,) if pooled
         1: as good as the trials' mean; 0: nothing. Trials without any spike have a reliability of 1.
 
+    Raises
+    ------
+    ArgumentError
+        Trains are not trains, or there are none; a spike lies outside the trial; a time is not above 0; a window is not
+        within the trial; or normalise or pooled is not a bool.
+
     Notes
     -----
     Sources: Taylor, King, Harper, NeurIPS 2023, and Teeter et al., Nature Communications 9 (2018), 709, with the code
@@ -271,6 +283,12 @@ def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0
     -------
     (ceil(duration / dt),) float64 array
         At the middle of each step.
+
+    Raises
+    ------
+    ArgumentError
+        Trains are not trains, or there are none; a spike lies outside the trial; a time is not above 0; or the trial
+        has more than 2**28 steps.
 
     Examples
     --------
@@ -343,21 +361,27 @@ def _variances(trains: SpikeTrains, sigma: float, spans: Any) -> np.ndarray:
     for part, length, share in _parts(trains, spans):
         # trains one after the other, too far apart for spikes of two to meet
         apart = part.times + part.owners * (length + 3 * _REACH * sigma)
-        square += share * _products(part, apart, apart, sigma, length)
+        square += share * _products(part, apart, apart, sigma, length, own=True)
         mean += share * _smoothed_means(part, sigma, length)
     return square - mean**2
 
 
-def _products(trains: SpikeTrains, places: np.ndarray, others: np.ndarray, sigma: float, duration: float) -> np.ndarray:
+def _products(
+    trains: SpikeTrains, places: np.ndarray, others: np.ndarray, sigma: float, duration: float, own: bool = False
+) -> np.ndarray:
     """Mean over 0 to `duration` of the product of each smoothed train with the smoothed, sorted `others`, (trains,).
 
-    `places` are the trains' times on the axis of `others`, which may be shifted train by train. The product of
+    `places` are the trains' times on the axis of `others`, which may be shifted train by train. With `own` both are the
+    same, and each pair of spikes is computed once. The product of
     Gaussians at t and s is one at their middle, of width sigma / sqrt 2, times one in t - s, of width sqrt 2 sigma; of
     the first, the part within the trial counts.
     """
     reach = _REACH * math.sqrt(2) * sigma
     owners, sums = trains.owners, np.zeros(len(trains))
-    first = np.searchsorted(others, places - reach)
+    # middles of pairs without a spike near an end lie inside
+    near_end = reach / 2 + _REACH * sigma / math.sqrt(2)
+    ending = (trains.times < near_end) | (trains.times > duration - near_end)
+    first = np.arange(len(places)) if own else np.searchsorted(others, places - reach)
     counts = np.searchsorted(others, places + reach, side="right") - first
     ends = np.cumsum(counts)
     start = 0
@@ -367,8 +391,12 @@ def _products(trains: SpikeTrains, places: np.ndarray, others: np.ndarray, sigma
         mine = np.repeat(np.arange(start, stop), number)
         within = np.arange(len(mine)) - np.repeat(np.cumsum(number) - number, number)
         gap = others[first[mine] + within] - places[mine]
-        middle = trains.times[mine] + gap / 2
-        weight = np.exp(-(gap**2) / (4 * sigma**2)) * _part_inside(middle, sigma / math.sqrt(2), duration)
+        weight = np.exp(-(gap**2) / (4 * sigma**2))
+        if own:
+            weight[within > 0] *= 2
+        if (edge := np.flatnonzero(ending[mine])).size:
+            middle = trains.times[mine[edge]] + gap[edge] / 2
+            weight[edge] *= _part_inside(middle, sigma / math.sqrt(2), duration)
         sums += np.bincount(owners[mine], weight, len(trains))
         start = stop
     return np.asarray(sums / (2 * math.sqrt(math.pi) * sigma * duration))
@@ -424,6 +452,11 @@ def coincidences(models: Any, trials: Any, *, window: float, once: bool = False)
     Returns
     -------
     (M, K) int64 array
+
+    Raises
+    ------
+    ArgumentError
+        Trains are not trains, the window is not a time of at least 0, or once is not a bool.
 
     Examples
     --------
@@ -485,6 +518,12 @@ def gamma_factor(models: Any, trials: Any, *, window: float, duration: float) ->
         1 for identical trains, two empty ones among them; 0 where one alone is empty; NaN where the model's rate is
         1 / (2 window) or more, for which chance alone fills every window.
 
+    Raises
+    ------
+    ArgumentError
+        Trains are not trains, or there are none; a spike lies outside the trial; the duration is not a time above 0; or
+        the window is not one of at least 0.
+
     Notes
     -----
     Sources: Kistler, Gerstner, van Hemmen, Neural Computation 9 (1997), 1015-1045; Jolivet et al., "A benchmark test
@@ -530,7 +569,7 @@ def md_star(models: Any, trials: Any, *, window: float = 4.0, model_pairs: str =
     Returns
     -------
     float
-        1: alike; 0: no spike in common. If neither has spikes, or coincidences, 1 if neither has spikes, else 0.
+        1: alike; 0: no spike in common. Where the denominator is 0: 1 if neither set has spikes, else 0.
 
     Raises
     ------
@@ -659,6 +698,11 @@ def train_statistics(trains: Any, *, duration: float) -> TrainStatistics:
     Returns
     -------
     TrainStatistics
+
+    Raises
+    ------
+    ArgumentError
+        Trains are not trains, or there are none; a spike lies outside the trial; or the duration is not a time above 0.
 
     Notes
     -----

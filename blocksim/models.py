@@ -108,11 +108,29 @@ def save_model(
 def load_model(path: str | Path) -> Model:
     """Read a file that `save_model` wrote.
 
+    Returns
+    -------
+    Model
+        The network, and what was stored beside it.
+
     Raises
     ------
     FileError
         The file cannot be read, is truncated or damaged, holds something else, or is of a newer version; or an array
         is missing, unknown, of another dtype or shape, or not finite: the message names it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from blocksim import LIF, CountReadout, Layer, Network
+    >>> from blocksim.models import load_model, save_model
+    >>> network = Network([Layer(LIF(beta=0.5), np.ones((2, 3)))], CountReadout())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(Path(folder) / "model.npz", network)
+    ...     load_model(Path(folder) / "model.npz").network.layers[0].weights.shape
+    (2, 3)
     """
     path = Path(path)
     with open_container(path, KIND, VERSION) as container:
@@ -332,5 +350,11 @@ def _step(meta: Mapping[str, Any]) -> float | None:
 
 
 def load_network(path: str | Path) -> Network:
-    """The network of a model file; raises as `load_model` does."""
+    """The network of a model file.
+
+    Raises
+    ------
+    FileError
+        As `load_model`.
+    """
     return load_model(path).network

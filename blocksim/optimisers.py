@@ -60,7 +60,10 @@ class OptimiserState:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """The state that `to_arrays` made these arrays of; steps that follow are the same bit for bit.
 
-        Raises `ArgumentError` where they are no state's.
+        Raises
+        ------
+        ArgumentError
+            There is no array "step" among them.
         """
         if "step" not in arrays:
             raise ArgumentError(f"arrays: expected those of an optimiser's state; found {', '.join(arrays) or 'none'}")
@@ -80,6 +83,11 @@ class Optimiser:
     ----------
     learning_rate : float or Schedule
         A number above 0, or one of `blocksim.schedules`.
+
+    Raises
+    ------
+    ArgumentError
+        The learning rate is neither a number above 0 nor a `Schedule`.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -100,6 +108,11 @@ class Optimiser:
         ----------
         parameters : dict of float arrays, of any shapes
             What is to be optimised, by name.
+
+        Raises
+        ------
+        ArgumentError
+            The parameters are no dictionary, or an array is not of a floating dtype.
         """
         arrays = _floating("parameters", parameters)
         zeros = {moment: {name: np.zeros_like(array) for name, array in arrays.items()} for moment in self.moments}
@@ -193,6 +206,11 @@ class SGD(Optimiser):
     decayed : tuple of str
         Names of decayed parameters; `*` stands for any text.
 
+    Raises
+    ------
+    ArgumentError
+        A number is out of range, nesterov is not a bool or has no momentum, or `decayed` is not of names.
+
     Notes
     -----
     Source: Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep learning",
@@ -249,6 +267,11 @@ class Adam(Optimiser):
     epsilon : float
         Added to the root, above 0.
 
+    Raises
+    ------
+    ArgumentError
+        A number is out of range.
+
     Notes
     -----
     Source: Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, with the bias corrections.
@@ -296,6 +319,11 @@ class AdamW(Adam):
     decayed : tuple of str
         Names of decayed parameters; `*` stands for any text. The default is weights and recurrent weights: time
         constants, thresholds and biases do not decay.
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of range, or `decayed` is not of names.
 
     Notes
     -----
@@ -357,6 +385,11 @@ def clip_by_norm(gradients: Mapping[str, Any], limit: float, *, columns: bool = 
     columns : bool
         The last axis of every array counts independent fits: each is clipped by its own norm, and knows nothing of
         the others. A column that holds NaN or infinity is handed back as it is.
+
+    Returns
+    -------
+    Clipped
+        The gradients, of the same names, shapes and dtypes, and the norm that they had.
 
     Raises
     ------

@@ -346,7 +346,12 @@ def traces(
 
 
 def plain_raster(times: np.ndarray, rows: np.ndarray, count: int, duration: float) -> str:
-    """The raster alone as the text of an SVG file, without matplotlib; arguments as for `raster`.
+    """The raster alone as the text of an SVG file, without matplotlib.
+
+    Parameters
+    ----------
+    times, rows, count, duration
+        As for `raster`.
 
     Examples
     --------
@@ -382,6 +387,28 @@ def tidy(axes: Any, grid: str) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure; its format is the suffix: .png, .pdf or .svg."""
+    """Write a figure; its format is the suffix: .png, .pdf or .svg.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    path : str or Path
+        A name that ends in .png, .pdf or .svg. Written whole or not at all.
+
+    Raises
+    ------
+    FileError
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from blocksim.plotting import raster, save
+    >>> figure = raster(np.array([1.0, 4.0]), np.array([0, 1]), count=2, duration=10.0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(figure, Path(folder) / "raster.png")
+    """
     with written(path) as part:
         figure.savefig(part)

@@ -32,6 +32,11 @@ class Constant(Schedule):
     rate : float
         Learning rate, above 0.
 
+    Raises
+    ------
+    ArgumentError
+        The rate is not above 0.
+
     Examples
     --------
     >>> from blocksim.schedules import Constant
@@ -61,6 +66,11 @@ class Milestones(Schedule):
         Ascending numbers of steps after which the rate is multiplied.
     factor : float
         What it is multiplied by each time, above 0.
+
+    Raises
+    ------
+    ArgumentError
+        The rate or the factor is not above 0, or the steps are not ascending whole numbers of 1 or more.
 
     Examples
     --------
@@ -106,6 +116,11 @@ class Cosine(Schedule):
         Steps of the warm-up, fewer than `steps`.
     final : float
         Learning rate at the end, 0 or above.
+
+    Raises
+    ------
+    ArgumentError
+        A number is out of range, or the warm-up is not shorter than all steps.
 
     Notes
     -----

@@ -81,7 +81,13 @@ class Surrogate:
 
 @dataclass(frozen=True)
 class FastSigmoid(Surrogate):
-    """1 / (1 + k abs(m))^2 (Zenke and Ganguli 2018; Taylor et al. 2023 with k = 10)."""
+    """1 / (1 + k abs(m))^2 (Zenke and Ganguli 2018; Taylor et al. 2023 with k = 10).
+
+    Parameters
+    ----------
+    k : float
+        Slope.
+    """
 
     k: float = 10.0
     kind: ClassVar[int] = 0
@@ -94,7 +100,13 @@ class FastSigmoid(Surrogate):
 
 @dataclass(frozen=True)
 class BoxCar(Surrogate):
-    """1 on (-width/2, width/2], else 0 (Kaiser, Mostafa, Neftci 2020)."""
+    """1 on (-width/2, width/2], else 0 (Kaiser, Mostafa, Neftci 2020).
+
+    Parameters
+    ----------
+    width : float
+        Width of the window around the threshold.
+    """
 
     width: float = 1.0
     kind: ClassVar[int] = 1
@@ -107,7 +119,17 @@ class BoxCar(Surrogate):
 
 @dataclass(frozen=True)
 class MultiGaussian(Surrogate):
-    """gamma [(1+h) N(m; 0, s) - h N(m; s, 6s) - h N(m; -s, 6s)], N the normal density (Yin, Corradi, Bohte 2021)."""
+    """gamma [(1+h) N(m; 0, s) - h N(m; s, 6s) - h N(m; -s, 6s)], N the normal density (Yin, Corradi, Bohte 2021).
+
+    Parameters
+    ----------
+    s : float
+        Standard deviation of the central density; the others are six times as wide.
+    h : float
+        Weight of the two wide, negative densities.
+    gamma : float
+        Scale of the whole.
+    """
 
     s: float = 0.5
     h: float = 0.15
@@ -123,7 +145,13 @@ class MultiGaussian(Surrogate):
 
 @dataclass(frozen=True)
 class Arctan(Surrogate):
-    """(k/2) / (1 + (pi k m / 2)^2) (Fang et al. 2021)."""
+    """(k/2) / (1 + (pi k m / 2)^2) (Fang et al. 2021).
+
+    Parameters
+    ----------
+    k : float
+        Slope.
+    """
 
     k: float = 2.0
     kind: ClassVar[int] = 3
@@ -136,7 +164,13 @@ class Arctan(Surrogate):
 
 @dataclass(frozen=True)
 class Sigmoid(Surrogate):
-    """k q (1 - q) with q = 1 / (1 + exp(-k m)), the derivative of the logistic function."""
+    """k q (1 - q) with q = 1 / (1 + exp(-k m)), the derivative of the logistic function.
+
+    Parameters
+    ----------
+    k : float
+        Slope.
+    """
 
     k: float = 4.0
     kind: ClassVar[int] = 4
@@ -150,7 +184,13 @@ class Sigmoid(Surrogate):
 
 @dataclass(frozen=True)
 class Triangle(Surrogate):
-    """gamma max(0, 1 - abs(m)) (Bellec et al. 2018)."""
+    """gamma max(0, 1 - abs(m)) (Bellec et al. 2018).
+
+    Parameters
+    ----------
+    gamma : float
+        Height at the threshold.
+    """
 
     gamma: float = 0.3
     kind: ClassVar[int] = 5
@@ -212,7 +252,16 @@ def _default(name: str) -> Surrogate:
 def get_surrogate(surrogate: Any) -> Surrogate:
     """Return the surrogate of that name with its default scale, or the `Surrogate` object itself.
 
-    Raises `ArgumentError` listing the names for anything else.
+    Raises
+    ------
+    ArgumentError
+        It is neither a known name nor a `Surrogate`; the message lists the names.
+
+    Examples
+    --------
+    >>> from blocksim.surrogates import get_surrogate
+    >>> get_surrogate("box_car")
+    BoxCar(width=1.0)
     """
     if isinstance(surrogate, Surrogate):
         return surrogate

@@ -36,15 +36,40 @@ class Transform:
     """
 
     def to_free(self, value: Any) -> np.ndarray:
-        """The free numbers that stand for values strictly within the bounds; raises `ArgumentError` for others."""
+        """The free numbers that stand for values strictly within the bounds.
+
+        Raises
+        ------
+        ArgumentError
+            A value is at or beyond a bound, or not a finite real number.
+        """
         raise NotImplementedError
 
     def from_free(self, free: Any) -> np.ndarray:
-        """The values that free numbers stand for."""
+        """The values that free numbers stand for.
+
+        Raises
+        ------
+        ArgumentError
+            A number is not finite.
+        """
         raise NotImplementedError
 
     def pullback(self, free: Any, gradient: Any) -> np.ndarray:
-        """dLoss/dfree, from the free numbers and dLoss/dvalue."""
+        """dLoss/dfree, from the free numbers and dLoss/dvalue.
+
+        Parameters
+        ----------
+        free : float or array
+            Free numbers.
+        gradient : float or array
+            dLoss/dvalue, of their shape.
+
+        Raises
+        ------
+        ArgumentError
+            A free number is not finite.
+        """
         raise NotImplementedError
 
 
@@ -126,6 +151,11 @@ class Positive(Transform):
     scale : float
         Where the one turns into the other, above 0: about the size of the values.
 
+    Raises
+    ------
+    ArgumentError
+        The scale is not above 0.
+
     Examples
     --------
     >>> from blocksim.transforms import Positive
@@ -165,6 +195,11 @@ class Decay(Transform):
     low, high : float
         Bounds of the time constant in steps, 0 < low < high: in ms, over dt.
 
+    Raises
+    ------
+    ArgumentError
+        The bounds are not 0 < low < high, or a decay factor would be 0 or 1 in float64.
+
     Examples
     --------
     >>> from blocksim.transforms import Decay
@@ -194,7 +229,13 @@ class Decay(Transform):
         return _as(array, Bounded(self.low, self.high, "log").to_free(tau))
 
     def from_free(self, free: Any) -> np.ndarray:
-        """The decay factors; raises `ArgumentError` where one rounds to 1 in the numbers' dtype."""
+        """The decay factors that free numbers stand for.
+
+        Raises
+        ------
+        ArgumentError
+            A number is not finite, or a decay factor rounds to 1 in the numbers' dtype.
+        """
         array, z = _wide("free", free)
         factor = _as(array, np.exp(-1 / Bounded(self.low, self.high, "log")._value(z)))
         if (factor >= 1).any():

@@ -13,7 +13,7 @@ import pytest
 
 from blocksim import ALIF, LIF, Component, Escape, Events, Exponential, Layer, LinearIF, simulate
 from blocksim.data import from_lists
-from blocksim.ephys import Cell
+from blocksim.ephys import Cell, ElectrodeKernel, Recording
 from blocksim.errors import BlocksimError
 from blocksim.initialisers import make_network
 from blocksim.trains import SpikeTrains
@@ -54,9 +54,15 @@ VALID = {
     "blocksim.surrogates.Hazard": {},
     "blocksim.ephys.GIFConfig": {"model": "gif", "dt": 0.1, "refractory": 4.0, "currents": (10.0,), "thresholds": (20.0,),
                                  "coupling": (), "knots": (0.5,), "tau_mem": (2.0, 50.0), "electrode": "none",
-                                 "validation": 0.1, "ridge": 0.0, "seed": 1},
+                                 "validation": 0.1, "ridge": 0.0, "seed": 1, "select": True,
+                                 "fixed": {"rest": -70.0}, "refine": "joint", "noise": True},
+    "blocksim.ephys.ElectrodeKernel": {"dt": 0.1, "kernel": np.ones(3), "tau_mem": 10.0, "membrane_resistance": 100.0,
+                                       "full": np.ones(5)},
+    "blocksim.ephys.compensate": {"data": Recording(np.full(9, 100.0), np.full(9, -60.0), 1000),
+                                  "kernel": ElectrodeKernel(1.0, np.ones(3))},
     "blocksim.ephys.GIFCell": {"capacitance": 100.0, "conductance": 5.0, "rest": -70.0, "reset": -60.0, "threshold": -50.0,
-                               "width": 1.0, "refractory": 4.0, "currents": ((10.0, -5.0),), "rate": 1.0},
+                               "width": 1.0, "refractory": 4.0, "currents": ((10.0, -5.0),), "rate": 1.0,
+                               "reset_factor": 0.2},
     "blocksim.Component": {"decay": 0.9, "jump": 1.0, "from_voltage": 0.1, "to_voltage": 0.1, "to_threshold": 0.1,
                            "listens": "after"},
     "blocksim.Exponential": {"decay": 0.9, "gain": 1.0},
@@ -141,7 +147,8 @@ VALID = {
     "blocksim.training.evaluate": {"network": NETWORK, "data": DATA, "backend": "numpy"},
     "blocksim.ephys.Detection": {"method": "threshold", "threshold": 0.0, "dvdt": 20.0, "dead_time": 1.0, "rise": 1.0},
     "blocksim.ephys.FitConfig": {"dt": 0.5, "tau": 40.0, "refractory": (2.0,), "candidates": 8, "restarts": 1, "seed": 0,
-                                 "bounds": {"tau_mem": (5.0, 50.0)}, "validation": 0.2, "spike_window": (2.0, 8.0)},
+                                 "bounds": {"tau_mem": (5.0, 50.0)}, "validation": 0.2, "spike_window": (2.0, 8.0),
+                                 "fixed": {"tau_adapt": 100.0}},
     "blocksim.ephys.Recording": {"current": np.zeros((1, 40)), "voltage": np.full((1, 40), -65.0), "sampling_rate": 1000.0,
                                  "name": "cell"},
     "blocksim.ephys.VanRossum": {"tau": 40.0},
@@ -183,7 +190,7 @@ OTHERS = {
     "blocksim.ephys.FICurve": "result", "blocksim.ephys.StepResponses": "result", "blocksim.ephys.FittedCell": "result",
     "blocksim.ephys.TriggeredAverage": "result", "blocksim.ephys.load_cell": "file",
     "blocksim.ephys.GIFFit": "result", "blocksim.ephys.Imposed": "result", "blocksim.ephys.Kernel": "result",
-    "blocksim.ephys.fit_gif": "long", "blocksim.ephys.evaluate": "long",
+    "blocksim.ephys.fit_gif": "long", "blocksim.ephys.electrode_kernel": "long", "blocksim.ephys.evaluate": "long",
     "blocksim.ephys.Cell": "result", "blocksim.ephys.Fit": "result", "blocksim.ephys.FitData": "result",
     "blocksim.ephys.Prediction": "result", "blocksim.ephys.SpikeLoss": "type", "blocksim.ephys.fit": "long", "blocksim.ephys.fit_cells": "long",
     "blocksim.ephys.open_parts": "file", "blocksim.ephys.open_recording": "file", "blocksim.testing.check_backend": "long",

@@ -103,7 +103,7 @@ def test_a_threshold_that_follows_the_potential_is_recovered():
 def test_the_model_that_predicts_best_is_kept():
     recording = recording_of(COUPLED, 4, 200_000)
     fit = fit_gif(recording, GIFConfig(model="auto"))
-    assert set(fit.compared) == {"lif", "gif", "igif"}
+    assert set(fit.compared) == {"lif", "alif", "glif", "gif", "igif"}
     assert fit.config.model == max(fit.compared, key=fit.compared.get) == "igif"
     assert fit.scores["held_out_bits"] == fit.compared["igif"]
 
@@ -144,9 +144,9 @@ def test_compiled_loops_are_the_written_ones():
     current, voltage = rng.normal(size=shape), rng.normal(size=shape)
     fast, decay, gain = get_backend("numba").fast, np.array([0.9, 0.99]), np.array([0.1, -0.02])
     for function, arguments in (
-        (_imposed.impose, (current, spikes, 5, 0.95, -1.0, 2.0, 0.5, decay, gain)),
-        (_imposed.potential_products, (current, voltage, spikes, ~spikes, 5, 0.95, decay, gain, False, 1, 100)),
-        (_imposed.potential_products, (current, voltage, spikes, ~spikes, 5, 0.95, decay, gain, True, 3, 150)),
+        (_imposed.impose, (current, spikes, 5, 0.95, -1.0, 2.0, 0.5, 0.3, decay, gain)),
+        (_imposed.potential_products, (current, voltage, spikes, ~spikes, 5, 0.95, 0.0, decay, gain, False, 1, 100)),
+        (_imposed.potential_products, (current, voltage, spikes, ~spikes, 5, 0.95, 0.3, decay, gain, True, 3, 150)),
         (_imposed.threshold_regressors, (voltage, spikes, 5, decay, np.array([0.8, 0.97]), np.array([-np.inf, 0.2]))),
     ):
         compiled, written = fast(function), function
@@ -321,7 +321,9 @@ def test_a_reader_is_warned():
     few = SpikeTrains.of([recording.spikes[0][:12]])
     told = fit_gif(Recording(recording.current, recording.voltage, 5000, few)).warnings
     assert any("12 spikes" in each for each in told)
-    assert any("edge" in each for each in fit_gif(recording, GIFConfig(model="gif", tau_mem=(20, 200))).warnings)
+    edged = fit_gif(recording, GIFConfig(model="gif", tau_mem=(20, 200)))
+    assert any("edge" in each for each in edged.warnings)
+    assert edged.cell.tau_mem >= 20
     twice = SpikeTrains.of([np.sort(np.append(recording.spikes[0], recording.spikes[0][5] + 1.0))])
     assert any(
         "1 ms apart" in each for each in fit_gif(Recording(recording.current, recording.voltage, 5000, twice)).warnings
@@ -416,7 +418,7 @@ def test_cells_of_a_table_are_compared(shell, tmp_path):
     with open(tmp_path / "cells/cells.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["cell"] for row in rows] == ["a", "b"]
-    assert all(row["model"] in ("gif", "igif") for row in rows)
+    assert all(row["model"] != "lif" for row in rows)  # the others have something of what the cell has
     assert all(float(row["test_md_star"]) > 0.5 for row in rows)
 
 
@@ -448,7 +450,6 @@ def test_a_folder_of_recordings_is_fitted(shell, tmp_path):
     [
         (["--model", "gif", "--tau", "20"], "--tau: expected with --model alif"),
         (["--model", "gif", "--refractory", "2,3"], "--refractory: expected one number for --model gif"),
-        (["--model", "alif", "--deterministic"], "--deterministic: expected with --model igif, gif or lif"),
         (["--model", "hodgkin"], "igif"),
     ],
 )

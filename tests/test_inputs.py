@@ -7,7 +7,7 @@ import pytest
 
 import blocksim
 
-from .helpers import assert_same_bits, assert_same_run, make_case
+from .helpers import assert_refused, assert_same_bits, assert_same_run, make_case
 
 
 def read_only(x):
@@ -58,6 +58,15 @@ def test_csr(backend):
     halves = sparse.csr_array(flat * 0.5)
     with pytest.raises(blocksim.ArgumentError, match="spike counts"):
         case.simulate(backend, halves, batch_size=2)
+
+
+def test_what_makes_no_events_is_named():
+    sparse = pytest.importorskip("scipy.sparse")
+    assert_refused(lambda: blocksim.Events.from_csr(3, 1), ["matrix:", "CSR", "3"])
+    assert_refused(lambda: blocksim.Events.from_csr(sparse.csc_array(np.eye(4)), 2), ["matrix:", "CSR", ".tocsr()"])
+    events = blocksim.Events.from_dense(np.eye(4))
+    assert_refused(lambda: events.followed_by(3), ["later:", "1 samples and 4 inputs", "3"])
+    assert_refused(lambda: events.followed_by(blocksim.Events.from_dense(np.eye(5))), ["later:", "(1, 5, 5)"])
 
 
 def test_one_sample_without_a_batch_axis(backend):

@@ -153,6 +153,12 @@ def test_cuba_lif_filters_its_input(backend, tmp_path):
         (lambda: GIF.from_ms(tau_mem=20, dt=0.1, currents=[5.0]), ["tau in ms, amplitude", "5.0"]),
         (lambda: GIF.from_ms(tau_mem=20, dt=0.1, thresholds=[(-5.0, 1.0)]), ["tau", "-5.0"]),
         (lambda: AdLIF.from_ms(tau_mem=9, tau_adapt=9, a=1, b=1, dt=1, discretisation="euler"), ["'exact'", "euler"]),
+        (lambda: AdLIF.from_ms(tau_mem=9, tau_adapt=9, a=np.inf, b=1, dt=1, discretisation="exact"), ["a:", "inf"]),
+        (lambda: AdLIF.current_gain(tau_mem=0, dt=1), ["tau_mem:", "above 0"]),
+        (lambda: AdLIF.current_gain(tau_mem=0, dt=1, tau_adapt=9), ["tau_mem:", "above 0"]),
+        (lambda: AdLIF.current_gain(tau_mem=9, dt=1, tau_adapt=-1), ["tau_adapt:", "above 0", "-1"]),
+        (lambda: AdLIF.current_gain(tau_mem=9, dt=1, tau_adapt=9, a=np.nan), ["a:", "finite", "nan"]),
+        (lambda: AdLIF.current_gain(tau_mem=[9, 9], dt=1, tau_adapt=9, a=[1, 2, 3]), ["one length", "(2,), (), (3,)"]),
     ],
 )
 def test_what_is_wrong_is_said(make, words):

@@ -26,6 +26,7 @@ from blocksim.training import BatchLoss, RatePenalty, Training, Variations, _tra
 from blocksim.training._objective import Share
 from blocksim.training._runners import LocalRunner
 from blocksim.training._samples import ArraySamples, held_out
+from blocksim.training.experiment import Experiment, grid_of
 from blocksim.transforms import Bounded, Decay
 
 from .helpers import assert_refused, threads
@@ -541,6 +542,7 @@ def test_a_diverging_training_ends_with_the_reason(tmp_path):
 
 
 X, LABELS = task(12)
+COMMON = Experiment("a.h5", "out")
 
 
 @pytest.mark.parametrize(("call", "words"), [
@@ -570,6 +572,14 @@ X, LABELS = task(12)
     (lambda: Training(transforms={"*.beta": 3}), ["transforms:", "*.beta", "3"]),
     (lambda: RatePenalty(1, lower=5, upper=2), ["upper:", "at least 5"]),
     (lambda: evaluate(network(), (X, LABELS + 1)), ["data:", "0 to 2"]),
+    (lambda: grid_of({"path": "a.h5"}), ["experiment:", "Experiment", "a.h5"]),
+    (lambda: grid_of(COMMON, seeds=1.5), ["seeds:", "whole number", "1.5"]),
+    (lambda: grid_of(COMMON, seeds=0), ["seeds:", "at least 1", "0"]),
+    (lambda: grid_of(COMMON, methods=["blocks"]), ["axes:", "refractory, method, gradient", "did you mean 'method'"]),
+    (lambda: grid_of(COMMON, method="blocks"), ["method:", "a sequence of values", "'blocks'"]),
+    (lambda: grid_of(COMMON, method=["abacus"]), ["method:", "'blocks'", "abacus"]),
+    (lambda: grid_of(COMMON, refractory=["x"]), ["refractory:", "ms", "'x'"]),
+    (lambda: grid_of(COMMON, refractory=[20, -1]), ["refractory:", "at least 0", "-1"]),
 ])  # fmt: skip
 def test_wrong_input_is_named(call, words):
     assert_refused(call, words)

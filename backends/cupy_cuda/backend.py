@@ -83,6 +83,11 @@ class CupyBackend(FusedBackend):
         fewer than eight neurons. True scans whatever the size, False never. gradient="paper" is not scanned, nor are
         neurons and synapses of the linear family.
 
+    Raises
+    ------
+    MissingLibraryError
+        There is no GPU or no driver, or the compiler (NVRTC) or cuBLAS cannot be used.
+
     Attributes
     ----------
     copies : Copies

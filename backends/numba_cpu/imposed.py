@@ -14,8 +14,8 @@ from .compiling import kernel
 
 @kernel
 def add_products(
-    first_item, stop_item, slot, current, voltage, spikes, counted, refractory, beta, decay, gain, series, every,
-    stretch, state, products, spread,
+    first_item, stop_item, slot, current, voltage, spikes, counted, refractory, beta, factor, decay, gain, series,
+    every, stretch, state, products, spread,
 ):  # fmt: skip
     """state: scratch (B, 2, P + 1); products OUT (B, stretches, P + 1, P + 1); spread OUT (B, 2)."""
     steps = current.shape[1]
@@ -63,10 +63,10 @@ def add_products(
                 left = refractory
                 for j in range(number):
                     c[j] += 1.0
-                    x[2 + j] = 0.0
-                x[0] = 0.0
-                x[1] = 0.0
-                x[reset] = 1.0
+                for j in range(reset + 1):
+                    x[j] *= factor
+                x[0] -= factor
+                x[reset] += 1.0
         for each in range(products.shape[1]):
             for j in range(size + 1):
                 for k in range(j):
@@ -75,8 +75,9 @@ def add_products(
 
 @kernel
 def impose_spikes(
-    first_item, stop_item, slot, current, spikes, refractory, beta, rest, resistance, reset, decay, gain, state, out
-):
+    first_item, stop_item, slot, current, spikes, refractory, beta, rest, resistance, reset, factor, decay, gain,
+    state, out,
+):  # fmt: skip
     """state: scratch (B, J); out OUT (B, T)."""
     steps = current.shape[1]
     number = len(decay)
@@ -99,7 +100,7 @@ def impose_spikes(
                 c[j] *= decay[j]
             if spikes[sweep, t]:
                 left = refractory
-                v = reset
+                v = reset + factor * (v - rest)
                 for j in range(number):
                     c[j] += 1.0
 
@@ -150,13 +151,13 @@ def impose(current: np.ndarray, spikes: np.ndarray, *parameters: Any) -> np.ndar
 
 def potential_products(
     current: np.ndarray, voltage: np.ndarray, spikes: np.ndarray, counted: np.ndarray, refractory: int, beta: float,
-    decay: np.ndarray, gain: np.ndarray, series: bool, every: int, stretch: int,
+    factor: float, decay: np.ndarray, gain: np.ndarray, series: bool, every: int, stretch: int,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """`blocksim._imposed.potential_products`."""
     (sweeps, steps), size = current.shape, 4 + len(decay) + int(series)
     products, spread = np.empty((sweeps, -(-steps // stretch), size, size)), np.empty((sweeps, 2))
     add_products(
-        sweeps, current, voltage, spikes, counted, refractory, beta, decay, gain, series, every, stretch,
+        sweeps, current, voltage, spikes, counted, refractory, beta, factor, decay, gain, series, every, stretch,
         np.empty((sweeps, 2, size)), products, spread,
     )  # fmt: skip
     return products, spread

@@ -62,8 +62,8 @@ def compile_(dtype: tuple[str, ...], paper: bool, components: tuple[int, ...] | 
 def _use_recordings(engine: blocksim.Backend) -> None:
     """Compute what fits of stochastic neurons are made of."""
     sweep, none, one = np.ones((1, 20)), np.zeros((1, 20), bool), np.ones(1)
-    engine.fast(_imposed.impose)(sweep, none, 2, 0.9, 0.0, 1.0, 0.0, one, one)
-    engine.fast(_imposed.potential_products)(sweep, sweep, none, ~none, 2, 0.9, one, one, False, 1, 10)
+    engine.fast(_imposed.impose)(sweep, none, 2, 0.9, 0.0, 1.0, 0.0, 0.0, one, one)
+    engine.fast(_imposed.potential_products)(sweep, sweep, none, ~none, 2, 0.9, 0.0, one, one, False, 1, 10)
     engine.fast(_imposed.threshold_regressors)(sweep, none, 2, one, one, one)
 
 

@@ -31,7 +31,7 @@ from blocksim.ephys._fitting.batch import (
     write_table,
 )
 from blocksim.ephys._fitting.config import FitConfig
-from blocksim.ephys._gif.config import MODELS, GIFConfig
+from blocksim.ephys._gif.config import ELECTRODES, MODELS, REFINEMENTS, GIFConfig
 from blocksim.ephys._recordings.detection import Detection
 from blocksim.ephys._recordings.formats import FORMATS, open_recording
 from blocksim.errors import ArgumentError, BlocksimError, FileError
@@ -52,6 +52,8 @@ SHOWN = {
 }  # fmt: skip
 # options of the search for an ALIF neuron
 OF_ALIF = ("tau", "restarts", "epochs")
+# settings by which the ALIF neuron is the stochastic one
+OF_LIKELIHOOD = {item.name for item in fields(GIFConfig)} - {item.name for item in fields(FitConfig)} - {"noise"}
 
 
 @click.command()
@@ -60,10 +62,10 @@ OF_ALIF = ("tau", "restarts", "epochs")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings file, .toml or .json.")
 @click.option(
     "--model",
-    type=click.Choice([*reversed(MODELS), "auto", "alif"]),
-    help="igif, gif, lif: stochastic neurons, with and without a threshold that follows the potential, and adaptation; "
-    "auto: the one of them that predicts a held-out part best; alif: a deterministic neuron, by search.  "
-    "[default: igif; alif where an option of its own is given]",
+    type=click.Choice([*reversed(MODELS), "auto"]),
+    help="igif, gif, glif, lif: stochastic neurons, from one whose threshold follows the potential to one without "
+    "adaptation; auto: the one of them that predicts a held-out part best; alif: a deterministic neuron, by search, or "
+    "with --refine or --select a stochastic one.  [default: igif; alif where an option of its search is given]",
 )
 @click.option(
     "--dt",
@@ -74,7 +76,28 @@ OF_ALIF = ("tau", "restarts", "epochs")
 @click.option(
     "--refractory", type=Several(float, "periods in ms"), help="Refractory period in ms, or candidates (alif)."
 )
-@click.option("--deterministic", is_flag=True, help="igif, gif, lif: take the noise away once it is fitted.")
+@click.option("--deterministic", is_flag=True, help="Stochastic models: take the noise away once it is fitted.")
+@click.option(
+    "--select", is_flag=True, help="Stochastic models: choose the number of time constants by a held-out part."
+)
+@click.option(
+    "--refine",
+    type=click.Choice(REFINEMENTS[1:]),
+    help="Stochastic models: let all numbers follow the gradient of the likelihood, of spikes and potential together, "
+    "or of spikes alone (needs SciPy).",
+)
+@click.option(
+    "--fix",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="Number that is known and not fitted, such as tau_mem=20; repeatable.",
+)
+@click.option(
+    "--electrode",
+    metavar="KIND",
+    help="series: fit a series resistance; or a recording below threshold through the same electrode, a file or a part "
+    "of FILES: compensate by its kernel.  [default: none]",
+)
 @click.option("--restarts", type=int, help="alif: number of gradient descents.  [default: 16]")
 @click.option("--epochs", type=int, help="alif: maximum number of steps of a descent.  [default: 200]")
 @click.option("--seed", type=int, help="Random seed.  [default: 0]")
@@ -104,6 +127,7 @@ def fit(
     config: Path | None,
     model: str | None,
     backend: str | None,
+    electrode: str | None,
     test_from: float | None,
     test_sweeps: tuple[str, ...],
     jobs: int,
@@ -118,7 +142,8 @@ def fit(
     report.html. For several, it holds a folder for each, and a table of all cells, cells.csv. A file that fails is
     reported and does not stop the others. Finished fits are not repeated.
     """
-    settings, recording = _settings(config, options, model, backend)
+    of_fit = electrode if electrode in ELECTRODES else None
+    settings, recording = _settings(config, {**options, "electrode": of_fit}, model, backend)
     sweeps = [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in test_sweeps]
     if not no_report:
         require_matplotlib()
@@ -128,7 +153,17 @@ def fit(
     made = not output.exists()
     make_folder(output)
     tasks = [
-        Task(str(source), str(folder), settings, recording, test_from, sweeps or None, not no_report, overwrite)
+        Task(
+            str(source),
+            str(folder),
+            settings,
+            recording,
+            test_from=test_from,
+            test_sweeps=sweeps or None,
+            report=not no_report,
+            overwrite=overwrite,
+            electrode=None if of_fit else electrode,
+        )
         for source, folder in zip(files, folders, strict=True)
     ]
     screen = console()
@@ -160,14 +195,20 @@ def _settings(
     named = fit_settings.pop("model", None)
     given = {name: options[name] for name in ("dt", "refractory", *OF_ALIF, "seed") if options[name] is not None}
     given |= {"backend": backend} if backend else {}
-    if options["deterministic"]:
-        given["noise"] = False
+    given |= {"noise": False} if options["deterministic"] else {}
+    given |= {"select": True} if options["select"] else {}
+    given |= {name: options[name] for name in ("refine", "electrode") if options[name] is not None}
+    if options["fix"]:
+        given["fixed"] = dict(map(_fixed, options["fix"]))
     model = model or named or _implied(fit_settings | given)
-    if model == "alif" and options["deterministic"]:
-        raise ArgumentError("--deterministic: expected with --model igif, gif or lif; found --model alif")
-    if model != "alif":
+    searched = model == "alif" and not OF_LIKELIHOOD & set(fit_settings | given)
+    if searched and options["deterministic"]:
+        raise ArgumentError("--deterministic: expected with a stochastic model, as igif; found --model alif")
+    if not searched:
         if others := [f"--{name}" for name in (*OF_ALIF, "backend") if name in given]:
-            raise ArgumentError(f"{', '.join(others)}: expected with --model alif; found --model {model}")
+            raise ArgumentError(
+                f"{', '.join(others)}: expected with --model alif, without --refine and --select; found --model {model}"
+            )
         for name in {"dt", "refractory"} & set(given):
             if len(given[name]) != 1:
                 raise ArgumentError(f"--{name}: expected one number for --model {model}; found {given[name]}")
@@ -186,9 +227,18 @@ def _settings(
         detection["threshold"] = options["detection_threshold"]
     if detection:
         recording["detection"] = make(Detection, "[detection]", detection)
-    if model == "alif":
+    if searched:
         return make(FitConfig, "[fit]", fit_settings), recording
     return make(GIFConfig, "[fit]", {**fit_settings, "model": model}), recording
+
+
+def _fixed(text: str) -> tuple[str, float]:
+    """A name and a number of "name=number"."""
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise ArgumentError(f"--fix: expected NAME=NUMBER, such as tau_mem=20; found {text!r}") from None
 
 
 def _implied(settings: Mapping[str, Any]) -> str:

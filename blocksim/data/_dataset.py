@@ -70,8 +70,8 @@ class EventDataset:
         A sample begins where this share of its events has passed, 0 to below 1/2: 0 is the first event, a little more
         leaves out noise before the sound. What comes before is lost. None: it begins at time 0.
     span : float or None
-        Time is scaled, sample by sample, so that the events, but for the share `trim` at either end, last so many ms:
-        speakers then differ in tempo no more. Needs `trim`. None: time is what it is.
+        Time is scaled, sample by sample, so that the events, except for the share `trim` at either end, last this many
+        ms. This removes differences in tempo between speakers. Needs `trim`. None: time is what it is.
     delays : sequence of float
         Delays in ms, whole steps rounded down, ascending: every channel enters once for each of them, as
         `Events.delayed` has it. What arrives after a fixed duration is cut.
@@ -224,7 +224,20 @@ class EventDataset:
         )
 
     def subset(self, indices: Any) -> Self:
-        """The samples of those indices, in that order; shares the file and the cache."""
+        """The samples of those indices, in that order; shares the file and the cache.
+
+        Raises
+        ------
+        ArgumentError
+            There are no indices, or one is not from 0 to len - 1.
+
+        Examples
+        --------
+        >>> from blocksim.data import from_lists
+        >>> data = from_lists([[0.5, 2.0], [1.0]], [[0, 1], [2]], labels=[0, 1], channels=3)
+        >>> data.subset([1]).labels
+        array([1])
+        """
         part = object.__new__(type(self))
         part.steps, part.delays, part._store = self.steps, self.delays, self._store
         part._select(self._places[self._indices(indices)])
@@ -243,6 +256,10 @@ class EventDataset:
         seed, epoch : int
             0 or more.
 
+        Returns
+        -------
+        Batch
+
         Raises
         ------
         ArgumentError
@@ -250,6 +267,13 @@ class EventDataset:
         FileError
             A sample's events are damaged or out of range, or, without `steps`, one is so late that the steps before it
             would take all memory: over 2**24 in all, and 1000 an event.
+
+        Examples
+        --------
+        >>> from blocksim.data import from_lists
+        >>> data = from_lists([[0.5, 2.0], [1.0]], [[0, 1], [2]], labels=[0, 1], channels=3)
+        >>> data.batch([1, 0]).labels
+        array([1, 0])
         """
         places = self._indices(indices)
         if augmentation is not None and not isinstance(augmentation, Augmentation):
@@ -290,6 +314,11 @@ class EventDataset:
             As for `batch`.
         drop_last : bool
             Leave out a last batch that is smaller.
+
+        Yields
+        ------
+        Batch
+            Samples as `batch` returns them; every sample is in one batch, but for those that `drop_last` leaves out.
 
         Raises
         ------

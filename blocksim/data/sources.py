@@ -142,6 +142,12 @@ class Source:
         What `wrong` raises: FileError, or ArgumentError for arrays.
     unit : str or None
         Unit in which the times are stored, one of `blocksim.trains.UNITS`; None: the format leaves no doubt.
+
+    Raises
+    ------
+    FileError or ArgumentError
+        `error`: there is no sample, labels or groups are not whole numbers of 0 or more, one a sample, there are too
+        many channels or classes, or names are not texts or too few.
     """
 
     def __init__(
@@ -177,11 +183,26 @@ class Source:
         return len(self.labels)
 
     def read(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
-        """Times in ms (events,) float64, and channels (events,) of any integer dtype, in any order."""
+        """Times in ms (events,) float64, and channels (events,) of any integer dtype, in any order.
+
+        Subclasses must define it.
+
+        Raises
+        ------
+        FileError
+            The sample cannot be read; raised by `wrong`.
+        """
         raise NotImplementedError
 
     def checked(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
-        """What `read` gives, found to be in range."""
+        """What `read` gives, found to be in range.
+
+        Raises
+        ------
+        FileError or ArgumentError
+            What `wrong` makes: times and channels differ in shape, a time is negative or not finite, or a channel is
+            not below `channels`.
+        """
         times, units = self.read(sample)
         if times.ndim != 1 or times.shape != units.shape:
             raise self.wrong(
@@ -267,6 +288,12 @@ class ArraySource(Source):
         Ascending, from 0 to the number of events.
     more
         As for `Source`.
+
+    Raises
+    ------
+    FileError or ArgumentError
+        As `Source`; or an array is not one-dimensional or of another dtype, times and units differ in length, or the
+        offsets do not ascend from 0 to the number of events, one more than labels.
     """
 
     def __init__(

@@ -15,7 +15,8 @@ from blocksim.ephys._fitting.losses import SpikeLoss, VanRossum
 from blocksim.ephys._fitting.model import Cell, Prediction
 from blocksim.ephys._gif.cell import GIFCell, Imposed
 from blocksim.ephys._gif.config import GIFConfig
-from blocksim.ephys._gif.fit import GIFFit, Kernel, fit_gif
+from blocksim.ephys._gif.fit import fit_gif
+from blocksim.ephys._gif.result import GIFFit, Kernel
 from blocksim.ephys._protocols import (
     FICurve,
     StepResponses,
@@ -24,14 +25,16 @@ from blocksim.ephys._protocols import (
     step_responses,
 )
 from blocksim.ephys._recordings.detection import Detection, detect_spikes, missed
+from blocksim.ephys._recordings.electrode import ElectrodeKernel, compensate, electrode_kernel
 from blocksim.ephys._recordings.formats import open_parts, open_recording
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.ephys._recordings.resampling import resample
 from blocksim.ephys.evaluation import evaluate
 
 __all__ = [
-    "Cell", "Detection", "FICurve", "Fit", "FitConfig", "FitData", "FittedCell", "GIFCell", "GIFConfig", "GIFFit",
-    "Imposed", "Kernel", "Prediction", "Recording", "SpikeLoss", "StepResponses", "TriggeredAverage", "VanRossum",
-    "detect_spikes", "evaluate", "fit", "fit_cells", "fit_gif", "load_cell", "missed", "open_parts", "open_recording",
-    "population", "resample", "spike_triggered_average", "step_responses",
+    "Cell", "Detection", "ElectrodeKernel", "FICurve", "Fit", "FitConfig", "FitData", "FittedCell", "GIFCell",
+    "GIFConfig", "GIFFit", "Imposed", "Kernel", "Prediction", "Recording", "SpikeLoss", "StepResponses",
+    "TriggeredAverage", "VanRossum", "compensate", "detect_spikes", "electrode_kernel", "evaluate", "fit", "fit_cells",
+    "fit_gif", "load_cell", "missed", "open_parts", "open_recording", "population",
+    "resample", "spike_triggered_average", "step_responses",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from blocksim._validation import flag, found, milliseconds
 from blocksim._validation import precision as checked_precision
 from blocksim.ephys._fitting.model import Cell
 from blocksim.ephys._gif.cell import GIFCell
-from blocksim.ephys._gif.fit import GIFFit, read_fit
+from blocksim.ephys._gif.result import GIFFit, read_fit
 from blocksim.errors import ArgumentError
 
 
@@ -63,6 +63,11 @@ def load_cell(path: str | Path) -> FittedCell:
     ----------
     path : str or Path
         The file, or the folder that `blocksim fit` wrote.
+
+    Returns
+    -------
+    FittedCell
+        (cell, dt): the cell, and the time step in ms that it was fitted with.
 
     Raises
     ------

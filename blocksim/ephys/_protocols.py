@@ -155,6 +155,10 @@ class StepResponses:
         settle : float
             Time in ms after the step's start in which spikes are not counted for the rate: adaptation settles.
 
+        Returns
+        -------
+        FICurve
+
         Raises
         ------
         ArgumentError
@@ -292,6 +296,11 @@ def spike_triggered_average(
         How far the window reaches on either side of a spike, in ms. Spikes whose window leaves the signal do not count.
     centred : bool
         Take each sweep's mean off the signal first.
+
+    Returns
+    -------
+    TriggeredAverage
+        The mean of the signal around spikes, its standard error, and the number of spikes that count.
 
     Raises
     ------

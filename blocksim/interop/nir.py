@@ -115,6 +115,13 @@ def write_nir(path: str | Path, network: Network, dt: float | None = None) -> No
         Replaced as a whole if it is there.
     network, dt
         As for `to_nir`.
+
+    Raises
+    ------
+    ArgumentError, MissingLibraryError
+        As `to_nir`.
+    FileError
+        The file cannot be written.
     """
     graph = to_nir(network, dt)
     with written(Path(path)) as part:

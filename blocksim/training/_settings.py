@@ -42,6 +42,12 @@ class RatePenalty:
     over : {"batch", "sample"}
         Whether the mean rate over the batch must lie within the range, or that in every sample.
 
+    Raises
+    ------
+    ArgumentError
+        The strength is not above 0, the range is not 0 <= lower <= upper, `layers` is empty or not of whole numbers, or
+        `over` is unknown.
+
     Examples
     --------
     >>> from blocksim.training import RatePenalty
@@ -198,14 +204,27 @@ class Training:
             )
 
     def scheduled(self, steps: int) -> Optimiser:
-        """The optimiser with its learning rate over a training of so many steps."""
+        """The optimiser with its learning rate over a training of so many steps.
+
+        Raises
+        ------
+        ArgumentError
+            `steps` is below 1, and the schedule is a cosine.
+        """
         rate = self.optimiser.learning_rate
         if self.schedule == "constant" or isinstance(rate, Schedule):
             return self.optimiser
         return replace(self.optimiser, learning_rate=Cosine(rate, steps, int(self.warmup * steps)))
 
     def transforms_of(self, network: Network) -> dict[str, Transform | None]:
-        """How each parameter of a network is reparametrised; None: it is free."""
+        """How each parameter of a network is reparametrised; None: it is free.
+
+        Returns
+        -------
+        dict
+            By the names of `Network.parameters`: the `Transform` that `transforms` gives, else the network's own; None
+            where the parameter is free.
+        """
         return {
             name: next((given for pattern, given in self.transforms.items() if is_named(name, [pattern])), own)
             for name, own in network.transforms().items()

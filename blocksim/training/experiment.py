@@ -19,7 +19,7 @@ import numpy as np
 from blocksim._array_io import plain, write_json
 from blocksim._network import Network
 from blocksim._settings import check_names, make, read_settings, section
-from blocksim._validation import choice, found, milliseconds
+from blocksim._validation import choice, found, instance, items, milliseconds, whole
 from blocksim.data import Augmentation, EventDataset, open_dataset
 from blocksim.errors import ArgumentError
 from blocksim.initialisers import calibrate, make_network
@@ -29,6 +29,7 @@ from blocksim.training._settings import RatePenalty, Training, described
 from blocksim.training._trainer import fit
 
 OPTIMISERS: dict[str, type[Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
+AXES = ("refractory", "method", "gradient")  # of a grid
 # samples that the first weights are calibrated on
 CALIBRATION = 64
 # of the highest rate that a refractory period allows, how much a layer begins with at most
@@ -147,6 +148,17 @@ def read_config(path: str | Path) -> dict[str, Any]:
         It cannot be read, is not UTF-8, is neither, or is nested too deeply.
     ArgumentError
         It holds something other than a table of settings.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from blocksim.training.experiment import read_config
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "choices.toml"
+    ...     _ = path.write_text("[training]\\nepochs = 5")
+    ...     read_config(path)
+    {'training': {'epochs': 5}}
     """
     return read_settings(path)
 
@@ -224,13 +236,25 @@ def grid_of(experiment: Experiment, seeds: int = 1, **axes: Sequence[Any]) -> li
     list of Experiment
         One in the experiment's folder itself; several in folders below it, named after what differs.
 
+    Raises
+    ------
+    ArgumentError
+        It is no experiment; `seeds` is below 1; an axis is none of these, or no sequence; a refractory period is not a
+        time of at least 0; or a method or gradient is unknown.
+
     Examples
     --------
     >>> from blocksim.training.experiment import Experiment, grid_of
     >>> [each.folder for each in grid_of(Experiment("a.h5", "out"), seeds=2, refractory=[20, 40])]
     ['out/refractory20-seed0', 'out/refractory20-seed1', 'out/refractory40-seed0', 'out/refractory40-seed1']
     """
-    axes = {name: values for name, values in axes.items() if values}
+    instance("experiment", experiment, Experiment, "an Experiment")
+    seeds = whole("seeds", seeds, 1)
+    check_names("axes", axes, AXES)
+    some = {name: values for name, values in axes.items() if not (isinstance(values, (list, tuple)) and not values)}
+    axes = {name: items(name, values, "a sequence of values") for name, values in some.items()}
+    if "refractory" in axes:
+        axes["refractory"] = [milliseconds("refractory", value, zero=True) for value in axes["refractory"]]
     made = []
     for values in product(*axes.values(), range(seeds)):
         chosen = dict(zip([*axes, "seed"], values, strict=True))
@@ -239,7 +263,7 @@ def grid_of(experiment: Experiment, seeds: int = 1, **axes: Sequence[Any]) -> li
         parts = []
         for name, value in chosen.items():
             if name == "refractory":
-                network = replace(network, refractory=float(value))
+                network = replace(network, refractory=value)
             else:
                 training = replace(training, **{name: value})
             if len(axes[name]) > 1:
@@ -302,6 +326,15 @@ def run_experiment(
     -------
     dict
         What `result.json` holds: the experiment, the best epoch, its losses and accuracies, rates, times.
+
+    Raises
+    ------
+    ArgumentError
+        The experiment's choices are out of range, or do not fit its data.
+    FileError
+        The data cannot be read, or the folder cannot be written to, or holds another training.
+    DivergenceError, DeviceError, ExecutorError, MissingLibraryError
+        As `fit` raises them.
     """
     folder = Path(experiment.folder)
     description = json.loads(json.dumps(described(experiment)))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from blocksim.ephys._fitting.config import FitConfig
 from blocksim.ephys._fitting.descent import Progress
 from blocksim.ephys._fitting.fit import Fit, fit
 from blocksim.ephys._gif.config import GIFConfig
-from blocksim.ephys._gif.fit import GIFFit, fit_gif
+from blocksim.ephys._gif.fit import fit_gif
+from blocksim.ephys._gif.result import GIFFit
+from blocksim.ephys._recordings.electrode import ElectrodeKernel, compensate, electrode_kernel
 from blocksim.ephys._recordings.formats import open_parts, open_recording
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.ephys.evaluation import arrays, predict, scores
@@ -74,6 +76,9 @@ class Task:
         Whether to draw the page.
     overwrite : bool
         Whether to fit again what was fitted with other settings.
+    electrode : str or None
+        A recording below threshold through the same electrode, a file or a part of this one: the potential is
+        compensated by the electrode's kernel.
     """
 
     path: str
@@ -84,6 +89,7 @@ class Task:
     test_sweeps: Any = None
     report: bool = True
     overwrite: bool = False
+    electrode: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +100,39 @@ class Parts:
     test: Recording
     continued: bool
 
+    def at_dt(self, dt: float) -> Parts:
+        """Both at another time step in ms."""
+        return replace(self, training=self.training.at_dt(dt), test=self.test.at_dt(dt))
+
+    def compensated(self, kernel: ElectrodeKernel) -> Parts:
+        """Both without the electrode's share of the potential."""
+        return replace(self, training=compensate(self.training, kernel), test=compensate(self.test, kernel))
+
 
 def open_split(task: Task) -> Parts:
-    """Open a file and split it; checked, so that a fit can begin."""
+    """Open a file, compensate it and split it; checked, so that a fit can begin."""
+    parts = _split(task)
+    if task.electrode is None:
+        return parts
+    try:
+        kernel = electrode_kernel(_of_electrode(task, task.electrode))
+        return parts.compensated(kernel)
+    except ArgumentError as error:
+        raise FileError(f"{task.electrode}: {error}") from error
+
+
+def _of_electrode(task: Task, source: str) -> Recording:
+    """The recording that the electrode's kernel is measured in."""
+    options = {name: value for name, value in task.recording.items() if name != "part"}
+    if Path(source).exists():
+        return open_recording(source, **options)
+    try:
+        return open_recording(task.path, part=source, **options)
+    except FileError as error:
+        raise FileError(f"{error}; there is no file {source} either") from error
+
+
+def _split(task: Task) -> Parts:
     if task.test_from is not None and task.test_sweeps is not None:
         raise ArgumentError("test_from, test_sweeps: expected one of them; found both")
     recording: Recording | None = None
@@ -136,7 +172,12 @@ def digest(task: Task) -> str:
     config = task.config.to_dict()
     if config.get("loss") == "van_rossum":  # fits of 0.1.0, which had no other, are known again
         del config["loss"]
+    if isinstance(task.config, FitConfig) and not config["fixed"]:
+        del config["fixed"]
     settings = [config, dict(task.recording), task.test_from, task.test_sweeps, content]
+    if task.electrode is not None:
+        source = Path(task.electrode)
+        settings.append(hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else task.electrode)
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -184,6 +225,8 @@ def fit_file(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     if isinstance(task.config, GIFConfig):
         result = fit_gif(parts.training, task.config, progress)
         options: dict[str, Any] = {"repeats": task.config.repeats, "seed": task.config.seed}
+        if result.series_resistance:
+            parts = parts.at_dt(result.dt).compensated(result.electrode)
     else:
         result, options = fit(parts.training, task.config, progress), {"backend": task.config.backend}
     predicted = {

@@ -28,9 +28,8 @@ class FitConfig:
     Parameters
     ----------
     dt : float, tuple of float, or None
-        Time step of the model in ms; None: the recording's. Of several, `fit` makes a fit for each, for time axes
-        that differ are different runs, and returns the one of the lowest validation loss (training loss where nothing
-        is held out).
+        Time step of the model in ms; None: the recording's. With several, `fit` fits each in a run of its own and
+        returns the fit with the lowest validation loss (or training loss, if nothing is held out).
     loss : str or SpikeLoss
         What is made small: "van_rossum", the distance (19), or an object of a class of your own.
     tau : float
@@ -72,6 +71,9 @@ class FitConfig:
         Of everything random: the same seed gives the same fit, on one machine.
     backend, method : str
         As for `simulate`.
+    fixed : mapping
+        Parameters that are known and not fitted, by the names of `bounds` and in their units. An adaptation_pa of 0
+        makes a LIF neuron.
 
     Raises
     ------
@@ -108,6 +110,7 @@ class FitConfig:
     seed: int = 0
     backend: str = "numba"
     method: str = "blocks"
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -142,6 +145,11 @@ class FitConfig:
         bounds = {name: items(f"bounds: {name}", pair, "(low, high)", 2) for name, pair in self.bounds.items()}
         set_field(self, "bounds", bounds)
         choices("bounds", tuple(self.bounds), PARAMETERS)
+        instance("fixed", self.fixed, Mapping, "a dict of numbers by name")
+        choices("fixed", tuple(self.fixed), PARAMETERS)
+        above = {"tau_mem": 0.0, "tau_adapt": 0.0, "gain": 0.0}
+        fixed = {name: number(f"fixed: {name}", value, above=above.get(name)) for name, value in self.fixed.items()}
+        set_field(self, "fixed", fixed)
         check_choices(self)
         spike_loss(self.loss, self.tau)
 
@@ -149,7 +157,17 @@ class FitConfig:
     def from_dict(cls, settings: Mapping[str, Any], source: str = "config") -> Self:
         """Settings by name, as a configuration file holds them; the others keep their defaults.
 
-        Raises `ArgumentError`, naming `source`, where a name is unknown.
+        Parameters
+        ----------
+        settings : mapping
+            Values by name; lists become tuples.
+        source : str
+            What messages call it: the file, say.
+
+        Raises
+        ------
+        ArgumentError
+            A name is unknown, and the message names `source`; or a setting is out of range.
         """
         names = [item.name for item in fields(cls)]
         for name in settings:

@@ -124,6 +124,11 @@ class FitData:
         merge : bool
             Simulate sweeps that repeat one current once, on their mean current: those that differ from the first of
             them by at most 2 % of its standard deviation (root mean square), as measurement noise does.
+
+        Raises
+        ------
+        ArgumentError
+            There is no spike to fit; `warm_up`, or with `voltage` a time of `spike_window`, is below 0.
         """
         counts = recording.spike_counts()
         groups = repeats_of(recording.current) if merge else [[index] for index in range(recording.sweeps)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from blocksim.ephys._fitting.data import FitData
 from blocksim.ephys._fitting.model import Prediction
-from blocksim.ephys._fitting.search import Space
+from blocksim.ephys._fitting.search import Known, Space
 
 POOR_R2 = 0.5
 SILENT = 0.25  # of the recorded spikes
@@ -23,6 +23,9 @@ def doubts_of(data: FitData, space: Space, values: Mapping[str, np.ndarray], pre
     """In words, of a fit with these values, in the unit of the space; none where there is nothing to say."""
     told = []
     for name, transform in space.transforms.items():
+        without_effect = name == "tau_adapt" and not values["adaptation_pa"][0]
+        if isinstance(transform, Known) or without_effect:
+            continue
         low, high = transform.low, transform.high
         ends = np.array([low, float(values[name][0]), high])
         low_end, at, high_end = ends if transform.scale == "linear" else np.log(ends)

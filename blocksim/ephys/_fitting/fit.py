@@ -154,6 +154,11 @@ def fit_cells(
     config, progress
         As for `fit`; each cell's search begins with the same seed, so that a cell's fit does not depend on the others.
 
+    Returns
+    -------
+    list of Fit
+        One for each cell, in the order of `data`.
+
     Raises
     ------
     ArgumentError
@@ -171,7 +176,7 @@ def fit_cells(
         "detach": config.detach, "backend": get_backend(config.backend), "method": config.method,
     }  # fmt: skip
 
-    spaces = [Space.of(cell, config.refractory, config.bounds) for cell in cells]
+    spaces = [Space.of(cell, config.refractory, config.bounds, config.fixed) for cell in cells]
     searched: list[tuple[np.ndarray, np.ndarray]] = []
     seconds: list[dict[str, float]] = []
     for index, cell in enumerate(cells):

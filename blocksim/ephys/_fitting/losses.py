@@ -111,7 +111,13 @@ class VanRossum(SpikeLoss):
         stops: np.ndarray,
         gradient: bool,
     ) -> tuple[Array, Array, Array | None]:
-        """The sums of (19); the factor dt / tau is left out, for losses are compared with that of silence."""
+        """The sums of (19); the factor dt / tau is left out, for losses are compared with that of silence.
+
+        Parameters
+        ----------
+        backend, spikes, target, columns, dt, first, stops, gradient
+            As for `SpikeLoss`.
+        """
         decay = math.exp(-dt / self.tau)
         before, after, back = train_distance(backend, spikes, target, columns, decay, first, stops, gradient)
         if back is not None:

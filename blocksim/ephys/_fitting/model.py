@@ -130,12 +130,25 @@ class Cell:
             Computing precision.
         rounding : {None, "nearest", "down", "up"}
             As in `ALIF.from_ms`, for a refractory period that is no whole number of steps.
+
+        Raises
+        ------
+        ArgumentError
+            dt is not a time above 0; the refractory period is no whole number of steps and `rounding` is None; or dtype
+            is not float32 or float64.
         """
         return layer_of(self, dt, dtype, rounding)
 
     @classmethod
     def from_layer(cls, layer: Layer, dt: float) -> Self:
         """The cell that a layer of one ALIF neuron with one input in pA stands for: `layer`, backwards.
+
+        Parameters
+        ----------
+        layer : Layer
+            As `layer` returns it.
+        dt : float
+            Its time step in ms.
 
         Raises
         ------

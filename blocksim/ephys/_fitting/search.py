@@ -23,23 +23,41 @@ EDGE = 1e-3  # of the range of a parameter: no search starts nearer to a bound
 
 
 @dataclass(frozen=True)
+class Known:
+    """A parameter that is not searched: whatever its free number, it has one value."""
+
+    value: float
+
+    def from_free(self, free: np.ndarray) -> np.ndarray:
+        """The value, as often as there are free numbers."""
+        return np.full(np.shape(free), self.value)
+
+    def pullback(self, free: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """No gradient."""
+        return np.zeros_like(np.asarray(gradient, np.float64))
+
+
+@dataclass(frozen=True)
 class Space:
     """Bounds of a cell's parameters.
 
     Attributes
     ----------
-    transforms : dict of Bounded
+    transforms : dict of Bounded or Known
         By parameter, in its unit: tau_mem, tau_adapt in ms, gain in 1/pA, rheobase and adaptation_pa in pA. All but the
         rheobase are spaced by their logarithm.
     refractory : (G,) array
         Refractory periods to choose from, in steps, ascending.
     """
 
-    transforms: dict[str, Bounded]
+    transforms: dict[str, Bounded | Known]
     refractory: np.ndarray
 
     @classmethod
-    def of(cls, data: FitData, refractory: tuple[float, ...], bounds: Mapping[str, tuple[float, float]]) -> Space:
+    def of(
+        cls, data: FitData, refractory: tuple[float, ...], bounds: Mapping[str, tuple[float, float]],
+        fixed: Mapping[str, float] | None = None,
+    ) -> Space:  # fmt: skip
         """The space of a cell: bounds that are not given follow from its current's mean and standard deviation s.
 
         tau_mem from 1 (at least half a step) to 100 ms; tau_adapt from 5 to 1000 ms; the gain from 0.1 to 20 over s;
@@ -59,10 +77,11 @@ class Space:
             "rheobase": (mean - 4 * spread, mean + 4 * spread),
             "adaptation_pa": (0.005 * spread, 5 * spread),
         } | {name: tuple(pair) for name, pair in bounds.items()}
-        transforms = {
+        transforms: dict[str, Bounded | Known] = {
             name: Bounded(limits[name][0], limits[name][1], "linear" if name == "rheobase" else "log")
             for name in PARAMETERS
         }
+        transforms |= {name: Known(value) for name, value in (fixed or {}).items()}
         periods = real_array("refractory", refractory).astype(np.float64)
         finite("refractory", periods)
         if periods.ndim != 1 or not periods.size or (periods < 0).any():

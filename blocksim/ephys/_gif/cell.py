@@ -5,8 +5,9 @@ Owns its parameters, what it predicts, and what it is as a neuron of the simulat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -74,6 +75,9 @@ class GIFCell:
         relative to rest on both sides; mV of threshold for a mV of potential, once settled.
     rate : float
         In Hz.
+    reset_factor : float
+        What is kept of the potential above rest after a spike, which is then `reset` + `reset_factor` (V - rest); 0:
+        nothing.
 
     Raises
     ------
@@ -83,8 +87,9 @@ class GIFCell:
     Notes
     -----
     Sources: Mensi et al., Journal of Neurophysiology 107, 2012; Pozzorini et al., PLoS Computational Biology 11, 2015;
-    for the coupling (iGIF) Mensi et al., PLoS Computational Biology 12, 2016. At a rate of 1 Hz the threshold is the
-    V_T of the GIF toolbox and of NEST's gif_psc_exp.
+    for the coupling (iGIF) Mensi et al., PLoS Computational Biology 12, 2016; for the reset factor (GLIF) Teeter et
+    al., Nature Communications 9, 2018. At a rate of 1 Hz the threshold is the V_T of the GIF toolbox and of NEST's
+    gif_psc_exp.
 
     Examples
     --------
@@ -110,12 +115,13 @@ class GIFCell:
     thresholds: tuple[tuple[float, float], ...] = ()
     coupling: tuple[tuple[float, float | None, float], ...] = ()
     rate: float = 1.0
+    reset_factor: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("capacitance", "conductance", "rate"):
             object.__setattr__(self, name, number(name, getattr(self, name), above=0))
         object.__setattr__(self, "width", number("width", self.width, least=0))
-        for name in ("rest", "reset", "threshold"):
+        for name in ("rest", "reset", "threshold", "reset_factor"):
             object.__setattr__(self, name, number(name, getattr(self, name)))
         object.__setattr__(self, "refractory", milliseconds("refractory", self.refractory, zero=True))
         for name, words in PARTS.items():
@@ -166,17 +172,7 @@ class GIFCell:
         dtype : numpy dtype
             Computing precision.
         """
-        kind = np.dtype(dtype)
-        return GIF.from_ms(
-            tau_mem=np.asarray(self.tau_mem, kind), dt=dt,
-            theta=np.full(repeats, self.threshold - self.rest, kind), refractory=self.refractory,
-            v_reset=np.asarray(self.reset - self.rest, kind),
-            currents=[(tau, amplitude / self.conductance) for tau, amplitude in self.currents],
-            thresholds=self.thresholds,
-            coupling=[(tau, None if knot is None else knot - self.rest, slope) for tau, knot, slope in self.coupling],
-            rounding="nearest",
-            spike=Escape.from_ms(rate=self.rate, width=self.width, dt=dt) if self.is_stochastic else None,
-        )  # fmt: skip
+        return _neurons(self, dt, repeats, np.dtype(dtype))
 
     def layer(self, dt: float, dtype: Any = np.float64) -> Layer:
         """The cell as a layer of one neuron, whose one input is a current in pA."""
@@ -247,8 +243,9 @@ class GIFCell:
         basis = self.basis(milliseconds("dt", dt))
         amplitudes = [amplitude / self.conductance for _, amplitude in self.currents]
         potential = impose(
-            array, fired, basis, self.tau_mem, (self.rest, 1 / self.conductance, *amplitudes, self.reset)
-        )
+            array, fired, basis, self.tau_mem, self.reset_factor,
+            (self.rest, 1 / self.conductance, *amplitudes, self.reset),
+        )  # fmt: skip
         above_rest, live = weighted(potential - self.rest, fired, basis, self._weights())
         threshold = self.rest + above_rest
         if not self.is_stochastic:
@@ -275,7 +272,8 @@ class GIFCell:
         Raises
         ------
         ArgumentError
-            The potential acts on the threshold, which NEST's model has not; or there is no noise.
+            The potential acts on the threshold, or is not reset to a value, which NEST's model has not; or there is no
+        noise.
         """
         if not self.is_stochastic:
             raise ArgumentError("to_nest: expected a neuron with noise, as gif_psc_exp is; found width=0")
@@ -283,6 +281,11 @@ class GIFCell:
             raise ArgumentError(
                 "to_nest: expected a neuron without coupling of its threshold to the potential; found "
                 f"{len(self.coupling)} (gif_psc_exp has none; fit with model='gif')"
+            )
+        if self.reset_factor:
+            raise ArgumentError(
+                "to_nest: expected a neuron that is reset to a value, as gif_psc_exp is; found reset_factor="
+                f"{self.reset_factor:g} (fit with model='gif')"
             )
         cell = self.with_rate(1.0)
         return {
@@ -300,6 +303,35 @@ class GIFCell:
     def from_dict(cls, parameters: Mapping[str, Any]) -> Self:
         """The cell of `to_dict`."""
         return cls(**parameters)
+
+
+def side_by_side(cells: Sequence[GIFCell], dt: float) -> GIF:
+    """Cells of one structure as the neurons of one layer, whose potentials are in mV above each one's rest."""
+    first = cells[0]
+    numbers: dict[str, Any] = {"refractory": first.refractory, "is_stochastic": first.is_stochastic}
+    for name in ("tau_mem", "conductance", "rest", "reset", "threshold", "width", "rate", "reset_factor"):
+        numbers[name] = np.array([getattr(cell, name) for cell in cells])
+    for part in PARTS:
+        several = zip(*(getattr(cell, part) for cell in cells), strict=True)
+        numbers[part] = [
+            tuple(None if values[0] is None else np.array(values) for values in zip(*entries, strict=True))
+            for entries in several
+        ]
+    return _neurons(SimpleNamespace(**numbers), dt, len(cells), np.dtype(np.float64))
+
+
+def _neurons(cell: Any, dt: float, number: int, kind: np.dtype) -> GIF:
+    """So many neurons of the numbers of a cell, each one or (N,)."""
+    return GIF.from_ms(
+        tau_mem=np.asarray(cell.tau_mem, kind), dt=dt,
+        theta=np.full(number, cell.threshold - cell.rest, kind), refractory=cell.refractory,
+        v_reset=np.asarray(cell.reset - cell.rest, kind), reset_factor=cell.reset_factor,
+        currents=[(tau, amplitude / cell.conductance) for tau, amplitude in cell.currents],
+        thresholds=cell.thresholds,
+        coupling=[(tau, None if knot is None else knot - cell.rest, slope) for tau, knot, slope in cell.coupling],
+        rounding="nearest",
+        spike=Escape.from_ms(rate=cell.rate, width=cell.width, dt=dt) if cell.is_stochastic else None,
+    )  # fmt: skip
 
 
 def _entry(name: str, given: Any, words: tuple[str, ...]) -> tuple[Any, ...]:

@@ -6,21 +6,39 @@ Owns their names, defaults and ranges.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from blocksim._validation import choice, found, milliseconds, number, whole
+from blocksim._validation import choice, choices, found, instance, milliseconds, number, whole
 from blocksim.errors import ArgumentError
 
-# time constants in ms of each model, where none are given
-MODELS: dict[str, dict[str, tuple[float, ...]]] = {
-    "lif": {"currents": (), "thresholds": (), "coupling": ()},
-    "gif": {"currents": (10.0, 50.0, 300.0), "thresholds": (10.0, 200.0), "coupling": ()},
-    "igif": {"currents": (10.0, 50.0, 300.0), "thresholds": (10.0, 200.0), "coupling": (3.0, 12.0, 50.0)},
+
+class Model(NamedTuple):
+    """What a model is made of: time constants in ms where none are given, and whether it has a reset factor."""
+
+    currents: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    coupling: tuple[float, ...] = ()
+    reset_factor: bool = False
+
+
+MODELS = {
+    "lif": Model(),
+    "alif": Model(thresholds=(100.0,)),
+    "glif": Model(currents=(10.0, 100.0), thresholds=(50.0,), reset_factor=True),
+    "gif": Model(currents=(10.0, 50.0, 300.0), thresholds=(10.0, 200.0)),
+    "igif": Model(currents=(10.0, 50.0, 300.0), thresholds=(10.0, 200.0), coupling=(3.0, 12.0, 50.0)),
 }
+PARTS = ("currents", "thresholds", "coupling")
 ELECTRODES = ("none", "series")
+REFINEMENTS = ("none", "joint", "spikes")
+# what may be fixed, and what it must be above
+FIXABLE = {
+    "tau_mem": 0.0, "resistance": 0.0, "width": 0.0, "rest": None, "reset": None, "threshold": None,
+    "reset_factor": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,9 +47,11 @@ class GIFConfig:
 
     Parameters
     ----------
-    model : {"igif", "gif", "lif", "auto"}
-        "gif" has after-spike currents and a moving threshold; "igif" also a threshold that follows the potential; "lif"
-        has neither. "auto" fits all of them and keeps the one that predicts the held-out part best.
+    model : {"igif", "gif", "glif", "alif", "lif", "auto"}
+        "lif" spikes leave nothing behind but the reset; "alif": a rise of the threshold; "gif": after-spike currents
+        and rises of the threshold; "glif": fewer of them, and a reset that depends on the potential; "igif": as "gif",
+        and a threshold that follows the potential. "auto" fits all of them and keeps the one that predicts the held-out
+        part best.
     dt : float or None
         Time step of the model in ms; None: the recording's.
     refractory : float
@@ -43,6 +63,16 @@ class GIFConfig:
         Quantiles of the potential, in (0, 1), above which the coupling acts, beside the potential itself.
     tau_mem : (low, high)
         Membrane time constants in ms to search between.
+    select : bool
+        Whether to choose the number of time constants of each part, from none to the model's own, by how well the
+        held-out part is predicted.
+    fixed : mapping
+        Numbers that are known and not fitted, by name and in the unit of `GIFCell`: "tau_mem", "resistance" (MOhm),
+        "rest", "reset", "threshold", "width", "reset_factor".
+    refine : {"none", "joint", "spikes"}
+        Whether all numbers, time constants among them, follow the gradient of the likelihood once they are fitted: that
+        of spikes and potential together, or of spikes alone, with rest and resistance as they are. With "joint" they
+        stay near the first fit. It needs SciPy, and seconds.
     electrode : {"none", "series"}
         "series" also fits a series resistance, and takes its share of the current out of the potential.
     before_spike : float
@@ -80,6 +110,9 @@ class GIFConfig:
     coupling: tuple[float, ...] | None = None
     knots: tuple[float, ...] = (0.5, 0.8, 0.95)
     tau_mem: tuple[float, float] = (1.0, 200.0)
+    select: bool = False
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    refine: str = "none"
     electrode: str = "none"
     before_spike: float = 2.0
     validation: float = 0.2
@@ -94,19 +127,26 @@ class GIFConfig:
 
         choice("model", self.model, (*MODELS, "auto"))
         choice("electrode", self.electrode, ELECTRODES)
+        choice("refine", self.refine, REFINEMENTS)
         if self.dt is not None:
             put("dt", milliseconds("dt", self.dt))
         for name in ("refractory", "before_spike"):
             put(name, milliseconds(name, getattr(self, name), zero=True))
-        for name in ("currents", "thresholds", "coupling"):
+        for name in ("select", "noise"):
+            value = getattr(self, name)
+            if not isinstance(value, (bool, np.bool_)):
+                raise ArgumentError(f"{name}: expected True or False; found {found(value)}")
+            put(name, bool(value))
+        for name in PARTS:
             given = getattr(self, name)
             if self.model == "auto" and given is not None:
                 raise ArgumentError(
                     f"{name}: expected None for model='auto', which compares models; found {found(given)}"
                 )
             if given is None and self.model != "auto":
-                given = MODELS[self.model][name]
+                given = getattr(MODELS[self.model], name)
             put(name, None if given is None else _times(name, given))
+        put("fixed", self._checked_fixed())
         knots = _numbers("knots", self.knots)
         if not all(0 < knot < 1 for knot in knots):
             raise ArgumentError(f"knots: expected quantiles between 0 and 1; found {found(self.knots)}")
@@ -118,12 +158,16 @@ class GIFConfig:
         put("validation", number("validation", self.validation, least=0))
         if self.validation > 0.9:
             raise ArgumentError(f"validation: expected a share of at most 0.9; found {self.validation:g}")
-        if not isinstance(self.noise, (bool, np.bool_)):
-            raise ArgumentError(f"noise: expected True or False; found {found(self.noise)}")
-        put("noise", bool(self.noise))
         put("ridge", number("ridge", self.ridge, least=0))
         put("repeats", whole("repeats", self.repeats, 1))
         put("seed", whole("seed", self.seed, 0))
+
+    def _checked_fixed(self) -> dict[str, float]:
+        instance("fixed", self.fixed, Mapping, "a dict of numbers by name")
+        choices("fixed", tuple(self.fixed), tuple(FIXABLE))
+        if "reset_factor" in self.fixed and not (self.model == "auto" or MODELS[self.model].reset_factor):
+            raise ArgumentError(f"fixed: expected reset_factor with model='glif'; found model={self.model!r}")
+        return {name: number(f"fixed: {name}", value, above=FIXABLE[name]) for name, value in self.fixed.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The settings by name, for JSON; `from_dict` takes them back."""

@@ -72,16 +72,16 @@ class Products(NamedTuple):
 
 def potential_products(
     current: np.ndarray, voltage: np.ndarray, spikes: np.ndarray, counted: np.ndarray, basis: Basis, tau_mem: float,
-    *, series: bool, every: int, stretch: float,
+    factor: float, *, series: bool, every: int, stretch: float,
 ) -> Products:  # fmt: skip
     """The normal equations of the recorded potential: rest, current, after-spike currents, reset, series resistance.
 
-    current, voltage : (B, T); spikes, counted : (B, T) bool. `every`: one step in so many is counted; `stretch`: length
-    of a stretch in ms.
+    current, voltage : (B, T); spikes, counted : (B, T) bool; `factor`: the reset factor; `every`: one step in so many
+    is counted; `stretch`: length of a stretch in ms.
     """
     size = 3 + len(basis.currents) + series
     products, spread = _fast(_imposed.potential_products)(
-        current, voltage, spikes, counted, basis.refractory, float(np.exp(-basis.dt / tau_mem)),
+        current, voltage, spikes, counted, basis.refractory, float(np.exp(-basis.dt / tau_mem)), float(factor),
         basis.decays("currents"), basis.gains(tau_mem), series, every, max(1, round(stretch / basis.dt)),
     )  # fmt: skip
     stretches = products.reshape(-1, size + 1, size + 1)
@@ -91,14 +91,16 @@ def potential_products(
     )
 
 
-def impose(current: np.ndarray, spikes: np.ndarray, basis: Basis, tau_mem: float, coefficients: Any) -> np.ndarray:
+def impose(
+    current: np.ndarray, spikes: np.ndarray, basis: Basis, tau_mem: float, factor: float, coefficients: Any
+) -> np.ndarray:
     """The potential (B, T) in mV, from coefficients of `potential_products`: the series resistance is not in it."""
     rest, resistance, *amplitudes = coefficients
     number = len(basis.currents)
     return _fast(_imposed.impose)(
         np.ascontiguousarray(current, np.float64), np.ascontiguousarray(spikes, np.bool_), basis.refractory,
         float(np.exp(-basis.dt / tau_mem)), float(rest), float(resistance), float(amplitudes[number]),
-        basis.decays("currents"), basis.gains(tau_mem) * np.asarray(amplitudes[:number], np.float64),
+        float(factor), basis.decays("currents"), basis.gains(tau_mem) * np.asarray(amplitudes[:number], np.float64),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ and time rescaling. Given the potential it is concave in the weights: there is o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,15 @@ class Spikes:
 
 def log_likelihood(hazard: np.ndarray, spikes: np.ndarray, live: np.ndarray) -> float:
     """(40), in nats, from the hazard of each step."""
-    return float(np.log(-np.expm1(-hazard[spikes & live])).sum() - hazard[live & ~spikes].sum())
+    return float(log_likelihoods(hazard, spikes, live).sum())
+
+
+def log_likelihoods(hazard: np.ndarray, spikes: np.ndarray, live: np.ndarray) -> np.ndarray:
+    """What each step adds to (40)."""
+    fired = spikes & live
+    steps = np.where(live, -hazard, 0.0)
+    steps[fired] = np.log(-np.expm1(-hazard[fired]))
+    return steps
 
 
 def poisson_log_likelihood(spikes: np.ndarray, live: np.ndarray) -> float:
@@ -87,13 +96,23 @@ def ks_distance(uniform: np.ndarray) -> float:
     return float(max(above.max(), (ordered - np.arange(number) / number).max()))
 
 
-def fit_spikes(regressors: np.ndarray, spikes: np.ndarray, live: np.ndarray, ridge: float) -> Spikes:
-    """Maximise (40) over the weights; regressors (n, P), of which the second is 1; spikes, live (n,)."""
+def fit_spikes(
+    regressors: np.ndarray, spikes: np.ndarray, live: np.ndarray, ridge: float, known: Mapping[int, float] | None = None
+) -> Spikes:
+    """Maximise (40) over the weights; regressors (n, P), of which the second is 1; spikes, live (n,).
+
+    known : weights by place, which stay as they are.
+    """
+    known = known or {}
     wanted = spikes & live
     mean, scale = _moments(regressors, live)
+    if 1 in known:  # a constant that is known is that of the regressors as they are
+        mean = np.zeros_like(mean)
     penalty = np.where(np.arange(len(mean)) == 1, 0.0, ridge)
-    weights = np.zeros(len(mean))
+    weights, free = np.zeros(len(mean)), np.ones(len(mean), bool)
     weights[1] = np.log(wanted.sum() / max(int(live.sum()), 1))
+    for place, value in known.items():
+        weights[place], free[place] = value * scale[place], False
 
     # spikes are all there from the first; of the silent steps one stands for several
     fired, silent = np.flatnonzero(wanted), np.flatnonzero(live & ~spikes)[::THINNED]
@@ -101,11 +120,10 @@ def fit_spikes(regressors: np.ndarray, spikes: np.ndarray, live: np.ndarray, rid
     counts = np.repeat([1.0, THINNED], [len(fired), len(silent)])
     first = _Likelihood(regressors[few], wanted[few], counts, mean, scale, penalty)
     every = _Likelihood(regressors, wanted, live.astype(np.float64), mean, scale, penalty)
-    free = np.ones(len(mean), bool)
     weights, _ = _ascend(first, weights, free, 1e-4)
     weights, converged = _ascend(every, weights, free, 1e-10)
     least = LEAST_SLOPE * scale[0]
-    if at_bound := bool(weights[0] < least):
+    if at_bound := bool(free[0] and weights[0] < least):
         weights[0], free[0] = least, False
         weights, converged = _ascend(every, weights, free, 1e-10)
     _, _, information = every(weights)

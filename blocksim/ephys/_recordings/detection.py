@@ -129,6 +129,12 @@ def missed(voltage: Any, dt: float, spikes: SpikeTrains, *, dvdt: float = 20.0, 
     dvdt, height : float
         In mV/ms and mV.
 
+    Raises
+    ------
+    ArgumentError
+        The voltage is no finite potential of that shape; dt is not above 0; spikes are not `SpikeTrains` with one train
+        for each sweep; or dvdt or height is out of range.
+
     Examples
     --------
     >>> import numpy as np

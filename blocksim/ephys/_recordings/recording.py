@@ -187,7 +187,13 @@ class Recording:
         return self.steps * self.dt
 
     def spike_counts(self, collisions: str = "count") -> np.ndarray:
-        """Spikes as an array (sweeps, T), for losses: see `SpikeTrains.to_steps` for several spikes in one step."""
+        """Spikes as an array (sweeps, T), for losses: see `SpikeTrains.to_steps` for several spikes in one step.
+
+        Raises
+        ------
+        ArgumentError
+            `collisions` is unknown, or is "error" and two spikes share a step.
+        """
         # a time at the very end belongs to the last step
         last = np.nextafter(self.duration - 2e-6 * self.dt, 0)
         trains = SpikeTrains(np.minimum(self.spikes.times, last), self.spikes.offsets)
@@ -218,10 +224,23 @@ class Recording:
     def window(self, start: float, stop: float) -> Recording:
         """The stretch of time from `start` to `stop` in ms, of all sweeps; its time begins at 0.
 
+        Parameters
+        ----------
+        start, stop : float
+            In ms; each is rounded to the nearest sample.
+
         Raises
         ------
         ArgumentError
             Not within the recording, or empty.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.ephys import Recording
+        >>> recording = Recording(np.zeros(1000), np.full(1000, -70.0), sampling_rate=10_000)
+        >>> recording.window(20, 50).duration
+        30.0
         """
         start, stop = milliseconds("start", start, zero=True), milliseconds("stop", stop)
         first, last = round(start / self.dt), round(stop / self.dt)
@@ -255,6 +274,14 @@ class Recording:
         ------
         ArgumentError
             Not exactly one of the two is given, or a part would be empty.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.ephys import Recording
+        >>> recording = Recording(np.zeros(1000), np.full(1000, -70.0), sampling_rate=10_000)
+        >>> [part.duration for part in recording.split(at=60)]
+        [60.0, 40.0]
         """
         if (at is None) == (test_sweeps is None):
             raise ArgumentError("split: expected one of at=MILLISECONDS and test_sweeps=SWEEPS; found both or neither")
