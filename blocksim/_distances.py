@@ -1,6 +1,7 @@
-"""The distance of spike trains that a fit minimises, in the arrays of a backend.
+"""What a fit minimises: the distance of spike trains, and the sums that potentials are compared by.
 
-Owns the sums of (19), composed of a backend's methods. A backend may have a faster version (`Backend.fast`).
+Owns the sums of (19), composed of a backend's methods, and those of (26). A backend may have faster versions
+(`Backend.fast`).
 """
 
 from __future__ import annotations
@@ -52,3 +53,15 @@ def composed(
 def train_distance(backend: Backend, *arguments: Any) -> tuple[Array, Array, Array | None]:
     """`composed`, by the backend's own version where it has one."""
     return backend.fast(composed)(backend, *arguments)
+
+
+def potential_sums(x: np.ndarray, y: np.ndarray, counted: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Sums over the samples and steps that count of x, x^2 and x y, of each neuron: (3, N) float64.
+
+    x : (B, T, N) float32; y, counted : (B, T, C) float32, of which `columns` (N,) are the neurons'; counted is 0 or 1.
+    """
+    sums = np.zeros((3, x.shape[2]))
+    for of_x, of_y, counts in zip(x, y, counted, strict=True):
+        inside = of_x.astype(np.float64) * counts[:, columns]
+        sums += inside.sum(axis=0), (inside * of_x).sum(axis=0), (inside * of_y[:, columns]).sum(axis=0)
+    return sums

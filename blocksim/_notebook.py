@@ -20,10 +20,10 @@ MOST_SPIKES = 100_000  # of a raster: more are ink alone, and slow
 
 
 def shown(words: str, draw: Callable[[], Any]) -> str:
-    """Words, and the figure that `draw` returns."""
+    """Words, and the figure, or the figure of the axes, that `draw` returns."""
     text = f"<pre>{html.escape(words)}</pre>"
     try:
-        figure = draw()
+        figure = plotting.figure_of(draw())
     except MissingLibraryError:
         return text
     data = io.BytesIO()
@@ -42,14 +42,14 @@ def run(spikes: Any, how: str) -> str:
 
 
 def _raster(batch: np.ndarray) -> Any:
-    """Figure of spikes (B, T, N): of one neuron those of all samples, else those of the first sample."""
+    """Axes of spikes (B, T, N): of one neuron those of all samples, else those of the first sample."""
     rows, label = (batch[..., 0], "sample") if batch.shape[2] == 1 else (batch[0].T, "neuron")
     row, step = np.nonzero(rows)
     every = max(1, -(-len(step) // MOST_SPIKES))
-    figure = plotting.raster(step[::every].astype(np.float64), row[::every], len(rows), rows.shape[1], label=label)
-    top, bottom = figure.axes
+    axes = plotting.raster(step[::every].astype(np.float64), row[::every], len(rows), rows.shape[1], label=label)
+    top, bottom = axes
     bottom.set_xlabel("step")
     bottom.set_ylabel("spikes in\n1000 steps")
     if len(batch) > 1 and label == "neuron":
         top.set_title(f"the first of {len(batch)} samples", fontsize="small", loc="left")
-    return figure
+    return axes

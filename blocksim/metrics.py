@@ -548,11 +548,11 @@ def gamma_factor(models: Any, trials: Any, *, window: float, duration: float) ->
     return np.asarray(np.where((model_counts == 0) & (trial_counts == 0), 1.0, gamma))
 
 
-def md_star(models: Any, trials: Any, *, window: float = 4.0, model_pairs: str = "all") -> float:
+def md_star(models: Any, trials: Any, *, window: float = 4.0, model_pairs: str = "different") -> float:
     """Md*: how alike two sets of trains are, free of the bias that few trials bring.
 
     Md* = 2 <D, M> / (<D, D> + <M, M>). <A, B> is the mean, over pairs of trains, of the pairs of spikes within `window`
-    of each other. For the data <D, D> the pairs are of different trials: a trial agrees with itself too well.
+    of each other. For <D, D> and <M, M> the pairs are of different trains: one agrees with itself too well.
 
     Parameters
     ----------
@@ -562,9 +562,10 @@ def md_star(models: Any, trials: Any, *, window: float = 4.0, model_pairs: str =
         Recorded trials, two or more.
     window : float
         Half-width of the window in ms; 4 ms is usual.
-    model_pairs : "all" or "different"
-        The pairs of <M, M>: "all", as in the GIF toolbox, for which a model is run so often that it makes no
-        difference; "different" corrects the model as the data are. One train is paired with itself in both.
+    model_pairs : "different" or "all"
+        The pairs of <M, M>: "different" corrects the model as the data are; "all" pairs each train with itself too, as
+        the GIF toolbox does, which runs a model so often that it makes no difference. A single train, as of a
+        deterministic model, is paired with itself in both.
 
     Returns
     -------
@@ -597,11 +598,13 @@ def md_star(models: Any, trials: Any, *, window: float = 4.0, model_pairs: str =
         )
     merged = SpikeTrains.of([np.sort(models.times)])  # where all pairs count, whose spikes they are makes no difference
     both = coincidences(merged, trials, window=window).mean() / len(models)
-    data = _pair_mean(coincidences(trials, trials, window=window), different=True)
+    data = _pair_mean(coincidences(trials, trials, window=window))
     if model_pairs == "all" or len(models) == 1:
         own = float(coincidences(merged, merged, window=window).item()) / len(models) ** 2
     else:
-        own = _pair_mean(coincidences(models, models, window=window), different=True)
+        apart = models.times + models.owners * (models.times.max(initial=0.0) + 3 * window + 1)
+        pairs = coincidences(merged, merged, window=window) - coincidences([apart], [apart], window=window)
+        own = float(pairs.item()) / (len(models) * (len(models) - 1))
     if data + own == 0:
         return 1.0 if not models.times.size and not trials.times.size else 0.0
     return float(2 * both / (data + own))
@@ -645,12 +648,11 @@ def intrinsic_reliability(trials: Any, *, window: float = 4.0) -> float:
         raise ArgumentError(f"trials: expected two trials or more; found {len(trials)}")
     count = trials.counts.mean()
     number = coincidences(trials, trials, window=window, once=True)
-    return float(_pair_mean(number, different=True) / count) if count else 0.0
+    return float(_pair_mean(number) / count) if count else 0.0
 
 
-def _pair_mean(number: np.ndarray, *, different: bool) -> float:
-    if not different or len(number) == 1:
-        return float(number.mean())
+def _pair_mean(number: np.ndarray) -> float:
+    """The mean over pairs of different trains, of a matrix of all pairs."""
     pairs = len(number) * (len(number) - 1)
     return float((number.sum() - np.trace(number)) / pairs)
 

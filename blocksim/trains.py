@@ -335,6 +335,22 @@ class SpikeTrains:
         """The train that each of `times` belongs to, (spikes,) int64."""
         return np.repeat(np.arange(len(self)), self.counts)
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each spike: its train and its time. `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (spikes,) arrays
+            "train", from 0; "time_ms".
+
+        Examples
+        --------
+        >>> from blocksim.trains import SpikeTrains
+        >>> SpikeTrains.of([[12.5, 30.0], [], [7.0]]).table()
+        {'train': array([0, 0, 2]), 'time_ms': array([12.5, 30. , 7. ])}
+        """
+        return {"train": self.owners, "time_ms": self.times}
+
     def padded(self) -> np.ndarray:
         """Times as one array (trains, most spikes of a train), filled up with infinity."""
         array = np.full((len(self), int(self.counts.max(initial=0))), np.inf)

@@ -10,8 +10,8 @@ import click.testing
 import numpy as np
 import pytest
 
-from blocksim import ArgumentError, simulate
-from blocksim._distances import train_distance
+from blocksim import ArgumentError, get_backend, simulate
+from blocksim._distances import potential_sums, train_distance
 from blocksim.cli import main
 from blocksim.ephys import Cell, FitConfig, FitData, Recording, SpikeLoss, VanRossum, fit, fit_cells
 from blocksim.ephys._fitting.doubts import doubts_of
@@ -43,7 +43,6 @@ def synthetic(dt=0.5, **options):
 
 
 def objective(cells, stops=None, backend="numba", **options):
-    from blocksim import get_backend
 
     windows, steps = cells[0].current.shape
     settings = {
@@ -95,7 +94,6 @@ def test_the_distance_is_the_van_rossum_loss():
     rng = np.random.default_rng(0)
     spikes, target = rng.random((2, 500, 6)) < 0.03, (rng.random((2, 500, 1)) < 0.03).astype(np.float64)
     loss = van_rossum(spikes, target, tau=10, dt=0.5)
-    from blocksim import get_backend
 
     before, _, back = train_distance(
         get_backend("numba"), spikes, target, np.zeros(6, np.int64), np.exp(-0.05), 0, np.array([500, 500]), True
@@ -522,3 +520,32 @@ def test_the_cortical_cell_is_fitted(shared_data):
     found = scores(predict(result.cell, training, training.dt))
     assert found["etv"] > 0.8
     assert -80 < result.cell.millivolts["rest"] < -50
+
+
+@pytest.mark.parametrize(("neurons", "kinds"), [(1, 1), (64, 1), (130, 1), (130, 3)])
+def test_sums_over_potentials_are_their_definition(neurons, kinds):
+    """In NumPy, and compiled for the Numba backend: tiles of neurons, and cells of several kinds."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(0.3, 0.4, (2, 150, neurons)).astype(np.float32)
+    y = rng.normal(0, 8, (2, 150, kinds)).astype(np.float32)
+    counted = (rng.random((2, 150, kinds)) < 0.7).astype(np.float32)
+    columns = rng.integers(0, kinds, neurons)
+    where = counted[:, :, columns].astype(bool)
+    wanted = y[:, :, columns].astype(np.float64)
+    for function in (potential_sums, get_backend("numba").fast(potential_sums)):
+        expected = x, x.astype(np.float64) ** 2, x * wanted
+        for found, values in zip(function(x, y, counted, columns), expected, strict=True):
+            np.testing.assert_allclose(found, np.where(where, values, 0).sum(axis=(0, 1)), rtol=1e-5, atol=1e-6)
+    assert get_backend("numba").fast(potential_sums) is not potential_sums
+
+
+def test_the_potential_counts_where_it_is_recorded():
+    """By default with 0.2; cells without potentials are fitted to their spikes alone."""
+    data = synthetic()
+    bare = fit(data, QUICK)
+    assert bare.loss == fit(data, replace(QUICK, voltage_weight=0)).loss
+    near = np.zeros(data.current.shape, bool)
+    recorded = replace(data, voltage=np.array(TRUE.predict(data.current, data.dt).voltage), near_spike=near)
+    default = fit(recorded, QUICK)
+    assert default.loss == fit(recorded, replace(QUICK, voltage_weight=0.2)).loss
+    assert default.loss != fit(recorded, replace(QUICK, voltage_weight=0)).loss

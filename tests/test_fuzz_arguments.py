@@ -13,15 +13,17 @@ import pytest
 
 from blocksim import ALIF, LIF, Component, Escape, Events, Exponential, Layer, LinearIF, simulate
 from blocksim.data import from_lists
-from blocksim.ephys import Cell, ElectrodeKernel, Recording
+from blocksim.ephys import Cell, ElectrodeKernel, Recording, step_responses
 from blocksim.errors import BlocksimError
 from blocksim.initialisers import make_network
+from blocksim.plotting import raster
 from blocksim.trains import SpikeTrains
 
 MODULES = (
     "blocksim", "blocksim.initialisers", "blocksim.losses", "blocksim.metrics", "blocksim.optimisers",
     "blocksim.schedules", "blocksim.surrogates", "blocksim.transforms", "blocksim.trains", "blocksim.classification",
     "blocksim.data", "blocksim.models", "blocksim.training", "blocksim.ephys", "blocksim.testing", "blocksim.interop",
+    "blocksim.plotting",
 )  # fmt: skip
 
 rng = np.random.default_rng(0)
@@ -39,6 +41,10 @@ CELL = Cell(20.0, 100.0, 0.3, 0.01, 0.0, 3.0)
 NETWORK = make_network(3, [4], 2, dt=1.0, refractory=2.0)
 TRAINS = SpikeTrains.of([[1.0, 5.0, 9.0], [2.0, 7.0]])
 DATA = from_lists([[1.0, 2.0]] * 6, [[0, 2]] * 6, [0, 1] * 3, channels=3, steps=30)
+CURVE = step_responses(CELL, np.array([100.0, 300.0]), dt=0.5, duration=20.0).f_i_curve()
+HISTORY = {
+    name: np.ones(1) for name in ("epoch", "loss", "accuracy", "validation_loss", "validation_accuracy", "rate_0")
+}
 GRADIENTS = {"w": np.ones((3, 4))}
 
 # arguments with which each function succeeds; an odd value then takes the place of one of them
@@ -159,6 +165,21 @@ VALID = {
                                                "before": 1.0, "after": 1.0, "centred": False},
     "blocksim.ephys.population": {"cells": [CELL], "dt": 0.1, "shared": False, "dtype": np.float64},
     "blocksim.ephys.missed": {"voltage": np.full((1, 40), -65.0), "dt": 0.1, "spikes": SpikeTrains.of([[]]), "dvdt": 20.0},
+    "blocksim.plotting.raster": {"times": np.array([1.0, 4.0]), "rows": np.array([0, 1]), "count": 2, "duration": 9.0,
+                                 "label": "neuron", "title": "", "axes": None, "figure": None},
+    "blocksim.plotting.plain_raster": {"times": np.array([1.0, 4.0]), "rows": np.array([0, 1]), "count": 2, "duration": 9.0,
+                                       "title": ""},
+    "blocksim.plotting.rates": {"times": np.array([1.0, 4.0]), "count": 2, "duration": 9.0, "width": 1.0, "ax": None},
+    "blocksim.plotting.traces": {"voltage": np.zeros((2, 40)), "dt": 0.1, "spikes": TRAINS, "threshold": np.ones((2, 40)),
+                                 "components": {"a": np.ones((2, 40))}, "current": np.ones(40), "unit": "mV", "axes": None},
+    "blocksim.plotting.weights": {"weights": LAYER, "name": "recurrent", "ax": None},
+    "blocksim.plotting.learning_curve": {"history": HISTORY, "best_epoch": 1, "axes": None, "figure": None},
+    "blocksim.plotting.confusion": {"matrix": np.eye(2, dtype=int), "names": ["a", "b"], "ax": None, "figure": None},
+    "blocksim.plotting.f_i_curve": {"curves": {"a": CURVE}, "axes": None, "figure": None},
+    "blocksim.plotting.residuals": {"recording": Recording(np.zeros((1, 90)), np.full((1, 90), -65.0), 1000, [[9.0]]),
+                                    "potential": np.full((1, 90), -66.0), "spikes": [[5.0]], "window": (2.0, 8.0),
+                                    "axes": None, "figure": None},
+    "blocksim.plotting.figure_of": {"drawn": raster([1.0], [0], 1, 9.0)},
     "blocksim.ephys.resample": {"trace": np.zeros((1, 40)), "dt": 0.1, "new_dt": 0.2, "end": "zero"},
 }  # fmt: skip
 # What is not called with random arguments, and why.
@@ -193,6 +214,7 @@ OTHERS = {
     "blocksim.ephys.fit_gif": "long", "blocksim.ephys.electrode_kernel": "long", "blocksim.ephys.evaluate": "long",
     "blocksim.ephys.Cell": "result", "blocksim.ephys.Fit": "result", "blocksim.ephys.FitData": "result",
     "blocksim.ephys.Prediction": "result", "blocksim.ephys.SpikeLoss": "type", "blocksim.ephys.fit": "long", "blocksim.ephys.fit_cells": "long",
+    "blocksim.plotting.require_matplotlib": "type", "blocksim.plotting.save": "file", "blocksim.plotting.tidy": "type",
     "blocksim.ephys.open_parts": "file", "blocksim.ephys.open_recording": "file", "blocksim.testing.check_backend": "long",
 }  # fmt: skip
 

@@ -237,15 +237,6 @@ def test_pooled_scores_are_those_of_the_mean_rate():
     found = explained_temporal_variance(models, trials, duration=1000, normalise=False, pooled=True)
     assert found.shape == (1,)
     assert np.isclose(found[0], expected, atol=1e-4)
-    counts = [[sum(np.abs(np.subtract.outer(a, b)) <= 4).sum() for b in trials] for a in models]
-    own = [[sum(np.abs(np.subtract.outer(a, b)) <= 4).sum() for b in models] for a in models]
-    data = [
-        sum(np.abs(np.subtract.outer(a, b)) <= 4).sum()
-        for i, a in enumerate(trials)
-        for j, b in enumerate(trials)
-        if i != j
-    ]
-    assert np.isclose(md_star(models, trials), 2 * np.mean(counts) / (np.mean(own) + np.mean(data)))
 
 
 def test_a_fit_is_saved_and_shown(fitted, tmp_path):

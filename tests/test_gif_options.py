@@ -7,6 +7,7 @@ import click.testing
 import numpy as np
 import pytest
 
+from blocksim import simulate
 from blocksim._parameters import values
 from blocksim.cli import main
 from blocksim.ephys import ElectrodeKernel, FitConfig, GIFConfig, GIFFit, Recording, compensate, fit, fit_gif
@@ -16,7 +17,7 @@ from blocksim.ephys._gif.recorded import Recorded
 from blocksim.ephys._gif.refinement import _Numbers, _Objective, _weight
 
 from .helpers import assert_refused
-from .test_gif import CELL, COUPLED, recording_of
+from .test_gif import CELL, COUPLED, current_of, recording_of
 
 KEEPING = replace(CELL, reset_factor=0.4, reset=-68)
 FIXED = {"tau_mem": 15.0, "resistance": 125.0, "rest": -70.0, "reset": -62.0, "threshold": -52.0, "width": 1.2}
@@ -164,6 +165,36 @@ def test_a_lif_neuron_by_search():
     found = fit(recording, config)
     assert (found.cell.adaptation, found.cell.tau_mem) == (0, 15)
     assert not [told for told in found.warnings if "tau" in told]
+
+
+@pytest.mark.parametrize("thresholds", [(), ((80, 4),)])
+def test_a_cell_without_noise_is_an_adaptive_neuron(thresholds):
+    """The same spikes, potentials and thresholds in mV, once it is forgotten where the sweep began."""
+    cell = replace(CELL, width=0, currents=(), thresholds=thresholds)
+    current, dt = current_of(3, 20_000), 0.2
+    other = cell.to_cell(dt)
+    run = simulate(cell.layer(dt), current[0][:, None], record=("voltage", "threshold"))
+    found = other.predict(current, dt, dtype=np.float64)
+    assert run.spikes.sum() > 30
+    late = slice(8000, None)  # where neither knows how it began
+    np.testing.assert_array_equal(found.spikes[0, late], run.spikes[late, 0])
+    for name in ("voltage", "threshold"):
+        np.testing.assert_allclose(getattr(found, name)[0, late], cell.rest + getattr(run, name)[late, 0], atol=1e-4)
+    assert_refused(lambda: CELL.to_cell(dt), ["to_cell", "noise, after-spike currents, several rises"])
+    assert_refused(lambda: replace(cell, reset=-50).to_cell(dt), ["to_cell", "above reset"])
+
+
+def test_sweeps_of_several_cells_are_told():
+    made = recording_of(CELL, 1, 20_000, sweeps=4)
+    told = "sweeps of 2 cells"
+    for labels, several in (
+        (("B6_181", "B6_182", "B8_145", "B8_146"), True), (("B6_181", "B6_182", "B6_183", "B6_184"), False),
+        (("1", "2", "3", "4"), False), (("B6_181", "B8_182", "c", "d"), False),
+    ):  # fmt: skip
+        found = fit_gif(replace(made, labels=labels), GIFConfig(model="lif", validation=0))
+        assert any(told in each for each in found.warnings) == several
+    quick = FitConfig(candidates=16, restarts=1, epochs=0, generations=0, refractory=(4.0,))
+    assert any(told in each for each in fit(replace(made, labels=("a_1", "a_2", "b_1", "b_2")), quick).warnings)
 
 
 @pytest.mark.parametrize(

@@ -256,12 +256,13 @@ def test_gamma_at_its_limits(rng):
     assert np.isnan(metrics.gamma_factor(np.arange(600.0), [1.0], window=2, duration=1000)[0, 0])
 
 
-def md_star_by_definition(models, trials, window):
+def md_star_by_definition(models, trials, window, self_pairs=False):
     def product(x, y):
         return (np.abs(np.subtract.outer(x, y)) <= window + 1e-9).sum()
 
     data = np.mean([product(x, y) for i, x in enumerate(trials) for j, y in enumerate(trials) if i != j])
-    model = np.mean([product(x, y) for x in models for y in models])
+    pairs = [product(x, y) for i, x in enumerate(models) for j, y in enumerate(models) if i != j or self_pairs]
+    model = np.mean(pairs)
     both = np.mean([product(x, y) for x in models for y in trials])
     return 2 * both / (data + model)
 
@@ -270,7 +271,11 @@ def test_md_star(rng):
     trials, models = jittered(rng, 5), jittered(rng, 3)
     shared = [*models, trials[0]]
     assert metrics.md_star(shared, trials, window=4) == pytest.approx(md_star_by_definition(shared, trials, 4))
-    assert metrics.md_star(trials[0], trials, window=4) == pytest.approx(md_star_by_definition(trials[:1], trials, 4))
+    of_toolbox = metrics.md_star(shared, trials, window=4, model_pairs="all")
+    assert of_toolbox == pytest.approx(md_star_by_definition(shared, trials, 4, self_pairs=True))
+    for pairs in metrics.MODEL_PAIRS:
+        alone = metrics.md_star(trials[0], trials, window=4, model_pairs=pairs)
+        assert alone == pytest.approx(md_star_by_definition(trials[:1], trials, 4, self_pairs=True))
     train = trials[0]
     assert metrics.md_star(train, [train] * 3) == 1
     assert metrics.md_star([[]], [[], []]) == 1
@@ -285,8 +290,8 @@ def test_md_star_has_no_bias_from_few_trials(rng):
     base = np.sort(rng.uniform(50, DURATION - 50, 40))
     for _ in range(40):
         trials = [np.sort(base + rng.normal(0, 4, 40)) for _ in range(24)]
-        few.append(metrics.md_star(trials[12:], trials[:2], model_pairs="different"))
-        many.append(metrics.md_star(trials[12:], trials[:12], model_pairs="different"))
+        few.append(metrics.md_star(trials[12:], trials[:2]))
+        many.append(metrics.md_star(trials[12:], trials[:12]))
     assert np.mean(few) == pytest.approx(1, abs=0.02)
     assert np.mean(many) == pytest.approx(1, abs=0.02)
 

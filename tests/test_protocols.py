@@ -221,15 +221,15 @@ def test_wrong_input_is_refused(call, words):
 
 def test_pictures_show_what_is_there():
     responses = step_responses(GIF_CELL, [100.0, 200.0, 300.0], duration=300, repeats=5, seed=1)
-    figure = plotting.f_i_curve({"model": responses.f_i_curve(), "recorded": responses.f_i_curve(settle=100)})
-    rates, intervals = figure.axes
+    curves = {"model": responses.f_i_curve(), "recorded": responses.f_i_curve(settle=100)}
+    rates, intervals = plotting.f_i_curve(curves)
     assert [text.get_text() for text in rates.get_legend().get_texts()] == ["model", "recorded"]
     assert rates.lines[0].get_ydata().tolist() == responses.f_i_curve().rate.tolist()
     assert len(intervals.lines) == 4
-    figure = plotting.traces(
+    axes = plotting.traces(
         responses.voltage, dt=0.1, spikes=responses.trains.take([0, 5, 10]), current=responses.current
     )
-    assert len(figure.axes) == 4
+    assert len(axes) == 4
     assert_refused(lambda: plotting.traces(np.zeros((2, 9)), dt=0.1, spikes=[[1.0]]), ["spikes", "2 potentials"])
 
 

@@ -35,7 +35,7 @@ from blocksim.backend import FusedBackend, HostBackend
 from blocksim.numerics import MOST_SPIKES, spike_rows
 from blocksim.surrogates import Surrogate, require_compiled
 
-from . import events, forward, imposed, launch, linear_launch
+from . import events, filters, forward, imposed, launch, linear_launch
 from .buffers import as_rows, empty, plain, release
 from .launch import FORWARD_BYTES, width_of
 from .simd import number_of_lanes, width_for
@@ -174,6 +174,7 @@ def _train_distance(
 
 FAST: dict[Callable[..., Any], Callable[..., Any]] = {
     _distances.composed: _train_distance,
+    _distances.potential_sums: filters.potential_sums,
     _imposed.impose: imposed.impose,
     _imposed.potential_products: imposed.potential_products,
     _imposed.threshold_regressors: imposed.threshold_regressors,

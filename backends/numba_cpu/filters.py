@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .compiling import helper, kernel
 from .narrow import TRACE
 from .simd import (
@@ -26,6 +28,7 @@ from .simd import (
     widen,
 )
 
+TILE = 64  # neurons whose sums stay in the first-level cache
 SPAN = 256  # steps whose squares are added up in the computing precision, before they join a sum in float64
 
 
@@ -129,3 +132,47 @@ def train_distance(first_item, stop_item, slot, trains, y, keep, before, after, 
                 store(total, y, t, n, size - n)
             for t in range(trains.first):
                 store(zero, y, row + t, n, size - n)
+
+
+@kernel
+def add_potentials(first_item, stop_item, slot, x, y, counted, columns, tiles, sums):
+    """sums OUT (B, 3, N): `blocksim._distances.potential_sums` of each sample; an item is a tile of its neurons."""
+    _, steps, size = x.shape
+    kinds = y.shape[2]
+    for item in range(first_item, stop_item):
+        sample = item // tiles
+        begin = item % tiles * TILE
+        end = min(begin + TILE, size)
+        one, two, both = sums[sample, 0], sums[sample, 1], sums[sample, 2]
+        for n in range(begin, end):
+            one[n] = 0.0
+            two[n] = 0.0
+            both[n] = 0.0
+        for t in range(steps):
+            row = x[sample, t]
+            if kinds == 1:
+                if counted[sample, t, 0] == 0.0:
+                    continue
+                wanted = np.float64(y[sample, t, 0])
+                for n in range(begin, end):
+                    value = np.float64(row[n])
+                    one[n] += value
+                    two[n] += value * value
+                    both[n] += value * wanted
+            else:
+                for n in range(begin, end):
+                    value = np.float64(row[n])
+                    counts = np.float64(counted[sample, t, columns[n]])
+                    one[n] += counts * value
+                    two[n] += counts * value * value
+                    both[n] += counts * value * np.float64(y[sample, t, columns[n]])
+
+
+def potential_sums(x: np.ndarray, y: np.ndarray, counted: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """`blocksim._distances.potential_sums`."""
+    samples, _, size = x.shape
+    tiles = (size + TILE - 1) // TILE
+    sums = np.empty((samples, 3, size))
+    add_potentials(samples * tiles, x, y, counted, columns, tiles, sums)
+    total: np.ndarray = sums.sum(axis=0)
+    return total

@@ -9,7 +9,7 @@ import numpy as np
 
 import blocksim
 from blocksim import _imposed
-from blocksim._distances import train_distance
+from blocksim._distances import potential_sums, train_distance
 from blocksim._options import GRADIENTS
 from blocksim.cli.options import Several, console, progress
 
@@ -60,8 +60,10 @@ def compile_(dtype: tuple[str, ...], paper: bool, components: tuple[int, ...] | 
 
 
 def _use_recordings(engine: blocksim.Backend) -> None:
-    """Compute what fits of stochastic neurons are made of."""
+    """Compute what fits to recordings are made of."""
     sweep, none, one = np.ones((1, 20)), np.zeros((1, 20), bool), np.ones(1)
+    potential = np.ones((1, 20, 1), np.float32)
+    engine.fast(potential_sums)(potential, potential, potential, np.zeros(1, np.int64))
     engine.fast(_imposed.impose)(sweep, none, 2, 0.9, 0.0, 1.0, 0.0, 0.0, one, one)
     engine.fast(_imposed.potential_products)(sweep, sweep, none, ~none, 2, 0.9, 0.0, one, one, False, 1, 10)
     engine.fast(_imposed.threshold_regressors)(sweep, none, 2, one, one, one)

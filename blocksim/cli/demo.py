@@ -124,13 +124,14 @@ def demo(
     make_folder(output)
     _write(output, rows, settings)
     _, step, neuron = np.nonzero(spikes[:1])
+    title = f"spikes of {neurons} recurrent ALIF neurons, the first of {batch} samples, {DT:g} ms a step"
     try:
         picture = output / "raster.png"
-        plotting.save(plotting.raster(step * DT, neuron, neurons, steps * DT), picture)
+        plotting.save(plotting.raster(step * DT, neuron, neurons, steps * DT, title=title), picture)
     except MissingLibraryError:
         picture = output / "raster.svg"
         with written(picture) as part:
-            part.write_text(plotting.plain_raster(step * DT, neuron, neurons, steps * DT))
+            part.write_text(plotting.plain_raster(step * DT, neuron, neurons, steps * DT, title=title))
     files = ("table.json", "table.csv", picture.name)
     screen.print(f"written: {', '.join(str(output / name) for name in files)}")
     if not all(row.identical for row in rows):

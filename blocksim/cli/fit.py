@@ -107,6 +107,7 @@ OF_LIKELIHOOD = {item.name for item in fields(GIFConfig)} - {item.name for item 
     type=float,
     help="Start of the test part in ms.  [default: as the file says, or 3/4 of the recording]",
 )
+@click.option("--sweeps", multiple=True, help="Sweep to use, by number or label; repeatable.  [default: all]")
 @click.option("--test-sweeps", multiple=True, help="Sweep to test on, by number or label; repeatable.")
 @click.option("--part", help="Name of the recording in a file that holds several.")
 @click.option("--sampling-rate", type=float, help="Sampling rate in Hz; overrides the file's.")
@@ -144,7 +145,6 @@ def fit(
     """
     of_fit = electrode if electrode in ELECTRODES else None
     settings, recording = _settings(config, {**options, "electrode": of_fit}, model, backend)
-    sweeps = [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in test_sweeps]
     if not no_report:
         require_matplotlib()
     files = _files(sources)
@@ -159,7 +159,7 @@ def fit(
             settings,
             recording,
             test_from=test_from,
-            test_sweeps=sweeps or None,
+            test_sweeps=_chosen(test_sweeps) or None,
             report=not no_report,
             overwrite=overwrite,
             electrode=None if of_fit else electrode,
@@ -222,6 +222,8 @@ def _settings(
         recording["swap"] = True
     reading = [name for name in inspect.signature(open_recording).parameters if name not in NOT_SETTINGS]
     recording = checked(open_recording, "[recording]", recording, reading)
+    if options["sweeps"]:
+        recording["sweeps"] = _chosen(options["sweeps"])
     detection = section("detection", read)
     if options["detection_threshold"] is not None:
         detection["threshold"] = options["detection_threshold"]
@@ -230,6 +232,11 @@ def _settings(
     if searched:
         return make(FitConfig, "[fit]", fit_settings), recording
     return make(GIFConfig, "[fit]", {**fit_settings, "model": model}), recording
+
+
+def _chosen(sweeps: tuple[str, ...]) -> list[int | str]:
+    """Sweeps by number, where it is one, or label."""
+    return [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in sweeps]
 
 
 def _fixed(text: str) -> tuple[str, float]:

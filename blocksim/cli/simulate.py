@@ -256,11 +256,13 @@ def simulate(
         )
     if plot is not None:
         if size == 1:
-            figure = plotting.raster(step * dt, sample, batch, steps * dt, label="sample")
+            title = f"spikes of one neuron, {batch} samples" if batch > 1 else "spikes of one neuron"
+            axes = plotting.raster(step * dt, sample, batch, steps * dt, label="sample", title=title)
         else:
             first = sample == 0
-            figure = plotting.raster(step[first] * dt, number[first], size, steps * dt)
-        plotting.save(figure, plot)
+            title = f"spikes of {size} neurons" + (f", the first of {batch} samples" if batch > 1 else "")
+            axes = plotting.raster(step[first] * dt, number[first], size, steps * dt, title=title)
+        plotting.save(axes, plot)
     _report(output, plot, file, size, len(step), steps * dt, took, engine.name, method, length)
 
 

@@ -118,6 +118,30 @@ class Evaluation:
         words = f"accuracy {self.accuracy:.4f}, loss {self.loss:.4f}, of {len(self.predicted)} samples"
         return _notebook.shown(words, lambda: plotting.confusion(self.confusion, names))
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each class: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (C,) arrays
+            "class", its number; "samples" of it, how many were "predicted" as it, "correct" among these; "recall",
+            correct of samples; "precision", correct of predicted. NaN where there are none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.training import Evaluation
+        >>> found = Evaluation(0.3, 0.9, {}, np.array([[8, 2], [0, 10]]), np.repeat([0, 1], [8, 12]), (9.0,), 1.0)
+        >>> found.table()["recall"]
+        array([0.8, 1. ])
+        """
+        samples, predicted, correct = self.confusion.sum(axis=1), self.confusion.sum(axis=0), self.confusion.diagonal()
+        with np.errstate(invalid="ignore"):
+            return {
+                "class": np.arange(len(self.confusion)), "samples": samples, "predicted": predicted,
+                "correct": correct, "recall": correct / samples, "precision": correct / predicted,
+            }  # fmt: skip
+
 
 def evaluate(
     network: Network | Model,

@@ -81,6 +81,16 @@ class Trained:
         words = f"{len(self.history['epoch'])} epochs, the best is {self.best_epoch}; ended by {self.stopped}"
         return _notebook.shown(words, lambda: plotting.learning_curve(self.history, self.best_epoch))
 
+    def table(self) -> dict[str, np.ndarray]:
+        """The history, a row each epoch: `pandas.DataFrame` takes its columns, and a CSV file.
+
+        Returns
+        -------
+        dict of (epochs,) arrays
+            The columns of `history`, in a dict of its own.
+        """
+        return dict(self.history)
+
 
 def fit(
     network: Network,

@@ -123,7 +123,7 @@ def open_split(task: Task) -> Parts:
 
 def _of_electrode(task: Task, source: str) -> Recording:
     """The recording that the electrode's kernel is measured in."""
-    options = {name: value for name, value in task.recording.items() if name != "part"}
+    options = {name: value for name, value in task.recording.items() if name not in ("part", "sweeps")}
     if Path(source).exists():
         return open_recording(source, **options)
     try:

@@ -34,8 +34,9 @@ class FitConfig:
         What is made small: "van_rossum", the distance (19), or an object of a class of your own.
     tau : float
         Time constant of the van Rossum distance in ms.
-    voltage_weight : float
-        Weight of the potential away from spikes, against that of the spikes; 0 fits spikes alone.
+    voltage_weight : float or None
+        Weight of the potential away from spikes, against that of the spikes; 0 fits spikes alone. None: 0.2 where
+        potentials are recorded.
     spike_window : (before, after)
         Times in ms around each recorded spike in which the potential does not count.
     refractory : tuple of float
@@ -90,7 +91,7 @@ class FitConfig:
     dt: float | tuple[float, ...] | None = None
     loss: str | SpikeLoss = "van_rossum"
     tau: float = 40.0
-    voltage_weight: float = 0.0
+    voltage_weight: float | None = None
     spike_window: tuple[float, float] = (2.0, 8.0)
     refractory: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -123,7 +124,8 @@ class FitConfig:
             set_field(self, "dt", milliseconds("dt", alone))
         set_field(self, "tau", milliseconds("tau", self.tau))
         set_field(self, "learning_rate", number("learning_rate", self.learning_rate, above=0))
-        set_field(self, "voltage_weight", number("voltage_weight", self.voltage_weight, least=0))
+        if self.voltage_weight is not None:
+            set_field(self, "voltage_weight", number("voltage_weight", self.voltage_weight, least=0))
         set_field(self, "warm_up", milliseconds("warm_up", self.warm_up, zero=True))
         set_field(self, "validation", number("validation", self.validation, least=0, below=1))
         for name, least in (

@@ -1,11 +1,11 @@
 """What a reader of a fitted adaptive neuron must know: numbers that the data do not bear out.
 
-Owns the rules, and their words; that of a potential that is poorly explained is of every fit.
+Owns the rules, and their words; those of a potential that is poorly explained, and of several cells, are of every fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -47,6 +47,16 @@ def doubts_of(data: FitData, space: Space, values: Mapping[str, np.ndarray], pre
     if len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0:
         told += poorly_explained(float(np.corrcoef(x, y)[0, 1] ** 2), "mV and MOhm")
     return tuple(told)
+
+
+def several_cells(labels: Sequence[str]) -> list[str]:
+    """A warning, of sweeps whose labels begin with several names, as "B6_IDRest_181" and "B8_IDRest_145" do."""
+    named = [label.partition("_")[0] for label in labels if "_" in label]
+    cells = list(dict.fromkeys(named))
+    if len(named) < len(labels) or len(cells) < 2:
+        return []
+    shown = ", ".join(cells[:4]) + (", ..." if len(cells) > 4 else "")
+    return [f"sweeps of {len(cells)} cells, by their labels ({shown}), are fitted as one neuron (choose sweeps of one)"]
 
 
 def poorly_explained(r2: float, units: str) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blocksim._distances import potential_sums
 from blocksim._run import Run
 from blocksim._simulation import simulate
 from blocksim._validation import finite, found, number
@@ -83,7 +84,7 @@ class Objective:
         self.current = np.stack([cell.current for cell in cells], axis=2)  # (B, T, C)
         self.target = np.stack([cell.spikes for cell in cells], axis=2)
         self._target: Any = None  # as the backend's
-        self._potentials: tuple[np.ndarray, list[np.ndarray]] | None = None
+        self._potentials: tuple[np.ndarray, list[np.ndarray], list[np.ndarray]] | None = None
         self.repeats = np.stack([np.asarray(cell.repeats, np.float64) for cell in cells], axis=1)  # (B, C)
         silent = np.zeros((*self.target.shape[:2], len(cells)), np.bool_)
         before, after, _ = self._distance(silent, np.arange(len(cells)), False)
@@ -207,27 +208,33 @@ class Objective:
     def _moments(self, run: Run, columns: np.ndarray, part: int) -> tuple[tuple[np.ndarray, ...], Any]:
         """Means, and sums of squared deviations and products, of model (x) and recorded (y) potentials."""
         assert run.voltage is not None
-        recorded, counted = self._recorded(part)
-        weights = counted[:, :, columns]
-        y = recorded[:, :, columns]
-        count = np.maximum(weights.sum(axis=(0, 1), dtype=np.float64), 1)
-        x = run.voltage
+        recorded, counted, of_recorded = self._recorded(part)
+        count, y, yy = of_recorded[:, columns]
+        x, xx, xy = self.backend.fast(potential_sums)(run.voltage, recorded, counted, columns)
+        mean_x, mean_y = x / count, y / count
+        return (mean_x, mean_y, xx - x * mean_x, xy - x * mean_y, yy - y * mean_y), (recorded, counted)
 
-        def total(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-            product: np.ndarray = np.einsum("btn,btn->n", first, second, dtype=np.float64, casting="unsafe")
-            return product
+    def _recorded(self, part: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Recorded potentials y (B, T, C), 1 where they count in the part, and the sums of 1, y and y^2 there, (3, C).
 
-        mean_x, mean_y = total(x, weights) / count, total(y, weights) / count
-        dx, dy = (x - mean_x.astype(np.float32)) * weights, (y - mean_y.astype(np.float32)) * weights
-        return (mean_x, mean_y, total(dx, dx), total(dx, dy), total(dy, dy)), (recorded, counted)
-
-    def _recorded(self, part: int) -> tuple[np.ndarray, np.ndarray]:
-        """Recorded potentials (B, T, C), and 1 where they count in the part."""
+        They are told from a middle, by which sums of squares lose fewer digits.
+        """
         if self._potentials is None:
             recorded = np.stack([np.asarray(cell.voltage) for cell in self.cells], axis=2)
+            recorded = (recorded - recorded.mean(axis=(0, 1))).astype(np.float32)
             apart = np.stack([~np.asarray(cell.near_spike) for cell in self.cells], axis=2)
             steps = np.arange(recorded.shape[1])
             fitted = (steps >= self.first) & (steps < self.stops[:, None])
             held = steps >= self.stops[:, None]
-            self._potentials = recorded, [(apart & where[:, :, None]).astype(np.float32) for where in (fitted, held)]
-        return self._potentials[0], self._potentials[1][part]
+            counted = [(apart & where[:, :, None]).astype(np.float32) for where in (fitted, held)]
+            exact = recorded.astype(np.float64)
+            sums = [
+                np.stack([
+                    np.maximum(where.sum(axis=(0, 1), dtype=np.float64), 1),
+                    *((exact**power * where).sum(axis=(0, 1)) for power in (1, 2)),
+                ])
+                for where in counted
+            ]  # fmt: skip
+            self._potentials = recorded, counted, sums
+        recorded, counted, sums = self._potentials
+        return recorded, counted[part], sums[part]

@@ -20,7 +20,7 @@ from blocksim._presets import GIF
 from blocksim._simulation import simulate
 from blocksim._validation import found, milliseconds, number, real_array, whole
 from blocksim.backend import Backend
-from blocksim.ephys._fitting.model import sweeps_of
+from blocksim.ephys._fitting.model import Cell, sweeps_of
 from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, weighted
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
@@ -294,6 +294,52 @@ class GIFCell:
             "tau_stc": [tau for tau, _ in cell.currents], "q_stc": [-amplitude for _, amplitude in cell.currents],
             "tau_sfa": [tau for tau, _ in cell.thresholds], "q_sfa": [amplitude for _, amplitude in cell.thresholds],
         }  # fmt: skip
+
+    def to_cell(self, dt: float) -> Cell:
+        """The cell as an adaptive neuron of `fit`, with the same spikes at a time step of dt ms.
+
+        A `Cell` begins a sweep at reset, where this one begins at rest: the first spikes may differ.
+
+        Parameters
+        ----------
+        dt : float
+            In ms: how a spike raises a threshold within its own step depends on it.
+
+        Raises
+        ------
+        ArgumentError
+            It has noise, after-spike currents, a coupled threshold, a reset factor, or more than one rise of the
+            threshold, which `Cell` has not; or the threshold is not above reset.
+
+        Examples
+        --------
+        >>> from blocksim.ephys import GIFCell
+        >>> cell = GIFCell(capacitance=100, conductance=5, rest=-70, reset=-60, threshold=-50, width=0, refractory=4,
+        ...                thresholds=[(100, 3)])
+        >>> round(cell.to_cell(dt=0.1).rheobase, 1)
+        100.0
+        """
+        more = {
+            "noise": self.is_stochastic, "after-spike currents": self.currents, "a coupled threshold": self.coupling,
+            "a reset factor": self.reset_factor, "several rises of the threshold": len(self.thresholds) > 1,
+        }  # fmt: skip
+        if has := [name for name, value in more.items() if value]:
+            raise ArgumentError(
+                f"to_cell: expected a neuron without noise with at most one rise of its threshold, as Cell is; found "
+                f"{', '.join(has)}"
+            )
+        scale = self.threshold - self.reset
+        if not scale > 0:
+            raise ArgumentError(
+                f"to_cell: expected a threshold above reset; found {self.threshold:g} and {self.reset:g} mV"
+            )
+        # a neuron whose threshold does not rise has any time constant of it
+        (tau, rise), *_ = self.thresholds or ((100.0, 0.0),)
+        return Cell(
+            tau_mem=self.tau_mem, tau_adapt=tau, adaptation=rise * float(np.exp(-milliseconds("dt", dt) / tau)) / scale,
+            gain=1 / (self.conductance * scale), bias=(self.rest - self.reset) / scale, refractory=self.refractory,
+            reset_mv=self.reset, scale_mv=scale,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Parameters by name, for JSON; `from_dict` takes them back."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from blocksim._validation import found
 from blocksim.ephys._fitting.descent import Progress
-from blocksim.ephys._fitting.doubts import poorly_explained
+from blocksim.ephys._fitting.doubts import poorly_explained, several_cells
 from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._gif.estimate import Estimate, estimate
 from blocksim.ephys._gif.noiseless import without_noise
@@ -88,9 +88,10 @@ def fit_gif(data: Recording, config: GIFConfig | None = None, progress: Progress
     }  # fmt: skip
     cell = result.cell if own.noise else without_noise(result.cell, known.current, known.spikes, known.dt)
     tell(own.model, 1, 1)
+    told = (*several_cells(data.labels), *_warnings(known, result, chosen))
     return GIFFit(
         cell, known.dt, result.names, result.covariance, scores, chosen.compared,
-        tuple(_warnings(known, result, chosen)), result.series_resistance, time.perf_counter() - began, own,
+        told, result.series_resistance, time.perf_counter() - began, own,
     )  # fmt: skip
 
 
