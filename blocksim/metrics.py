@@ -602,9 +602,9 @@ def md_star(models: Any, trials: Any, *, window: float = 4.0, model_pairs: str =
     if model_pairs == "all" or len(models) == 1:
         own = float(coincidences(merged, merged, window=window).item()) / len(models) ** 2
     else:
-        apart = models.times + models.owners * (models.times.max(initial=0.0) + 3 * window + 1)
-        pairs = coincidences(merged, merged, window=window) - coincidences([apart], [apart], window=window)
-        own = float(pairs.item()) / (len(models) * (len(models) - 1))
+        themselves = sum(int(coincidences([train], [train], window=window).item()) for train in models)
+        pairs = int(coincidences(merged, merged, window=window).item()) - themselves
+        own = pairs / (len(models) * (len(models) - 1))
     if data + own == 0:
         return 1.0 if not models.times.size and not trials.times.size else 0.0
     return float(2 * both / (data + own))

@@ -70,7 +70,8 @@ python_use_unqualified_type_names = True
 sphinx_gallery_conf = {
     "examples_dirs": "tutorials",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"\.py$",  # every script is run
+    # every script is run, but that the one that needs PyTorch is only shown where that is missing
+    "filename_pattern": r"\.py$" if importlib.util.find_spec("torch") else r"(?<!_pytorch)\.py$",
     "within_subsection_order": "links.in_reading_order",
     "image_scrapers": "pictures.described",
     "abort_on_example_error": True,

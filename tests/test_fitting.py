@@ -22,6 +22,8 @@ from blocksim.ephys.evaluation import predict, scores
 from blocksim.losses import van_rossum
 from blocksim.surrogates import FastSigmoid
 
+from .helpers import assert_refused
+
 TRUE = Cell(tau_mem=12, tau_adapt=80, adaptation=0.6, gain=0.012, bias=-0.6, refractory=3)
 QUICK = FitConfig(candidates=32, restarts=4, epochs=6, generations=3, population=32)
 
@@ -549,3 +551,4 @@ def test_the_potential_counts_where_it_is_recorded():
     default = fit(recorded, QUICK)
     assert default.loss == fit(recorded, replace(QUICK, voltage_weight=0.2)).loss
     assert default.loss != fit(recorded, replace(QUICK, voltage_weight=0)).loss
+    assert_refused(lambda: fit_cells([data, recorded], QUICK), ["potentials of all cells or of none", "1 of 2"])

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import click.testing
 import numpy as np
@@ -184,6 +185,31 @@ def test_a_cell_without_noise_is_an_adaptive_neuron(thresholds):
     assert_refused(lambda: replace(cell, reset=-50).to_cell(dt), ["to_cell", "above reset"])
 
 
+def test_a_refinement_that_leads_nowhere_is_told(short):
+    """Far from the data, without residuals, with nothing left to refine: an answer, and what to think of it."""
+    few = Recording(short.current[:, :15_000], short.voltage[:, :15_000], 5000, short.spikes.window(0, 3000))
+    narrow = fit_gif(few, GIFConfig(model="gif", fixed={"width": 0.05}, refine="joint"))
+    assert np.isfinite(narrow.cell.threshold)
+    assert any("less likely than a Poisson neuron's" in each for each in narrow.warnings)
+    known = dict(FIXED, reset=-62.0)
+    whole = fit_gif(few, GIFConfig(model="lif", fixed=known, refine="joint"))
+    assert (whole.names, whole.cell.tau_mem) == ((), 15.0)
+    exact = recording_of(replace(CELL, currents=(), thresholds=()), 3, 20_000, noise=0.0)
+    fixed = {name: FIXED[name] for name in ("tau_mem", "resistance", "rest", "reset")}
+    perfect = fit_gif(exact, GIFConfig(model="lif", fixed=fixed, refine="joint", validation=0))
+    assert abs(perfect.cell.width - CELL.width) < 1
+    left = fit_gif(few, GIFConfig(model="lif", tau_mem=(20, 40), refine="joint"))
+    assert any("left its range" in each for each in left.warnings) == (not 20 <= left.cell.tau_mem <= 40)
+
+
+def test_what_was_not_compared_is_told(short):
+    for settings in ({"model": "auto"}, {"select": True}):
+        found = fit_gif(short, GIFConfig(**settings, validation=0))
+        assert any("nothing was compared" in each for each in found.warnings)
+    found = fit_gif(short, GIFConfig(model="auto", fixed={"reset_factor": 0.2}))
+    assert len(found.compared) == 5
+
+
 def test_sweeps_of_several_cells_are_told():
     made = recording_of(CELL, 1, 20_000, sweeps=4)
     told = "sweeps of 2 cells"
@@ -206,6 +232,7 @@ def test_sweeps_of_several_cells_are_told():
         (lambda: GIFConfig(fixed=[1]), ["fixed", "dict"]),
         (lambda: GIFConfig(model="gif", fixed={"reset_factor": 0.1}), ["reset_factor", "glif"]),
         (lambda: GIFConfig(refine="all"), ["refine", "'joint'"]),
+        (lambda: GIFConfig(noise=False, fixed={"width": 1}), ["fixed", "noise=False", "width"]),
         (lambda: GIFConfig(select=2), ["select", "True or False"]),
         (lambda: FitConfig(fixed={"width": 1}), ["fixed", "'tau_mem'"]),
         (lambda: FitConfig(fixed={"gain": -1}), ["fixed: gain", "above 0"]),
@@ -263,12 +290,17 @@ def test_the_command_takes_the_options(call):
     assert result.exit_code == 0, result.output
     assert (found.config.model, found.config.refine) == ("alif", "spikes")
     assert (found.cell.tau_mem, found.cell.reset) == pytest.approx((15, -62))
+    Path("few.toml").write_text("[fit]\nrepeats = 20\n[fit.fixed]\ntau_mem = 14.0\nrest = -71.0\n", encoding="utf-8")
+    result, found = call("--fix", "rest=-70", "--model", "gif")
+    assert result.exit_code == 0, result.output
+    assert found.config.fixed == {"tau_mem": 14.0, "rest": -70.0}
     result, found = call("--select", "--model", "gif")
     assert result.exit_code == 0, result.output
     assert found.config.select
     for arguments, words in (
         (["--fix", "tau_mem"], "--fix: expected NAME=NUMBER"),
         (["--fix", "tau=3"], "fixed: expected names out of"),
+        (["--fix", "rest=3", "--fix", "rest=4"], "--fix: expected each name once"),
         (["--refine", "all"], "joint"),
         (
             ["--model", "alif", "--tau", "20", "--refine", "joint"],

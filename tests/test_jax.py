@@ -123,6 +123,44 @@ def test_without_potentials():
     np.testing.assert_array_equal(found["weights"], expected)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_only_what_is_wanted_crosses(compiled, monkeypatch):
+    """Gradients of outputs that the loss leaves out do not go to the host, nor does the input's come back unasked."""
+    parameters, run = function(double())
+    x = np.random.default_rng(0).normal(0.5, 1, (3, 20, 4))
+    given, backward = [], blocksim.Run.backward
+
+    def seen(self, *grads):
+        given.append([each is not None for each in grads])
+        gradients = backward(self, *grads)
+        if not wants_x:
+            gradients.__dict__["x"] = None  # what is None cannot be handed back
+        return gradients
+
+    monkeypatch.setattr(blocksim.Run, "backward", seen)
+    for wants_x, output in ((False, "spikes"), (True, "voltage")):
+        gradient = jax.grad(
+            lambda parameters, x, output=output: getattr(run(parameters, x), output).sum(), int(wants_x)
+        )
+        found = (jax.jit(gradient) if compiled else gradient)(parameters, x)
+        own = simulate(double(), x, tape=True)
+        ones = np.ones((3, 20, 3))
+        expected = backward(own, *((ones, None) if output == "spikes" else (None, ones)))
+        np.testing.assert_array_equal(
+            found if wants_x else found["weights"], expected.x if wants_x else expected.weights
+        )
+    assert given == [[True, False], [False, True]]
+    assert (jax.grad(lambda parameters: run(parameters, x).spikes.shape[0] * 1.0)(parameters)["weights"] == 0).all()
+
+
+def test_spikes_as_input_have_no_gradient():
+    parameters, run = function(double())
+    x = np.random.default_rng(0).random((3, 20, 4)) < 0.4
+    found = jax.grad(lambda x: run(parameters, x).voltage.sum(), allow_int=True)(x)
+    assert found.dtype == jax.dtypes.float0
+    assert found.shape == x.shape
+
+
 def test_examples():
     found = doctest.testmod(interop)
     assert found.attempted > 5

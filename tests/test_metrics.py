@@ -276,6 +276,8 @@ def test_md_star(rng):
     for pairs in metrics.MODEL_PAIRS:
         alone = metrics.md_star(trials[0], trials, window=4, model_pairs=pairs)
         assert alone == pytest.approx(md_star_by_definition(trials[:1], trials, 4, self_pairs=True))
+    early = metrics.md_star([each - 900 for each in shared], [each - 900 for each in trials], window=4)
+    assert early == pytest.approx(metrics.md_star(shared, trials, window=4))  # times before a stimulus
     train = trials[0]
     assert metrics.md_star(train, [train] * 3) == 1
     assert metrics.md_star([[]], [[], []]) == 1

@@ -275,3 +275,11 @@ def test_a_table_can_be_changed_without_the_history():
     table = trained.table()
     table["run"] = np.zeros(1)
     assert "run" not in trained.history
+
+
+@pytest.mark.parametrize("name", ["figure", "figure.xyz", None, 3])
+def test_a_picture_has_a_suffix_that_is_known(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = drawn("raster")
+    assert_refused(lambda: plotting.save(axes, name), ["path", ".png, .pdf, .svg"])
+    assert not list(tmp_path.iterdir())

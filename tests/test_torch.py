@@ -190,6 +190,25 @@ def test_without_gradients_there_is_no_tape():
     assert not module(x).requires_grad
 
 
+def test_tensors_of_a_run_are_not_those_of_another():
+    """Their memory is used again, but not while they are there."""
+    module = Module(double())
+    x = torch.tensor(np.random.default_rng(0).normal(0.5, 1, (4, 20_000, 4)))
+    first = module.run(x)
+    assert first.output.nbytes > 1 << 20  # smaller ones have memory of their own
+    kept = [first.output.detach().clone(), first.voltage.detach().clone()]
+    second = module.run(x[:, :18_000])
+    for each in second[:2]:
+        each.detach().fill_(7)
+    assert torch.equal(first.output, kept[0])
+    assert torch.equal(first.voltage, kept[1])
+    gradient = torch.autograd.grad(second.output.sum(), module.weights)[0]
+    del first, second
+    third = module.run(x[:, :18_000])
+    assert torch.equal(third.output, kept[0][:, :18_000])
+    assert torch.equal(torch.autograd.grad(third.output.sum(), module.weights)[0], gradient)
+
+
 def test_examples():
     found = doctest.testmod(interop)
     assert found.attempted > 5

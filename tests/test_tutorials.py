@@ -35,7 +35,7 @@ def show():
     plt.close("all")
 
 plt.show = show
-runpy.run_path(sys.argv[1], run_name="__main__")
+runpy.run_path(sys.argv.pop(1), run_name="__main__")  # without arguments
 assert shown and not plt.get_fignums(), f"{len(shown)} pictures shown, {len(plt.get_fignums())} not"
 """
 
@@ -52,6 +52,8 @@ def run(command, folder, **environment):
 )
 def test_it_runs(script, tmp_path):
     pytest.importorskip("matplotlib")
+    if "\nimport torch\n" in script.read_text():
+        pytest.importorskip("torch", reason="needs the extra torch (python -m pip install 'blocksim[torch]')")
     done = run([sys.executable, "-W", "error", "-c", RUNNER, str(script)], tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert not list(tmp_path.iterdir()), "files are left behind"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ def _settings(
     given |= {"select": True} if options["select"] else {}
     given |= {name: options[name] for name in ("refine", "electrode") if options[name] is not None}
     if options["fix"]:
-        given["fixed"] = dict(map(_fixed, options["fix"]))
+        given["fixed"] = _all_fixed(fit_settings.get("fixed"), options["fix"])
     model = model or named or _implied(fit_settings | given)
     searched = model == "alif" and not OF_LIKELIHOOD & set(fit_settings | given)
     if searched and options["deterministic"]:
@@ -237,6 +237,15 @@ def _settings(
 def _chosen(sweeps: tuple[str, ...]) -> list[int | str]:
     """Sweeps by number, where it is one, or label."""
     return [int(sweep) if sweep.lstrip("-").isdigit() else sweep for sweep in sweeps]
+
+
+def _all_fixed(in_file: Any, texts: Sequence[str]) -> dict[str, float]:
+    """The known numbers of a settings file, with those of the command line over them."""
+    pairs = [_fixed(text) for text in texts]
+    fixed = dict(pairs)
+    if len(fixed) < len(pairs):
+        raise ArgumentError(f"--fix: expected each name once; found {', '.join(name for name, _ in pairs)}")
+    return {**(in_file if isinstance(in_file, Mapping) else {}), **fixed}
 
 
 def _fixed(text: str) -> tuple[str, float]:

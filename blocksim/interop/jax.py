@@ -119,46 +119,61 @@ def function(
         record = ("voltage",) if voltage and isinstance(model, Layer) else ()
         return _simulate(now, _host(x), record=record, tape=tape, **options)
 
-    def arrays_of(run: Any, kind: Any) -> tuple[np.ndarray, ...]:
-        if isinstance(model, Network):
-            return (np.asarray(run.output, kind),)
-        outputs = (run.spikes, run.voltage) if voltage else (run.spikes,)
-        return tuple(np.asarray(each, kind) for each in outputs)
+    def arrays_of(run: Any, shapes: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+        outputs = (run.output,) if isinstance(model, Network) else (run.spikes, run.voltage)[: len(shapes)]
+        return tuple(np.asarray(each, shape.dtype) for each, shape in zip(outputs, shapes, strict=True))
+
+    def kind_of(parameters: dict[str, Any], x: Any) -> Any:
+        return jnp.result_type(*(each.dtype for each in parameters.values()), *_real(x))
 
     def shapes_of(parameters: dict[str, Any], x: Any) -> tuple[Any, ...]:
-        kind = jnp.result_type(*(each.dtype for each in parameters.values()), *_real(x))
+        kind = kind_of(parameters, x)
         if isinstance(model, Network):
             return (jax.ShapeDtypeStruct((*x.shape[:-2], model.classes), kind),)
         size = x.shape[-1] if model.inputs is None and model.size is None else model.size
-        return (jax.ShapeDtypeStruct((*x.shape[:-1], size), kind),) * (1 + voltage)
+        # JAX copies what the host returns: spikes as flags, a quarter of the bytes of numbers
+        return tuple(jax.ShapeDtypeStruct((*x.shape[:-1], size), each) for each in (np.bool_, kind)[: 1 + voltage])
+
+    def numbers(outputs: tuple[Any, ...], parameters: dict[str, Any], x: Any) -> tuple[Any, ...]:
+        kind = kind_of(parameters, x)
+        return tuple(each.astype(kind) for each in outputs)
 
     def plain(parameters: dict[str, Any], x: Any) -> tuple[Any, ...]:
         shapes = shapes_of(parameters, x)
 
         def host(parameters: dict[str, Any], x: Any) -> tuple[np.ndarray, ...]:
-            return arrays_of(run_of(parameters, x, False), shapes[0].dtype)
+            return arrays_of(run_of(parameters, x, False), shapes)
 
-        outputs: tuple[Any, ...] = jax.pure_callback(host, shapes, parameters, x, vmap_method="sequential")
-        return outputs
+        return numbers(jax.pure_callback(host, shapes, parameters, x, vmap_method="sequential"), parameters, x)
 
-    def forward(parameters: dict[str, Any], x: Any) -> tuple[tuple[Any, ...], Any]:
+    def forward(primal_parameters: dict[str, Any], primal_x: Any) -> tuple[tuple[Any, ...], Any]:
+        parameters = {name: each.value for name, each in primal_parameters.items()}
+        x = primal_x.value
         shapes = shapes_of(parameters, x)
 
         def host(parameters: dict[str, Any], x: Any) -> tuple[Any, ...]:
             run = run_of(parameters, x, True)
-            return arrays_of(run, shapes[0].dtype), tapes.keep(run)
+            return arrays_of(run, shapes), tapes.keep(run)
 
         ticket = jax.ShapeDtypeStruct((), np.uint32)
         outputs, ticket = jax.pure_callback(host, (shapes, ticket), parameters, x, vmap_method="sequential")
-        return outputs, (parameters, x, ticket)
+        # whether the input's gradient is wanted is known now; as the structure of a residual it stays known
+        wanted = () if primal_x.perturbed and _real(x) else None
+        return numbers(outputs, parameters, x), (parameters, x, ticket, wanted)
 
-    def backward(residuals: Any, grads: tuple[Any, ...]) -> tuple[Any, Any]:
-        parameters, x, ticket = residuals
+    def backward(residuals: Any, all_grads: tuple[Any, ...]) -> tuple[Any, Any]:
+        parameters, x, ticket, wanted = residuals
         like = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in parameters.items()}
-        real = bool(_real(x))
+        real = wanted is not None
+        is_zero = [isinstance(each, jax.custom_derivatives.SymbolicZero) for each in all_grads]
+        if all(is_zero):
+            return None, None
+        # what is zero is not handed over
+        grads = tuple(each for each, zero in zip(all_grads, is_zero, strict=True) if not zero)
 
         def gradients_of(run: Any, grads: tuple[Any, ...]) -> tuple[Any, ...]:
-            gradients = run.backward(*map(_host, grads))
+            given = iter(grads)
+            gradients = run.backward(*(None if zero else _host(next(given)) for zero in is_zero))
             of_input = gradients.layers[0] if isinstance(model, Network) else gradients
             of_parameters = {
                 name: np.asarray(value, like[name].dtype) for name, value in gradients.parameters().items()
@@ -189,10 +204,10 @@ def function(
         of_parameters, of_input = jax.lax.cond(
             is_kept, lambda: callback(kept, ticket), lambda: callback(gone, parameters, x)
         )
-        return of_parameters, of_input if real else np.zeros(x.shape, jax.dtypes.float0)
+        return of_parameters, of_input if real else None
 
     differentiable = jax.custom_vjp(plain)
-    differentiable.defvjp(forward, backward)
+    differentiable.defvjp(forward, backward, symbolic_zeros=True)
 
     def simulate(parameters: dict[str, Any], x: Any) -> Any:
         if not isinstance(parameters, dict) or set(parameters) != set(values):

@@ -29,7 +29,7 @@ from blocksim._libraries import library
 from blocksim._parameters import held
 from blocksim._state import LinearState, LinearStateGradient, State, StateGradient
 from blocksim._validation import found
-from blocksim.backend import Backend
+from blocksim.backend import Backend, HostBackend, get_backend
 from blocksim.errors import ArgumentError
 from blocksim.surrogates import Surrogate
 from blocksim.transforms import Transform
@@ -225,7 +225,7 @@ class _Simulate(torch.autograd.Function):  # type: ignore[misc]
         if _is_stochastic(model):
             options["seed"] = int(torch.randint(2**62, ()))
         recorded = ("voltage",) if voltage and isinstance(model, Layer) else ()
-        backend = "cupy" if x.is_cuda else module._backend
+        backend = get_backend("cupy" if x.is_cuda else module._backend)
         run: Any = simulate(
             model, _array(x), backend, record=recorded, tape=module._tape if wanted else False, **options
         )
@@ -235,7 +235,7 @@ class _Simulate(torch.autograd.Function):  # type: ignore[misc]
         ctx.set_materialize_grads(False)
         ctx.module, ctx.run, ctx.outputs = module, run, len(outputs)
         ctx.save_for_backward(x, *tensors)  # PyTorch refuses the backward pass if one of them has been changed
-        arrays = [_float(each, dtype) for each in (*outputs, *_flat(run.state))]
+        arrays = [_given(each, dtype, backend) for each in (*outputs, *_flat(run.state))]
         found_tensors = [_tensor(each).to(x.device) for each in arrays]
         ctx.mark_non_differentiable(*(each for each in found_tensors if not each.is_floating_point()))
         return tuple(found_tensors)
@@ -298,9 +298,21 @@ def _tensor(array: Any) -> Any:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _float(array: Any, dtype: Any) -> Any:
-    """Flags as numbers, which have gradients. By NumPy: PyTorch's threads would hold the processors for a while."""
-    return array.astype(dtype) if array.dtype == np.bool_ else array
+def _given(array: Any, dtype: Any, backend: Backend) -> Any:
+    """An array of a run as a tensor may hold it: flags as numbers, which have gradients; what is a tape's copied.
+
+    The copy lies in memory of the backend's, which uses that of earlier runs again: fresh memory costs a fault for
+    every page. By NumPy: PyTorch's threads would hold the processors for a while.
+    """
+    is_flags = array.dtype == np.bool_
+    if not isinstance(array, np.ndarray):  # CuPy's, which has such memory
+        return array.astype(dtype) if is_flags else array
+    if array.flags.writeable and not is_flags:
+        return array
+    empty = backend.empty if isinstance(backend, HostBackend) else np.empty
+    copy = empty(array.shape, dtype if is_flags else array.dtype)
+    copy[...] = array
+    return copy
 
 
 def _flat(state: Any) -> list[Any]:

@@ -168,7 +168,7 @@ def save(drawn: Any, path: str | Path) -> None:
     Raises
     ------
     ArgumentError
-        Nothing was drawn.
+        Nothing was drawn, or the name has another suffix.
     FileError
         The file cannot be written.
 
@@ -183,5 +183,7 @@ def save(drawn: Any, path: str | Path) -> None:
     ...     save(axes, Path(folder) / "raster.png")
     """
     figure = figure_of(drawn)
+    if not isinstance(path, (str, Path)) or Path(path).suffix.lower() not in SUFFIXES:
+        raise ArgumentError(f"path: expected a file name that ends in {', '.join(SUFFIXES)}; found {found(path)}")
     with written(path) as part:
         figure.savefig(part)

@@ -28,6 +28,7 @@ TUTORIALS = (
     "simulate_and_plot.py",
     "gradients_by_hand.py",
     "train_on_events.py",
+    "train_within_pytorch.py",
     "fit_a_recording.py",
     "stochastic_cells.py",
     "long_recordings.py",

@@ -124,7 +124,7 @@ def open_split(task: Task) -> Parts:
 def _of_electrode(task: Task, source: str) -> Recording:
     """The recording that the electrode's kernel is measured in."""
     options = {name: value for name, value in task.recording.items() if name not in ("part", "sweeps")}
-    if Path(source).exists():
+    if Path(source).is_file():
         return open_recording(source, **options)
     try:
         return open_recording(task.path, part=source, **options)

@@ -253,7 +253,13 @@ def _voltage_weight(cells: Sequence[FitData], config: FitConfig) -> float:
     """The weight of the potential: where none is given, that of cells with recorded potentials."""
     if config.voltage_weight is not None:
         return config.voltage_weight
-    return 0.0 if any(cell.voltage is None or cell.near_spike is None for cell in cells) else VOLTAGE_WEIGHT
+    recorded = [cell.voltage is not None and cell.near_spike is not None for cell in cells]
+    if any(recorded) and not all(recorded):
+        raise ArgumentError(
+            f"data: expected potentials of all cells or of none, for the default voltage_weight; found {sum(recorded)} "
+            f"of {len(recorded)} (voltage_weight=0 leaves them out)"
+        )
+    return VOLTAGE_WEIGHT if all(recorded) else 0.0
 
 
 def _data(data: Recording | FitData, config: FitConfig) -> FitData:

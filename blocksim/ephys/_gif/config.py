@@ -167,6 +167,11 @@ class GIFConfig:
         choices("fixed", tuple(self.fixed), tuple(FIXABLE))
         if "reset_factor" in self.fixed and not (self.model == "auto" or MODELS[self.model].reset_factor):
             raise ArgumentError(f"fixed: expected reset_factor with model='glif'; found model={self.model!r}")
+        if not self.noise and {"threshold", "width"} & set(self.fixed):
+            raise ArgumentError(
+                "fixed: expected neither threshold nor width with noise=False, which finds a threshold of its own; "
+                f"found {', '.join(self.fixed)}"
+            )
         return {name: number(f"fixed: {name}", value, above=FIXABLE[name]) for name, value in self.fixed.items()}
 
     def to_dict(self) -> dict[str, Any]:

@@ -68,9 +68,14 @@ def estimate(known: Recorded, config: GIFConfig) -> Estimate:
     )  # fmt: skip
     rest, resistance = potential.coefficients[:2]
     if not resistance > 0:
+        why = "are current and potential swapped, or of different sweeps?"
+        if config.electrode == "series":
+            why = "it cannot be told from the series resistance: use electrode='none'"
+        elif config.fixed:
+            why = f"are the fixed numbers right, {', '.join(config.fixed)}?"
         raise ArgumentError(
             f"recording: expected a potential that rises with the current; found an input resistance of "
-            f"{1000 * resistance:.3g} MOhm (are current and potential swapped, or of different sweeps?)"
+            f"{1000 * resistance:.3g} MOhm ({why})"
         )
     modelled = impose(
         known.current, known.spikes, basis, potential.tau_mem, potential.reset_factor, potential.coefficients

@@ -88,23 +88,34 @@ def fit_gif(data: Recording, config: GIFConfig | None = None, progress: Progress
     }  # fmt: skip
     cell = result.cell if own.noise else without_noise(result.cell, known.current, known.spikes, known.dt)
     tell(own.model, 1, 1)
-    told = (*several_cells(data.labels), *_warnings(known, result, chosen))
+    told = (*several_cells(data.labels), *_warnings(known, result, chosen, config, scores["bits"]))
     return GIFFit(
         cell, known.dt, result.names, result.covariance, scores, chosen.compared,
         told, result.series_resistance, time.perf_counter() - began, own,
     )  # fmt: skip
 
 
-def _warnings(known: Recorded, result: Estimate, chosen: Selection) -> list[str]:
+def _warnings(known: Recorded, result: Estimate, chosen: Selection, wanted: GIFConfig, bits: float) -> list[str]:
     """What a reader of the numbers must know, in words."""
     config, cell = chosen.config, result.cell
     told = poorly_explained(result.r2, "mV, MOhm and pF")
     number, numbers = int(known.spikes.sum()), 2 + len(cell.thresholds) + len(cell.coupling)
-    if result.at_edge:
-        low, high = config.tau_mem
+    low, high = config.tau_mem
+    if not low <= cell.tau_mem <= high and "tau_mem" not in config.fixed:
+        told.append(f"refined, tau_mem left its range, {low:g} to {high:g} ms")
+    elif result.at_edge:
         told.append(f"tau_mem lies at the edge of its range, {low:g} to {high:g} ms (widen tau_mem)")
     if number < max(FEW_SPIKES, 5 * numbers):
         told.append(f"{number} spikes determine {numbers} numbers of the threshold poorly")
+    if bits < 0:
+        told.append(
+            f"the spikes are less likely than a Poisson neuron's ({bits:.3g} bits each): the model does not fit"
+        )
+    if not chosen.compared and (wanted.model == "auto" or wanted.select):
+        told.append(
+            f"nothing could be held out, so nothing was compared: {config.model} has the most numbers (fewer than 5 "
+            "spikes in a part, or validation=0)"
+        )
     plain, refined = (chosen.compared.get(name, np.nan) for name in (chosen.name, chosen.refined_name))
     if refined < plain:
         told.append(

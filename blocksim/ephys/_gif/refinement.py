@@ -29,8 +29,11 @@ LOOSE = {"joint": 3.0, "spikes": 100.0}
 TAU = 0.1  # standard error of the logarithm of a time constant, which the first fit takes as given
 STEPS = 200
 TOLERANCE = 1e-6  # of the log-likelihood, by which a step has to raise it
+# the logarithm of a number so much further than it was, a factor of 150, leads nowhere: a value to turn back from
+FURTHEST, NOWHERE = 5.0, 1e100
 NUDGE = 1e-5  # of a free number, in its unit, for the derivatives of the layer's numbers
 FAR = 1e-3  # of a standard error, for those of the gradient
+LEAST_VARIANCE = 1e-6  # mV^2, of residuals: made-up recordings may have none
 LEAST_ERROR, LEAST_SIZE = 1e-3, 1e-4  # of a number that the data do not determine, or only with others
 LEAST_CURVATURE = 0.01  # in units of the first fit's: an error grows tenfold at most
 
@@ -49,6 +52,8 @@ def refine(
     """
     optimize = library("scipy.optimize", "ephys", "refine")
     numbers = _Numbers.of(first, config)
+    if not numbers.names:  # all are known
+        return first
     objective = _Objective(known, numbers, _weight(known, first) if config.refine == "joint" else 0.0)
     scale, size, runs = _scale(numbers, first), len(numbers.names), 0
 
@@ -56,13 +61,17 @@ def refine(
         nonlocal runs
         tell(f"{config.model}, refined", min(runs, size + STEPS), size + STEPS)
         runs += 1
-        value, gradient = objective(numbers.start + scale @ z)
-        loose = LOOSE[config.refine] ** 2
+        loose, free = LOOSE[config.refine] ** 2, numbers.start + scale @ z
+        if np.abs(free - numbers.start)[numbers.positive].max(initial=0.0) > FURTHEST:
+            return NOWHERE, z
+        value, gradient = objective(free)
         return 0.5 * float(z @ z) / loose - value, z / loose - scale.T @ gradient
 
     ends = {"maxiter": STEPS, "maxfun": 2 * STEPS, "ftol": TOLERANCE, "maxcor": size}
     result = optimize.minimize(below, np.zeros(size), jac=True, method="L-BFGS-B", options=ends)
     best = np.asarray(result.x, np.float64)
+    if not (np.isfinite(result.fun) and result.fun <= below(np.zeros(size))[0]):
+        return replace(first, converged=False)
     level, free = below(best)[1], numbers.start + scale @ best
     bent = np.array([below(best + FAR * each)[1] - level for each in np.eye(size)]) / FAR
     curvature, vectors = np.linalg.eigh((bent + bent.T) / 2)
@@ -219,5 +228,6 @@ def _weight(known: Recorded, first: Estimate) -> float:
     slope = np.where(known.counted, off * (modelled - modelled[known.counted].mean()), 0.0)
     length = max(1, round(stretch_of(slope.size * known.dt) / known.dt))
     sums = np.add.reduceat(slope.ravel(), np.arange(0, slope.size, length))
-    inflation = max(1.0, float(np.square(sums).sum() / np.square(slope).sum()))
-    return 1 / (float(np.square(off[known.counted]).mean()) * inflation)
+    squares = float(np.square(slope).sum())
+    inflation = max(1.0, float(np.square(sums).sum()) / squares) if squares else 1.0
+    return 1 / (max(float(np.square(off[known.counted]).mean()), LEAST_VARIANCE) * inflation)

@@ -44,7 +44,7 @@ class Selection:
 def select(known: Recorded, config: GIFConfig, tell: Callable[[str, int, int], None]) -> Selection:
     """The model and the time constants that predict the held-out part best; as they are where nothing is held out."""
     models = list(MODELS) if config.model == "auto" else [config.model]
-    options = [replace(config, model=model) for model in models]
+    options = [replace(config, model=model, fixed=_known(config, model)) for model in models]
     stop = round((1 - config.validation) * known.current.shape[1])
     parts = known.spikes[:, :stop], known.spikes[:, stop:]
     if not (0 < stop < known.current.shape[1] and all(part.sum() >= LEAST_SPIKES for part in parts)):
@@ -75,6 +75,11 @@ def select(known: Recorded, config: GIFConfig, tell: Callable[[str, int, int], N
         return selection
     result = scored(chosen, selection.refined_name, refined)
     return replace(selection, bits=result.bits, r2=result.r2)
+
+
+def _known(config: GIFConfig, model: str) -> dict[str, float]:
+    """The numbers that are known of what the model has."""
+    return {name: value for name, value in config.fixed.items() if name != "reset_factor" or MODELS[model].reset_factor}
 
 
 def spread(taus: tuple[float, ...], number: int) -> tuple[float, ...]:
