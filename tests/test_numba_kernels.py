@@ -54,7 +54,7 @@ def source_of(kernel, dtype):
     return "\n".join(chosen)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_loops_over_neurons_are_packed_simd(dtype, monkeypatch, tmp_path):
     """Arithmetic on vectors, not on single numbers, in forward and adjoint: what the speed rests on."""
     if platform.machine() not in ("x86_64", "AMD64"):

@@ -8,16 +8,19 @@ import pytest
 import blocksim
 
 from . import oracle
+from .conftest import IN_CI
 from .helpers import assert_close, assert_same_bits
 
 DT = 0.1  # ms
 
 
 @pytest.fixture(scope="module")
-def current(shared_data):
-    """Nine sweeps of 20 s in nA: (9, 200000, 1)."""
+def current(shared_data, request):
+    """Nine sweeps of 20 s in nA, (9, 200000, 1); three of 6 s where slow tests are left out."""
+    whole = IN_CI or request.config.getoption("--slow")
+    sweeps, steps = (9, 200_000) if whole else (3, 60_000)
     with np.load(shared_data / "recordings" / "l5_cell3.npz") as data:
-        return (data["i_q"] * (data["i_lsb_pA"] / 1000))[:, :, None]
+        return (data["i_q"][:sweeps, :steps] * (data["i_lsb_pA"] / 1000))[:, :, None]
 
 
 def cell():

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
 # the last two take both gradients
 KEPT = "plain and not paper and not one_thread_and_on_two"
-QUICK = ("long_recordings", "train_on_events")
+QUICK = ("long_recordings",)
 
 # runs a script as a person would, but that plt.show() looks at the pictures
 RUNNER = """
