@@ -143,11 +143,16 @@ def test_compiled_loops_are_the_written_ones():
     spikes = rng.random(shape) < 0.02
     current, voltage = rng.normal(size=shape), rng.normal(size=shape)
     fast, decay, gain = get_backend("numba").fast, np.array([0.9, 0.99]), np.array([0.1, -0.02])
+    none, edges, more = np.zeros(0, np.int64), np.array([6, 9, 40]), np.array([0.1, -0.02, 0.3, 0.01])
+    knots, recorded = np.array([-np.inf, 0.2]), (current, voltage, spikes, ~spikes)
     for function, arguments in (
-        (_imposed.impose, (current, spikes, 5, 0.95, -1.0, 2.0, 0.5, 0.3, decay, gain)),
-        (_imposed.potential_products, (current, voltage, spikes, ~spikes, 5, 0.95, 0.0, decay, gain, False, 1, 100)),
-        (_imposed.potential_products, (current, voltage, spikes, ~spikes, 5, 0.95, 0.3, decay, gain, True, 3, 150)),
-        (_imposed.threshold_regressors, (voltage, spikes, 5, decay, np.array([0.8, 0.97]), np.array([-np.inf, 0.2]))),
+        (_imposed.impose, (current, spikes, 5, 0.95, -1.0, 2.0, 0.5, 0.3, decay, none, gain)),
+        (_imposed.impose, (current, spikes, 5, 0.95, -1.0, 2.0, 0.5, 0.3, decay, edges, more)),
+        (_imposed.impose, (current, spikes, 5, 0.95, -1.0, 2.0, 0.5, 0.3, decay[:0], edges, gain)),
+        (_imposed.potential_products, (*recorded, 5, 0.95, 0.0, decay, none, gain, False, 1, 100)),
+        (_imposed.potential_products, (*recorded, 5, 0.95, 0.3, decay, edges, more, True, 3, 150)),
+        (_imposed.threshold_regressors, (voltage, spikes, 5, decay, none, np.array([0.8, 0.97]), knots)),
+        (_imposed.threshold_regressors, (voltage, spikes, 5, decay, edges, np.array([0.8, 0.97]), knots)),
     ):
         compiled, written = fast(function), function
         assert compiled is not written

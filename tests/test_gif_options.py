@@ -210,6 +210,30 @@ def test_what_was_not_compared_is_told(short):
     assert len(found.compared) == 5
 
 
+def test_rectangular_kernels_are_the_cells(tmp_path):
+    """Each bin has the mean of the true kernel in it, whatever time constants the fit has; the cell stays as it was."""
+    bins = (0, 1, 2, 4, 7, 12, 20, 35, 60, 100, 200)
+    config = GIFConfig(model="gif", currents=(20,), thresholds=(100,), basis="rectangular", bins=bins)
+    recording = recording_of(CELL, 1, 400_000)
+    found = fit_gif(recording, config)
+    assert found.cell == fit_gif(recording, replace(config, basis="exponential")).cell
+    for part in ("currents", "thresholds"):
+        kernel = found.rectangles[part]
+        assert len(kernel.value) == len(kernel.error) == len(kernel.edges) - 1 == len(bins) - 1
+        begin, end = kernel.edges[:-1], kernel.edges[1:]
+        true = sum(
+            amplitude * tau * (np.exp(-begin / tau) - np.exp(-end / tau)) / (end - begin)
+            for tau, amplitude in getattr(CELL, part)
+        )
+        # a decaying kernel is not constant within a bin: 4 % of its height for that
+        assert np.all(np.abs(kernel.value - true) < 4 * kernel.error + 0.04 * np.abs(true).max())
+    found.save(tmp_path / "fit.json")
+    again = GIFFit.load(tmp_path / "fit.json")
+    np.testing.assert_array_equal(again.rectangles["currents"].edges, found.rectangles["currents"].edges)
+    assert again.cell == found.cell
+    assert fit_gif(recording, replace(config, model="lif", currents=(), thresholds=())).rectangles
+
+
 def test_sweeps_of_several_cells_are_told():
     made = recording_of(CELL, 1, 20_000, sweeps=4)
     told = "sweeps of 2 cells"
@@ -234,6 +258,8 @@ def test_sweeps_of_several_cells_are_told():
         (lambda: GIFConfig(refine="all"), ["refine", "'joint'"]),
         (lambda: GIFConfig(noise=False, fixed={"width": 1}), ["fixed", "noise=False", "width"]),
         (lambda: GIFConfig(select=2), ["select", "True or False"]),
+        (lambda: GIFConfig(basis="square"), ["basis", "'rectangular'"]),
+        (lambda: GIFConfig(bins=(5, 3)), ["bins", "ascending"]),
         (lambda: FitConfig(fixed={"width": 1}), ["fixed", "'tau_mem'"]),
         (lambda: FitConfig(fixed={"gain": -1}), ["fixed: gain", "above 0"]),
     ],

@@ -62,11 +62,11 @@ def compile_(dtype: tuple[str, ...], paper: bool, components: tuple[int, ...] | 
 def _use_recordings(engine: blocksim.Backend) -> None:
     """Compute what fits to recordings are made of."""
     sweep, none, one = np.ones((1, 20)), np.zeros((1, 20), bool), np.ones(1)
-    potential = np.ones((1, 20, 1), np.float32)
+    potential, edges = np.ones((1, 20, 1), np.float32), np.zeros(0, np.int64)
     engine.fast(potential_sums)(potential, potential, potential, np.zeros(1, np.int64))
-    engine.fast(_imposed.impose)(sweep, none, 2, 0.9, 0.0, 1.0, 0.0, 0.0, one, one)
-    engine.fast(_imposed.potential_products)(sweep, sweep, none, ~none, 2, 0.9, 0.0, one, one, False, 1, 10)
-    engine.fast(_imposed.threshold_regressors)(sweep, none, 2, one, one, one)
+    engine.fast(_imposed.impose)(sweep, none, 2, 0.9, 0.0, 1.0, 0.0, 0.0, one, edges, one)
+    engine.fast(_imposed.potential_products)(sweep, sweep, none, ~none, 2, 0.9, 0.0, one, edges, one, False, 1, 10)
+    engine.fast(_imposed.threshold_regressors)(sweep, none, 2, one, edges, one, one)
 
 
 def _use_family(engine: blocksim.Backend, dtype: np.dtype, size: int, recurrent: bool, components: int) -> None:

@@ -15,6 +15,7 @@ from blocksim.ephys._fitting.losses import SpikeLoss, VanRossum
 from blocksim.ephys._fitting.model import Cell, Prediction
 from blocksim.ephys._gif.cell import GIFCell, Imposed
 from blocksim.ephys._gif.config import GIFConfig
+from blocksim.ephys._gif.estimate import Rectangles
 from blocksim.ephys._gif.fit import fit_gif
 from blocksim.ephys._gif.result import GIFFit, Kernel
 from blocksim.ephys._protocols import (
@@ -33,7 +34,7 @@ from blocksim.ephys.evaluation import evaluate
 
 __all__ = [
     "Cell", "Detection", "ElectrodeKernel", "FICurve", "Fit", "FitConfig", "FitData", "FittedCell", "GIFCell",
-    "GIFConfig", "GIFFit", "Imposed", "Kernel", "Prediction", "Recording", "SpikeLoss", "StepResponses",
+    "GIFConfig", "GIFFit", "Imposed", "Kernel", "Prediction", "Recording", "Rectangles", "SpikeLoss", "StepResponses",
     "TriggeredAverage", "VanRossum", "compensate", "detect_spikes", "electrode_kernel", "evaluate", "fit", "fit_cells",
     "fit_gif", "load_cell", "missed", "open_parts", "open_recording", "population",
     "resample", "spike_triggered_average", "step_responses",

@@ -11,7 +11,7 @@ import numpy as np
 
 from blocksim import metrics
 from blocksim.ephys._fitting.fit import Fit
-from blocksim.ephys._gif.result import GIFFit
+from blocksim.ephys._gif.result import BAND, GIFFit
 from blocksim.ephys._gif.spikes import rescaled_times
 from blocksim.ephys.evaluation import Predicted
 from blocksim.plotting import RATE, SPIKE, require_matplotlib, tidy
@@ -122,6 +122,12 @@ def kernels(result: GIFFit) -> Any:
         kernel = result.kernel(name, times)
         ax.fill_between(times, kernel.low, kernel.high, color=RATE, alpha=0.25, linewidth=0)
         ax.plot(times, kernel.value, color=RATE, linewidth=1.2)
+        if name in result.rectangles:
+            found = result.rectangles[name]
+            ax.stairs(found.value, found.edges, baseline=None, color=SPIKE, linewidth=1)
+            middle = (found.edges[1:] + found.edges[:-1]) / 2
+            ax.errorbar(middle, found.value, BAND * found.error, fmt="none", ecolor=SPIKE, elinewidth=1)
+            ax.set_xlim(0, found.edges[-1])
         ax.axhline(0, color="black", linewidth=0.6)
         ax.set_title(f"{words} ({unit})", fontsize=9)
         ax.set_xlabel("time after the spike (ms)", fontsize=9)

@@ -118,6 +118,7 @@ def _of_search(result: Fit) -> list[str]:
 
 def _of_gif_neuron(result: GIFFit, predicted: Mapping[str, Predicted]) -> list[str]:
     """What there is to see of a GIF neuron."""
+    steps = " Dark steps: kernels without time constants, with 95 % of their errors." if result.rectangles else ""
     held = f"it spikes at {result.cell.rate:g} Hz" if result.cell.is_stochastic else "it spikes"
     figures = [
         _figure(
@@ -126,7 +127,7 @@ def _of_gif_neuron(result: GIFFit, predicted: Mapping[str, Predicted]) -> list[s
             "After-spike current and rise of the threshold over time after a spike, with bands, and the threshold over "
             "a potential that is held.",
             "Bands: 95 %, of the standard errors. Right: the threshold that a constant potential leads to; "
-            f"{held} where the two are equal.",
+            f"{held} where the two are equal.{steps}",
         ),
     ]
     if not result.cell.is_stochastic:

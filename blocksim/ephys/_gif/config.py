@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -33,6 +34,7 @@ MODELS = {
 }
 PARTS = ("currents", "thresholds", "coupling")
 ELECTRODES = ("none", "series")
+BASES = ("exponential", "rectangular")
 REFINEMENTS = ("none", "joint", "spikes")
 # what may be fixed, and what it must be above
 FIXABLE = {
@@ -59,6 +61,11 @@ class GIFConfig:
     currents, thresholds, coupling : tuple of float, or None
         Time constants in ms: of after-spike currents, of rises of the threshold, and of the threshold's coupling to the
         potential. None: the model's own.
+    basis : {"exponential", "rectangular"}
+        "rectangular" also fits after-spike currents and rises of the threshold that are constant between two `bins`:
+        they show the shape of a kernel whatever it is, beside the exponentials of the cell, which stay as they are.
+    bins : tuple of float
+        Times in ms after the refractory period at which rectangular kernels change.
     knots : tuple of float
         Quantiles of the potential, in (0, 1), above which the coupling acts, beside the potential itself.
     tau_mem : (low, high)
@@ -108,6 +115,8 @@ class GIFConfig:
     currents: tuple[float, ...] | None = None
     thresholds: tuple[float, ...] | None = None
     coupling: tuple[float, ...] | None = None
+    basis: str = "exponential"
+    bins: tuple[float, ...] = (0.0, 3.0, 8.0, 20.0, 50.0, 120.0, 300.0)
     knots: tuple[float, ...] = (0.5, 0.8, 0.95)
     tau_mem: tuple[float, float] = (1.0, 200.0)
     select: bool = False
@@ -128,6 +137,7 @@ class GIFConfig:
         choice("model", self.model, (*MODELS, "auto"))
         choice("electrode", self.electrode, ELECTRODES)
         choice("refine", self.refine, REFINEMENTS)
+        choice("basis", self.basis, BASES)
         if self.dt is not None:
             put("dt", milliseconds("dt", self.dt))
         for name in ("refractory", "before_spike"):
@@ -147,6 +157,7 @@ class GIFConfig:
                 given = getattr(MODELS[self.model], name)
             put(name, None if given is None else _times(name, given))
         put("fixed", self._checked_fixed())
+        put("bins", self._checked_bins())
         knots = _numbers("knots", self.knots)
         if not all(0 < knot < 1 for knot in knots):
             raise ArgumentError(f"knots: expected quantiles between 0 and 1; found {found(self.knots)}")
@@ -161,6 +172,12 @@ class GIFConfig:
         put("ridge", number("ridge", self.ridge, least=0))
         put("repeats", whole("repeats", self.repeats, 1))
         put("seed", whole("seed", self.seed, 0))
+
+    def _checked_bins(self) -> tuple[float, ...]:
+        bins = tuple(milliseconds("bins", each, zero=True) for each in _each(self.bins))
+        if len(bins) < 2 or not all(one < other for one, other in pairwise(bins)):
+            raise ArgumentError(f"bins: expected two or more ascending times in ms; found {found(self.bins)}")
+        return bins
 
     def _checked_fixed(self) -> dict[str, float]:
         instance("fixed", self.fixed, Mapping, "a dict of numbers by name")

@@ -21,6 +21,22 @@ from blocksim.errors import ArgumentError
 LESS_R2 = 0.01
 
 
+class Rectangles(NamedTuple):
+    """A kernel that is constant between times after a spike.
+
+    Attributes
+    ----------
+    edges : (K + 1,) array
+        In ms after a spike.
+    value, error : (K,) arrays
+        And standard errors: after-spike currents in pA, rises of the threshold in mV.
+    """
+
+    edges: np.ndarray
+    value: np.ndarray
+    error: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """What was found.
@@ -60,8 +76,38 @@ class Estimate:
 
 def estimate(known: Recorded, config: GIFConfig) -> Estimate:
     """Fit to all of the data; where it cannot be done, say why."""
-    currents, thresholds, coupling = config.currents or (), config.thresholds or (), config.coupling or ()
-    basis = Basis(known.dt, known.refractory, currents, thresholds)
+    basis = Basis(known.dt, known.refractory, config.currents or (), config.thresholds or ())
+    parts = _fit(known, config, basis)
+    names, covariance = _uncertainty(parts.potential, parts.spikes, parts.basis, config)
+    series = 1000 * float(parts.potential.coefficients[-1]) if config.electrode == "series" else 0.0
+    return Estimate(
+        _cell(parts.potential, parts.spikes, parts.basis), series, names, covariance, parts.hazard, parts.live,
+        parts.potential.r2, parts.potential.at_edge, parts.spikes.at_bound, parts.spikes.converged,
+    )  # fmt: skip
+
+
+def rectangles(known: Recorded, config: GIFConfig) -> dict[str, Rectangles]:
+    """The kernels of the same model as they are without time constants, by part: constant between the bins."""
+    potential, spikes, basis, *_ = _fit(known, config, Basis(known.dt, known.refractory, (), (), bins=config.bins))
+    bins, edges = slice(2, 2 + basis.rectangles), basis.edges * basis.dt
+    resistance, slope = potential.coefficients[1], spikes.weights[0]
+    errors = [np.sqrt(np.maximum(np.diagonal(each), 0)) for each in (potential.covariance[2:, 2:], spikes.covariance)]
+    return {
+        "currents": Rectangles(edges, potential.coefficients[bins] / resistance, errors[0][bins] / resistance),
+        "thresholds": Rectangles(edges, -spikes.weights[bins] / slope, errors[1][bins] / slope),
+    }
+
+
+class _Parts(NamedTuple):
+    potential: Potential
+    spikes: Spikes
+    basis: Basis
+    hazard: np.ndarray
+    live: np.ndarray
+
+
+def _fit(known: Recorded, config: GIFConfig, basis: Basis) -> _Parts:
+    """The potential, and then the threshold with its coupling, which is added to the basis."""
     potential = fit_potential(
         known.current, known.voltage, known.spikes, known.counted, basis, config.tau_mem,
         series=config.electrode == "series", reset_factor=MODELS[config.model].reset_factor, fixed=config.fixed,
@@ -81,17 +127,21 @@ def estimate(known: Recorded, config: GIFConfig) -> Estimate:
         known.current, known.spikes, basis, potential.tau_mem, potential.reset_factor, potential.coefficients
     )
     modelled -= rest
-    if coupling:
+    if config.coupling:
         knots = np.unique(np.quantile(modelled[known.counted][::10], config.knots)) if config.knots else np.zeros(0)
-        basis = replace(basis, coupling=coupling, knots=(None, *knots.tolist()))
+        basis = replace(basis, coupling=config.coupling, knots=(None, *knots.tolist()))
     regressors, live = threshold_regressors(modelled, known.spikes, basis)
     spikes = _threshold(regressors, known, live, config, rest)
-    names, covariance = _uncertainty(potential, spikes, basis, config)
-    series = 1000 * float(potential.coefficients[-1]) if config.electrode == "series" else 0.0
-    return Estimate(
-        _cell(potential, spikes, basis), series, names, covariance, hazard_of(regressors @ spikes.weights, live), live,
-        potential.r2, potential.at_edge, spikes.at_bound, spikes.converged,
-    )  # fmt: skip
+    return _Parts(potential, spikes, basis, hazard_of(regressors @ spikes.weights, live), live)
+
+
+def as_imposed(found: Estimate, known: Recorded) -> Estimate:
+    """The estimate with the hazard and R2 of its cell, the recorded spikes imposed."""
+    imposed = found.cell.impose(known.current, known.spikes, known.dt)
+    assert imposed.hazard is not None
+    modelled = found.recorded(imposed.potential, known.current)
+    r2 = r2_of(modelled, known.voltage, known.counted)
+    return replace(found, hazard=imposed.hazard, live=imposed.hazard > 0, r2=r2)
 
 
 class Score(NamedTuple):

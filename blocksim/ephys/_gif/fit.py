@@ -16,7 +16,7 @@ from blocksim._validation import found
 from blocksim.ephys._fitting.descent import Progress
 from blocksim.ephys._fitting.doubts import poorly_explained, several_cells
 from blocksim.ephys._gif.config import GIFConfig
-from blocksim.ephys._gif.estimate import Estimate, estimate
+from blocksim.ephys._gif.estimate import Estimate, estimate, rectangles
 from blocksim.ephys._gif.noiseless import without_noise
 from blocksim.ephys._gif.recorded import Recorded
 from blocksim.ephys._gif.refinement import refine
@@ -88,10 +88,11 @@ def fit_gif(data: Recording, config: GIFConfig | None = None, progress: Progress
     }  # fmt: skip
     cell = result.cell if own.noise else without_noise(result.cell, known.current, known.spikes, known.dt)
     tell(own.model, 1, 1)
+    steps = rectangles(known, own) if own.basis == "rectangular" else {}
     told = (*several_cells(data.labels), *_warnings(known, result, chosen, config, scores["bits"]))
     return GIFFit(
         cell, known.dt, result.names, result.covariance, scores, chosen.compared,
-        told, result.series_resistance, time.perf_counter() - began, own,
+        told, result.series_resistance, time.perf_counter() - began, own, steps,
     )  # fmt: skip
 
 

@@ -36,6 +36,9 @@ class Basis:
     knots : tuple of float or None
         Potentials in mV above rest above which the coupling acts, each with every time constant; None for the potential
         itself.
+    bins : tuple of float
+        Times in ms after the refractory period. Between two of them a rectangular kernel is constant: then there are no
+        time constants of currents and of rises.
     """
 
     dt: float
@@ -44,6 +47,18 @@ class Basis:
     thresholds: tuple[float, ...]
     coupling: tuple[float, ...] = ()
     knots: tuple[float | None, ...] = ()
+    bins: tuple[float, ...] = ()
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Edges of the bins, in steps after a spike; none where kernels are exponential."""
+        lags = self.refractory + 1 + np.rint(np.asarray(self.bins, np.float64) / self.dt)
+        return np.unique(lags.astype(np.int64))
+
+    @property
+    def rectangles(self) -> int:
+        """The number of bins."""
+        return max(len(self.edges) - 1, 0)
 
     def decays(self, name: str) -> np.ndarray:
         """Factors of decay in one step, of the time constants of that name."""
@@ -52,7 +67,8 @@ class Basis:
     def gains(self, tau_mem: float) -> np.ndarray:
         """What an after-spike current of the size of 1 mV adds to the potential in a step."""
         taus = np.asarray(self.currents, np.float64)
-        return np.asarray(propagators(taus, tau_mem, self.dt)[0]) if len(taus) else taus
+        exponential = np.asarray(propagators(taus, tau_mem, self.dt)[0]) if len(taus) else taus
+        return np.append(exponential, np.full(self.rectangles, -np.expm1(-self.dt / tau_mem)))
 
 
 class Products(NamedTuple):
@@ -79,10 +95,10 @@ def potential_products(
     current, voltage : (B, T); spikes, counted : (B, T) bool; `factor`: the reset factor; `every`: one step in so many
     is counted; `stretch`: length of a stretch in ms.
     """
-    size = 3 + len(basis.currents) + series
+    size = 3 + len(basis.currents) + basis.rectangles + series
     products, spread = _fast(_imposed.potential_products)(
         current, voltage, spikes, counted, basis.refractory, float(np.exp(-basis.dt / tau_mem)), float(factor),
-        basis.decays("currents"), basis.gains(tau_mem), series, every, max(1, round(stretch / basis.dt)),
+        basis.decays("currents"), basis.edges, basis.gains(tau_mem), series, every, max(1, round(stretch / basis.dt)),
     )  # fmt: skip
     stretches = products.reshape(-1, size + 1, size + 1)
     total, (count, sum_) = stretches.sum(axis=0), spread.sum(axis=0)
@@ -96,11 +112,12 @@ def impose(
 ) -> np.ndarray:
     """The potential (B, T) in mV, from coefficients of `potential_products`: the series resistance is not in it."""
     rest, resistance, *amplitudes = coefficients
-    number = len(basis.currents)
+    number = len(basis.currents) + basis.rectangles
     return _fast(_imposed.impose)(
         np.ascontiguousarray(current, np.float64), np.ascontiguousarray(spikes, np.bool_), basis.refractory,
         float(np.exp(-basis.dt / tau_mem)), float(rest), float(resistance), float(amplitudes[number]),
-        float(factor), basis.decays("currents"), basis.gains(tau_mem) * np.asarray(amplitudes[:number], np.float64),
+        float(factor), basis.decays("currents"), basis.edges,
+        basis.gains(tau_mem) * np.asarray(amplitudes[:number], np.float64),
     )  # fmt: skip
 
 
@@ -113,7 +130,7 @@ def threshold_regressors(potential: np.ndarray, spikes: np.ndarray, basis: Basis
     knots = np.array([-np.inf if knot is None else knot for knot in basis.knots], np.float64)
     return _fast(_imposed.threshold_regressors)(
         np.ascontiguousarray(potential), np.ascontiguousarray(spikes, np.bool_), basis.refractory,
-        basis.decays("thresholds"), basis.decays("coupling"), knots,
+        basis.decays("thresholds"), basis.edges, basis.decays("coupling"), knots,
     )  # fmt: skip
 
 

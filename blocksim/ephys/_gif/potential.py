@@ -72,7 +72,7 @@ def fit_potential(
             f"recording: expected steps away from spikes, to fit the potential to; found {counted.sum()} of "
             f"{counted.size} (is before_spike or refractory too long?)"
         )
-    places = {"rest": 0, "resistance": 1, "reset": 2 + len(basis.currents)}
+    places = {"rest": 0, "resistance": 1, "reset": 2 + len(basis.currents) + basis.rectangles}
     known = {place: fixed[name] for name, place in places.items() if name in fixed}
     if 1 in known:
         known[1] /= 1000

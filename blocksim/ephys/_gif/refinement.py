@@ -17,8 +17,8 @@ from blocksim._parameters import values
 from blocksim._simulation import simulate
 from blocksim.ephys._gif.cell import GIFCell, side_by_side
 from blocksim.ephys._gif.config import GIFConfig
-from blocksim.ephys._gif.estimate import Estimate, estimate
-from blocksim.ephys._gif.potential import r2_of, stretch_of
+from blocksim.ephys._gif.estimate import Estimate, as_imposed, estimate
+from blocksim.ephys._gif.potential import stretch_of
 from blocksim.ephys._gif.recorded import Recorded
 from blocksim.losses import log_likelihood
 
@@ -77,14 +77,11 @@ def refine(
     curvature, vectors = np.linalg.eigh((bent + bent.T) / 2)
     spread = numbers.units(free)[:, None] * (scale @ vectors / np.sqrt(np.maximum(curvature, LEAST_CURVATURE)))
     cell, series = numbers.cell(free), numbers.value(free, "series_resistance")
-    imposed = cell.impose(known.current, known.spikes, known.dt)
-    assert imposed.hazard is not None
     found = replace(
         first, cell=cell, series_resistance=series, names=numbers.names, covariance=spread @ spread.T,
-        hazard=imposed.hazard, live=imposed.hazard > 0, converged=bool(result.success),
+        converged=bool(result.success),
     )  # fmt: skip
-    modelled = found.recorded(imposed.potential, known.current)
-    return replace(found, r2=r2_of(modelled, known.voltage, known.counted))
+    return as_imposed(found, known)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -18,6 +18,7 @@ from blocksim._array_io import plain, write_json
 from blocksim._validation import choice, real_array
 from blocksim.ephys._gif.cell import GIFCell
 from blocksim.ephys._gif.config import GIFConfig
+from blocksim.ephys._gif.estimate import Rectangles
 from blocksim.ephys._recordings.electrode import ElectrodeKernel
 from blocksim.errors import ArgumentError, FileError
 
@@ -67,6 +68,9 @@ class GIFFit:
         Wall-clock time.
     config : GIFConfig
         Settings.
+    rectangles : dict of Rectangles
+        With a rectangular basis, what spikes leave behind without time constants: "currents" (pA) and "thresholds"
+        (mV). Else empty.
     """
 
     cell: GIFCell
@@ -79,6 +83,7 @@ class GIFFit:
     series_resistance: float
     seconds: float
     config: GIFConfig
+    rectangles: dict[str, Rectangles] = field(default_factory=dict)
 
     def __str__(self) -> str:
         cell, errors = self.cell, self.errors
@@ -190,6 +195,7 @@ class GIFFit:
             "covariance": self.covariance, "scores": self.scores, "compared": self.compared,
             "warnings": self.warnings, "series_resistance": self.series_resistance, "seconds": self.seconds,
             "config": self.config.to_dict(),
+            "rectangles": {part: each._asdict() for part, each in self.rectangles.items()},
         })  # fmt: skip
         return everything
 
@@ -216,6 +222,8 @@ class GIFFit:
             GIFCell.from_dict(values["cell"]), float(values["dt"]), tuple(values["names"]), covariance,
             numbers(values["scores"]), numbers(values["compared"]), tuple(values["warnings"]),
             float(values["series_resistance"]), float(values["seconds"]), GIFConfig.from_dict(values["config"]),
+            {part: Rectangles(**{name: np.array(array, np.float64) for name, array in each.items()})
+             for part, each in values.get("rectangles", {}).items()},
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
