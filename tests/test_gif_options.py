@@ -1,6 +1,7 @@
 """Fits of stochastic neurons beyond the default: refinement, known numbers, selection, reset factors, electrodes."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from blocksim.ephys._gif.cell import side_by_side
 from blocksim.ephys._gif.estimate import estimate
 from blocksim.ephys._gif.recorded import Recorded
 from blocksim.ephys._gif.refinement import _Numbers, _Objective, _weight
+from blocksim.errors import MissingLibraryError
 
 from .helpers import assert_refused
 from .test_gif import CELL, COUPLED, current_of, recording_of
@@ -200,6 +202,14 @@ def test_a_refinement_that_leads_nowhere_is_told(short):
     assert abs(perfect.cell.width - CELL.width) < 1
     left = fit_gif(few, GIFConfig(model="lif", tau_mem=(20, 40), refine="joint"))
     assert any("left its range" in each for each in left.warnings) == (not 20 <= left.cell.tau_mem <= 40)
+
+
+def test_a_missing_optimiser_is_told_before_work(short, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    told = []
+    with pytest.raises(MissingLibraryError, match=r"refine: .*blocksim\[ephys\]"):
+        fit_gif(short, GIFConfig(refine="joint"), lambda *stage: told.append(stage))
+    assert not told
 
 
 def test_what_was_not_compared_is_told(short):

@@ -19,7 +19,7 @@ from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._gif.estimate import Estimate, estimate, rectangles
 from blocksim.ephys._gif.noiseless import without_noise
 from blocksim.ephys._gif.recorded import Recorded
-from blocksim.ephys._gif.refinement import refine
+from blocksim.ephys._gif.refinement import optimiser, refine
 from blocksim.ephys._gif.result import GIFFit
 from blocksim.ephys._gif.selection import Selection, select
 from blocksim.ephys._gif.spikes import bits_per_spike, ks_distance, rescaled_times
@@ -71,6 +71,8 @@ def fit_gif(data: Recording, config: GIFConfig | None = None, progress: Progress
     config = GIFConfig() if config is None else config
     if not isinstance(data, Recording):
         raise ArgumentError(f"data: expected a Recording; found {found(data)}")
+    if config.refine != "none":
+        optimiser()  # what is missing is told before work begins
     began = time.perf_counter()
     tell = progress or (lambda stage, done, total: None)
     known = Recorded.of(data, config)

@@ -38,6 +38,11 @@ LEAST_ERROR, LEAST_SIZE = 1e-3, 1e-4  # of a number that the data do not determi
 LEAST_CURVATURE = 0.01  # in units of the first fit's: an error grows tenfold at most
 
 
+def optimiser() -> Any:
+    """SciPy's, or an error that says how to install it."""
+    return library("scipy.optimize", "ephys", "refine")
+
+
 def refined(known: Recorded, config: GIFConfig) -> Estimate:
     """`estimate`, refined."""
     return refine(known, config, estimate(known, config))
@@ -50,7 +55,7 @@ def refine(
 
     Errors come from the curvature there.
     """
-    optimize = library("scipy.optimize", "ephys", "refine")
+    optimize = optimiser()
     numbers = _Numbers.of(first, config)
     if not numbers.names:  # all are known
         return first
