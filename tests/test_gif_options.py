@@ -330,6 +330,11 @@ def test_the_command_takes_the_options(call):
     result, found = call("--fix", "rest=-70", "--model", "gif")
     assert result.exit_code == 0, result.output
     assert found.config.fixed == {"tau_mem": 14.0, "rest": -70.0}
+    Path("few.toml").write_text("[fit]\ncandidates = 20\n", encoding="utf-8")
+    result, _ = call("--model", "alif", "--select")
+    assert result.exit_code == 2
+    assert "candidates of the search and select of the likelihood" in result.output
+    Path("few.toml").write_text("[fit]\nrepeats = 20\n", encoding="utf-8")
     result, found = call("--select", "--model", "gif")
     assert result.exit_code == 0, result.output
     assert found.config.select

@@ -52,7 +52,8 @@ SHOWN = {
 }  # fmt: skip
 # options of the search for an ALIF neuron
 OF_ALIF = ("tau", "restarts", "epochs")
-# settings by which the ALIF neuron is the stochastic one
+# settings that only one kind of fit has; by those of the likelihood the ALIF neuron is the stochastic one
+OF_SEARCH = {item.name for item in fields(FitConfig)} - {item.name for item in fields(GIFConfig)}
 OF_LIKELIHOOD = {item.name for item in fields(GIFConfig)} - {item.name for item in fields(FitConfig)} - {"noise"}
 
 
@@ -205,6 +206,13 @@ def _settings(
     if searched and options["deterministic"]:
         raise ArgumentError("--deterministic: expected with a stochastic model, as igif; found --model alif")
     if not searched:
+        of_search = sorted((OF_SEARCH & set(fit_settings)) - set(given))
+        if model == "alif" and of_search:
+            by = sorted(OF_LIKELIHOOD & set(fit_settings | given))
+            raise ArgumentError(
+                f"[fit]: expected settings of one kind of fit; found {', '.join(of_search)} of the search and "
+                f"{', '.join(by)} of the likelihood"
+            )
         if others := [f"--{name}" for name in (*OF_ALIF, "backend") if name in given]:
             raise ArgumentError(
                 f"{', '.join(others)}: expected with --model alif, without --refine and --select; found --model {model}"
