@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,13 @@ def number(
                  if bound is not None]  # fmt: skip
         raise ArgumentError(f"{argument}: expected {what} {' and '.join(words)}".rstrip() + f"; found {found(value)}")
     return result
+
+
+def numbers_by_name(argument: str, value: Any, above: Mapping[str, float | None]) -> dict[str, float]:
+    """Return `value`, numbers by name, as a dict; `above` says what that of each name must be above, if anything."""
+    instance(argument, value, Mapping, "a dict of numbers by name")
+    choices(argument, tuple(value), tuple(above))
+    return {name: number(f"{argument}: {name}", each, above=above[name]) for name, each in value.items()}
 
 
 def milliseconds(argument: str, value: Any, *, zero: bool = False) -> float:

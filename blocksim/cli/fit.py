@@ -267,12 +267,10 @@ def _fixed(text: str) -> tuple[str, float]:
 
 def _implied(settings: Mapping[str, Any]) -> str:
     """The model where none is named: ALIF where a setting of its search is given, as scripts of 0.1.0 do."""
-    stochastic = {item.name for item in fields(GIFConfig)}
     several = any(
         isinstance(settings.get(name), (tuple, list)) and len(settings[name]) > 1 for name in ("dt", "refractory")
     )
-    searched = {item.name for item in fields(FitConfig)} - stochastic
-    return "alif" if several or searched & set(settings) else GIFConfig().model
+    return "alif" if several or OF_SEARCH & set(settings) else GIFConfig().model
 
 
 def _files(sources: tuple[Path, ...]) -> list[Path]:
@@ -306,11 +304,11 @@ def _one(task: Task, screen: Console) -> None:
     if row is not None:
         screen.print(f"{Path(task.folder)}: finished before, with the same settings; nothing to do")
     else:
-        open_split(task)  # a wrong file is found before a bar is drawn
+        parts = open_split(task)  # a wrong file is found before a bar is drawn
         with progress("") as bar:
             item = bar.add_task("fitting", total=1)
             row = fit_file(task, lambda stage, done, total: bar.update(
-                item, description=stage, completed=done, total=max(total, 1)))  # fmt: skip
+                item, description=stage, completed=done, total=max(total, 1)), parts)  # fmt: skip
     _print(row, screen)
     names = ["fit.json", PREDICTIONS, *([REPORT] if task.report else [])]
     screen.print("written: " + ", ".join(str(Path(task.folder) / name) for name in names))

@@ -28,7 +28,7 @@ from blocksim._atomic_io import locked
 from blocksim._escape import Noise
 from blocksim._network import Network
 from blocksim._options import DEFAULT_SURROGATE
-from blocksim._validation import found
+from blocksim._validation import flag, found
 from blocksim.backend import Backend, get_backend
 from blocksim.data import EventDataset
 from blocksim.data._randomness import HELD_OUT_NOISE, NOISE, SHUFFLE, Streams
@@ -202,8 +202,7 @@ def fit(
         raise ArgumentError("backend: expected a name, which Dask's workers know too; found an object")
     get_backend(backend)
     for name, value in (("resume", resume), ("progress", progress)):
-        if not isinstance(value, (bool, np.bool_)):
-            raise ArgumentError(f"{name}: expected True or False; found {found(value)}")
+        flag(name, value)
     _check_info(info)
     if not isinstance(callbacks, Sequence) or not all(callable(each) for each in callbacks):
         raise ArgumentError(f"callbacks: expected a sequence of functions of a record; found {found(callbacks)}")

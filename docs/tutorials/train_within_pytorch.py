@@ -20,9 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # before PyTorch starts its threads, which else spin while they wait
+# before PyTorch starts its threads, which else spin while they wait
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -215,10 +215,10 @@ def _kept(row: Mapping[str, Any], name: str) -> Any:
     return row.get(name) if name.endswith(LATER) else row[name]
 
 
-def fit_file(task: Task, progress: Progress | None = None) -> dict[str, Any]:
-    """Fit one file and write its results; returns its row of the table of cells."""
+def fit_file(task: Task, progress: Progress | None = None, parts: Parts | None = None) -> dict[str, Any]:
+    """Fit one file and write its results; returns its row of the table of cells. `parts`: the file's, if it is open."""
     began = time.perf_counter()
-    parts = open_split(task)
+    parts = open_split(task) if parts is None else parts
     folder = Path(task.folder)
     check_folder(folder if folder.exists() else folder.parent)
     result: Fit | GIFFit

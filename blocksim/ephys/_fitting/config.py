@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim._options import check_choices
-from blocksim._validation import choice, choices, instance, items, milliseconds, number, whole
+from blocksim._validation import choice, choices, instance, items, milliseconds, number, numbers_by_name, whole
 from blocksim.ephys._fitting.losses import SpikeLoss, spike_loss
 from blocksim.ephys._fitting.translation import PARAMETERS
 from blocksim.errors import ArgumentError
@@ -147,11 +147,8 @@ class FitConfig:
         bounds = {name: items(f"bounds: {name}", pair, "(low, high)", 2) for name, pair in self.bounds.items()}
         set_field(self, "bounds", bounds)
         choices("bounds", tuple(self.bounds), PARAMETERS)
-        instance("fixed", self.fixed, Mapping, "a dict of numbers by name")
-        choices("fixed", tuple(self.fixed), PARAMETERS)
-        above = {"tau_mem": 0.0, "tau_adapt": 0.0, "gain": 0.0}
-        fixed = {name: number(f"fixed: {name}", value, above=above.get(name)) for name, value in self.fixed.items()}
-        set_field(self, "fixed", fixed)
+        above = {name: 0.0 if name in ("tau_mem", "tau_adapt", "gain") else None for name in PARAMETERS}
+        set_field(self, "fixed", numbers_by_name("fixed", self.fixed, above))
         check_choices(self)
         spike_loss(self.loss, self.tau)
 

@@ -273,7 +273,7 @@ class GIFCell:
         ------
         ArgumentError
             The potential acts on the threshold, or is not reset to a value, which NEST's model has not; or there is no
-        noise.
+            noise.
         """
         if not self.is_stochastic:
             raise ArgumentError("to_nest: expected a neuron with noise, as gif_psc_exp is; found width=0")

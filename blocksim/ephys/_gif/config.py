@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from blocksim._validation import choice, choices, found, instance, milliseconds, number, whole
+from blocksim._validation import choice, flag, found, milliseconds, number, numbers_by_name, whole
 from blocksim.errors import ArgumentError
 
 
@@ -143,10 +143,7 @@ class GIFConfig:
         for name in ("refractory", "before_spike"):
             put(name, milliseconds(name, getattr(self, name), zero=True))
         for name in ("select", "noise"):
-            value = getattr(self, name)
-            if not isinstance(value, (bool, np.bool_)):
-                raise ArgumentError(f"{name}: expected True or False; found {found(value)}")
-            put(name, bool(value))
+            put(name, flag(name, getattr(self, name)))
         for name in PARTS:
             given = getattr(self, name)
             if self.model == "auto" and given is not None:
@@ -180,8 +177,7 @@ class GIFConfig:
         return bins
 
     def _checked_fixed(self) -> dict[str, float]:
-        instance("fixed", self.fixed, Mapping, "a dict of numbers by name")
-        choices("fixed", tuple(self.fixed), tuple(FIXABLE))
+        fixed = numbers_by_name("fixed", self.fixed, FIXABLE)
         if "reset_factor" in self.fixed and not (self.model == "auto" or MODELS[self.model].reset_factor):
             raise ArgumentError(f"fixed: expected reset_factor with model='glif'; found model={self.model!r}")
         if not self.noise and {"threshold", "width"} & set(self.fixed):
@@ -189,7 +185,7 @@ class GIFConfig:
                 "fixed: expected neither threshold nor width with noise=False, which finds a threshold of its own; "
                 f"found {', '.join(self.fixed)}"
             )
-        return {name: number(f"fixed: {name}", value, above=FIXABLE[name]) for name, value in self.fixed.items()}
+        return fixed
 
     def to_dict(self) -> dict[str, Any]:
         """The settings by name, for JSON; `from_dict` takes them back."""

@@ -108,7 +108,7 @@ def fit_potential(
     spread = final.squares - final.total**2 / final.number
     free = np.array([with_tau, with_factor, *(place not in known for place in range(len(coefficients)))])
     return Potential(
-        tau, kept, coefficients, _covariance(products, (tau, kept), coefficients, free),
+        tau, kept, coefficients, _covariance(products, (tau, kept), final, coefficients, free),
         float(1 - residual / spread) if spread > 0 else float("nan"),
         with_tau and min(abs(np.log(tau / bounds[0])), abs(np.log(tau / bounds[1]))) < 0.01,
     )  # fmt: skip
@@ -196,12 +196,13 @@ def _solve(products: Products, known: Mapping[int, float]) -> np.ndarray:
 
 
 def _covariance(
-    products: Callable[[float, float], Products], at: tuple[float, float], coefficients: np.ndarray, free: np.ndarray
-) -> np.ndarray:
+    products: Callable[[float, float], Products], at: tuple[float, float], here: Products, coefficients: np.ndarray,
+    free: np.ndarray,
+) -> np.ndarray:  # fmt: skip
     """Of log tau_mem, the reset factor and the coefficients, by the sandwich estimator, clustered by stretches.
 
-    Derivatives in the first two are differences over `NUDGE`. Source: Liang, Zeger, "Longitudinal data analysis using
-    generalized linear models", Biometrika 73 (1986).
+    `here` are the products `at` the first two; derivatives in these are differences over `NUDGE`. Source: Liang, Zeger,
+    "Longitudinal data analysis using generalized linear models", Biometrika 73 (1986).
     """
     size = len(coefficients)
 
@@ -216,7 +217,6 @@ def _covariance(
     def slopes(each: Products) -> np.ndarray:
         return np.asarray(each.stretches[:, :size, :size] @ coefficients - each.stretches[:, :size, size])
 
-    here = moved(0, 0)
     searched = [place for place in (0, 1) if free[place]]
     bread = np.zeros((2 + size, 2 + size))
     bread[2:, 2:] = here.regressors

@@ -60,24 +60,25 @@ def refine(
     if not numbers.names:  # all are known
         return first
     objective = _Objective(known, numbers, _weight(known, first) if config.refine == "joint" else 0.0)
-    scale, size, runs = _scale(numbers, first), len(numbers.names), 0
+    scale, size = _scale(numbers, first), len(numbers.names)
+    seen: list[float] = []
 
     def below(z: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal runs
-        tell(f"{config.model}, refined", min(runs, size + STEPS), size + STEPS)
-        runs += 1
+        tell(f"{config.model}, refined", min(len(seen), size + STEPS), size + STEPS)
         loose, free = LOOSE[config.refine] ** 2, numbers.start + scale @ z
         if np.abs(free - numbers.start)[numbers.positive].max(initial=0.0) > FURTHEST:
+            seen.append(NOWHERE)
             return NOWHERE, z
         value, gradient = objective(free)
-        return 0.5 * float(z @ z) / loose - value, z / loose - scale.T @ gradient
+        seen.append(0.5 * float(z @ z) / loose - value)
+        return seen[-1], z / loose - scale.T @ gradient
 
     ends = {"maxiter": STEPS, "maxfun": 2 * STEPS, "ftol": TOLERANCE, "maxcor": size}
     result = optimize.minimize(below, np.zeros(size), jac=True, method="L-BFGS-B", options=ends)
     best = np.asarray(result.x, np.float64)
-    if not (np.isfinite(result.fun) and result.fun <= below(np.zeros(size))[0]):
+    if not (np.isfinite(result.fun) and result.fun <= seen[0]):
         return replace(first, converged=False)
-    level, free = below(best)[1], numbers.start + scale @ best
+    level, free = np.asarray(result.jac, np.float64), numbers.start + scale @ best
     bent = np.array([below(best + FAR * each)[1] - level for each in np.eye(size)]) / FAR
     curvature, vectors = np.linalg.eigh((bent + bent.T) / 2)
     spread = numbers.units(free)[:, None] * (scale @ vectors / np.sqrt(np.maximum(curvature, LEAST_CURVATURE)))
