@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import blocksim
 ROOT = Path(__file__).resolve().parents[1]
 CORE = sorted((ROOT / "blocksim").rglob("*.py"))
 BACKENDS = sorted((ROOT / "backends").rglob("*.py"))
+NOT_SOURCES = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist")
 
 
 def imported(path):
@@ -66,8 +68,7 @@ def test_main_names_have_an_example_that_runs_as_a_doctest(name):
 @pytest.mark.slow
 def test_the_wheel_holds_every_subpackage(tmp_path):
     source = tmp_path / "source"
-    ignored = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist")
-    shutil.copytree(ROOT, source, ignore=ignored)
+    shutil.copytree(ROOT, source, ignore=NOT_SOURCES)
     subprocess.run([sys.executable, "-m", "build", "--wheel", "-o", str(tmp_path / "dist"), str(source)],
                    check=True, capture_output=True)  # fmt: skip
     (wheel,) = (tmp_path / "dist").glob("*.whl")
@@ -98,6 +99,73 @@ for name in {modules!r}:
     assert module.__file__.startswith({str(site)!r}), module.__file__
 """
     subprocess.run([sys.executable, "-P", "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """The package as an installer leaves it, without the build."""
+    site = tmp_path / "site-packages"
+    shutil.copytree(ROOT / "blocksim", site / "blocksim", ignore=NOT_SOURCES)
+    shutil.copytree(ROOT / "backends", site / "blocksim" / "backends", ignore=NOT_SOURCES)
+    return site
+
+
+COMPILES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, blocksim
+from blocksim.backends.numba_cpu import compiling, filters
+assert compiling.__file__.startswith(sys.argv[1]), compiling.__file__
+engine = blocksim.get_backend("numba")
+engine.leaky_filter(np.ones((1, 4, 1)), 0.9)
+print(sum(filters.filter_few.dispatcher.stats.cache_hits.values()), engine.describe()["kernel cache"])
+"""
+
+
+def compile_in(site, **variables):
+    """Whether a kernel was found among the kept ones by a new process, where they are kept, and what it warned of."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_CACHE", "XDG_CACHE"))}
+    done = subprocess.run([sys.executable, "-P", "-c", COMPILES, str(site)], env={**kept, **variables}, cwd=site.parent,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    hits, place = done.stdout.rstrip("\n").split(" ", 1)
+    assert not [path for path in site.rglob("*") if path.suffix in (".nbi", ".nbc")]
+    return int(hits), place, done.stderr
+
+
+def test_an_installed_package_keeps_no_kernels_beside_its_sources(installed, tmp_path):
+    """Its installer would not remove them, and what is left of the folder hides an editable installation."""
+    user = {"XDG_CACHE_HOME": str(tmp_path / "user")}
+    (first, place, said), (second, again, _) = [compile_in(installed, **user) for _ in range(2)]
+    assert (first, second, place) == (0, 1, again)
+    assert "BlocksimWarning" not in said
+    assert list(Path(place).glob("filters.filter_few-*.nbc"))
+    if sys.platform == "linux":
+        assert Path(place).is_relative_to(tmp_path / "user" / "numba")
+    # as another version that is installed in its place
+    with open(installed / "blocksim" / "backends" / "numba_cpu" / "simd.py", "a") as file:
+        file.write("# another\n")
+    assert [compile_in(installed, **user)[:2] for _ in range(2)] == [(0, place), (1, place)]
+    # as another installation of the same user
+    (tmp_path / "other").mkdir()
+    other = Path(shutil.copytree(installed, tmp_path / "other" / "site-packages"))
+    found = compile_in(other, **user)
+    assert found[0] == 0
+    assert found[1] != place
+
+    chosen = tmp_path / "chosen"
+    hits, place, _ = compile_in(installed, **user, NUMBA_CACHE_DIR=str(chosen))
+    assert hits == 0
+    assert Path(place).parent == chosen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the user's cache folder cannot be redirected on this system")
+def test_an_installed_package_without_a_folder_for_kernels_says_so(installed, tmp_path):
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        hits, place, said = compile_in(installed, XDG_CACHE_HOME=str(tmp_path / "file"))
+        assert hits == 0
+        assert place == "none: no folder can be written to (set NUMBA_CACHE_DIR)"
+        assert "BlocksimWarning: compiled kernels are not kept" in said
 
 
 def test_python_started_in_a_checkout_finds_the_backends():

@@ -75,7 +75,7 @@ class NumbaBackend(FusedBackend, HostBackend):
         release()
 
     def describe(self) -> dict[str, str]:
-        """Threads, and where compiled kernels are kept between processes: NUMBA_CACHE_DIR, or beside the sources."""
+        """Threads, and where compiled kernels are kept between processes, which NUMBA_CACHE_DIR may decide."""
         return {
             "threads": str(number_of_threads()),
             "kernel cache": forward.layer_forward.cache_path

@@ -1,7 +1,8 @@
 """How the kernels are compiled, and kept between processes.
 
 Owns Numba's options and cache. Numba notices that a kept kernel is stale by the file it is in, not by the files of the
-helpers it calls; so every kernel here bears the mark of all sources of this folder.
+helpers it calls; so every kernel here bears the mark of all sources of this folder. Numba keeps kernels beside the
+sources where it can; those of an installed package are kept elsewhere, for its installer would not remove them.
 
 A helper is typed and lowered by Numba, and optimised and made machine code only within the kernels that call it: by
 itself it is never run. That takes a third of the time that Numba's own way takes, which compiles every helper alone,
@@ -18,7 +19,7 @@ from typing import Any
 
 from numba import config, njit
 from numba.core import codegen, compiler, typed_passes
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher
 
@@ -49,6 +50,11 @@ def folder_mark(folder: Path) -> str:
 
 
 MARK = folder_mark(Path(__file__).parent)
+
+
+def is_installed(file: Path) -> bool:
+    """Whether an installer put this file where it is, and not a checkout."""
+    return not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
 class _NotRun:
@@ -96,8 +102,23 @@ class _HelperCompiler(compiler.CompilerBase):
         return [manager]
 
 
+class _ElsewhereCacheImpl(CompileResultCacheImpl):
+    """Numba's choice of a folder, but for the one beside the sources.
+
+    What lies there and no installer knows of stays when the package is uninstalled; the folders around it are then a
+    namespace package of its name, which is found before an editable installation.
+    """
+
+    def __init__(self, function: Any) -> None:
+        # told by a part of their names, for all had an underscore before them in Numba 0.61
+        self._locator_classes = [each for each in self._locator_classes if "InTree" not in each.__name__]
+        super().__init__(function)
+
+
 class _KernelCache(FunctionCache):
     """Compiled kernels on disk; where they cannot be read or kept, kernels are compiled and the call continues."""
+
+    _impl_class = _ElsewhereCacheImpl if is_installed(Path(__file__)) else CompileResultCacheImpl
 
     def __init__(self, function: Any, mark: str) -> None:
         self.kept = True

@@ -34,7 +34,8 @@ def compile_(dtype: tuple[str, ...], paper: bool, components: tuple[int, ...] | 
     """Compile the kernels of the numba backend now, and keep them.
 
     For container images and clusters, where a first call should not have to wait. `blocksim info` shows where kernels
-    are kept; set NUMBA_CACHE_DIR to choose another folder.
+    are kept; set NUMBA_CACHE_DIR to choose another folder. In an image that another user runs, choose one that this
+    user may write to: Numba uses no other.
     """
     engine = blocksim.get_backend("numba")
     gradients = GRADIENTS if paper else ("standard",)
