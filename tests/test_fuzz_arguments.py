@@ -216,7 +216,8 @@ OTHERS = {
     "blocksim.ephys.Cell": "result", "blocksim.ephys.Fit": "result", "blocksim.ephys.FitData": "result",
     "blocksim.ephys.Prediction": "result", "blocksim.ephys.SpikeLoss": "type", "blocksim.ephys.fit": "long", "blocksim.ephys.fit_cells": "long",
     "blocksim.plotting.require_matplotlib": "type", "blocksim.plotting.save": "file", "blocksim.plotting.tidy": "type",
-    "blocksim.ephys.open_parts": "file", "blocksim.ephys.open_recording": "file", "blocksim.testing.check_backend": "long",
+    "blocksim.ephys.open_parts": "file", "blocksim.ephys.open_recording": "file", "blocksim.ephys.write_nwb": "file",
+    "blocksim.testing.check_backend": "long",
 }  # fmt: skip
 
 

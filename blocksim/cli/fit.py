@@ -17,9 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from blocksim._array_io import make_folder
+from blocksim._libraries import library
 from blocksim._settings import check_names, checked, make, read_settings, section
 from blocksim.cli.options import Several, backend_option, console, progress
 from blocksim.ephys._fitting.batch import (
+    DONE,
+    NWB,
     PREDICTIONS,
     REPORT,
     Task,
@@ -122,6 +125,9 @@ OF_LIKELIHOOD = {item.name for item in fields(GIFConfig)} - {item.name for item 
 )
 @click.option("--dask", metavar="ADDRESS", help="Fit on the Dask cluster of this scheduler.")
 @click.option("--no-report", is_flag=True, help="Do not write the report (which needs matplotlib).")
+@click.option(
+    "--nwb", is_flag=True, help="Write the recording with its fit and predictions as fit.nwb, too (needs pynwb)."
+)
 @click.option("--overwrite", is_flag=True, help="Fit again what was fitted with other settings.")
 def fit(
     sources: tuple[Path, ...],
@@ -135,19 +141,22 @@ def fit(
     jobs: int,
     dask: str | None,
     no_report: bool,
+    nwb: bool,
     overwrite: bool,
     **options: Any,
 ) -> None:
     """Fit integrate-and-fire neurons to recordings of current and potential.
 
-    FILES are recordings, or folders of them. For one file, the output folder holds fit.json, predictions.npz and
-    report.html. For several, it holds a folder for each, and a table of all cells, cells.csv. A file that fails is
-    reported and does not stop the others. Finished fits are not repeated.
+    FILES are recordings, or folders of them. For one file, the output folder holds fit.json, predictions.npz,
+    report.html and, with --nwb, fit.nwb. For several, it holds a folder for each, and a table of all cells, cells.csv.
+    A file that fails is reported and does not stop the others. Finished fits are not repeated.
     """
     of_fit = electrode if electrode in ELECTRODES else None
     settings, recording = _settings(config, {**options, "electrode": of_fit}, model, backend)
     if not no_report:
         require_matplotlib()
+    if nwb:
+        library("pynwb", "nwb", "--nwb")
     files = _files(sources)
     several = len(files) > 1 or files != list(sources)
     folders = _folders(files, output) if several else [output]
@@ -162,6 +171,7 @@ def fit(
             test_from=test_from,
             test_sweeps=_chosen(test_sweeps) or None,
             report=not no_report,
+            nwb=nwb,
             overwrite=overwrite,
             electrode=None if of_fit else electrode,
         )
@@ -310,7 +320,7 @@ def _one(task: Task, screen: Console) -> None:
             row = fit_file(task, lambda stage, done, total: bar.update(
                 item, description=stage, completed=done, total=max(total, 1)), parts)  # fmt: skip
     _print(row, screen)
-    names = ["fit.json", PREDICTIONS, *([REPORT] if task.report else [])]
+    names = [DONE, PREDICTIONS, *([REPORT] if task.report else []), *([NWB] if task.nwb else [])]
     screen.print("written: " + ", ".join(str(Path(task.folder) / name) for name in names))
 
 

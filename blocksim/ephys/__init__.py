@@ -18,6 +18,7 @@ from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._gif.estimate import Rectangles
 from blocksim.ephys._gif.fit import fit_gif
 from blocksim.ephys._gif.result import GIFFit, Kernel
+from blocksim.ephys._nwb import write_nwb
 from blocksim.ephys._protocols import (
     FICurve,
     StepResponses,
@@ -37,5 +38,5 @@ __all__ = [
     "GIFConfig", "GIFFit", "Imposed", "Kernel", "Prediction", "Recording", "Rectangles", "SpikeLoss", "StepResponses",
     "TriggeredAverage", "VanRossum", "compensate", "detect_spikes", "electrode_kernel", "evaluate", "fit", "fit_cells",
     "fit_gif", "load_cell", "missed", "open_parts", "open_recording", "population",
-    "resample", "spike_triggered_average", "step_responses",
+    "resample", "spike_triggered_average", "step_responses", "write_nwb",
 ]  # fmt: skip

@@ -68,7 +68,22 @@ class FICurve:
         return float(self.amplitudes[spiking[0]]) if len(spiking) else float("nan")
 
     def table(self) -> dict[str, np.ndarray]:
-        """Columns by name, each over the amplitudes: means over repetitions, for pandas or a CSV file."""
+        """Columns by name, a row each amplitude: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (S,) arrays
+            "amplitude_pa"; "rate_hz", "latency_ms", means over repetitions; "first_rate_hz", "last_rate_hz", one over
+            the mean first and last interval. NaN where there are none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.ephys import Cell, step_responses
+        >>> cell = Cell(tau_mem=20, tau_adapt=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+        >>> step_responses(cell, [100, 300]).f_i_curve().table()["rate_hz"]
+        array([ 0., 25.])
+        """
         return {
             "amplitude_pa": self.amplitudes, "rate_hz": self.rate, "latency_ms": _mean(self.latencies),
             "first_rate_hz": 1000 / _mean(self.first_intervals), "last_rate_hz": 1000 / _mean(self.last_intervals),
@@ -147,6 +162,31 @@ class StepResponses:
             )
         return cls(amplitudes, begin * dt, end * dt, dt, current, np.asarray(recording.voltage), recording.spikes)
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each train: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (S R,) arrays
+            "amplitude_pa" of the step; "repetition", from 0; "spikes" during the step; "latency_ms" to the first of
+            them, "first_interval_ms", "last_interval_ms", NaN where there are too few.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.ephys import Cell, step_responses
+        >>> cell = Cell(tau_mem=20, tau_adapt=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+        >>> table = step_responses(cell, [100, 300]).table()
+        >>> table["amplitude_pa"], table["spikes"]
+        (array([100., 300.]), array([ 0, 25]))
+        """
+        counts, latencies, first, last = self._measured(0.0)
+        step, repetition = np.divmod(np.arange(len(self.trains)), self.repeats)
+        return {
+            "amplitude_pa": self.amplitudes[step], "repetition": repetition, "spikes": counts.ravel(),
+            "latency_ms": latencies.ravel(), "first_interval_ms": first.ravel(), "last_interval_ms": last.ravel(),
+        }  # fmt: skip
+
     def f_i_curve(self, settle: float = 0.0) -> FICurve:
         """Firing over the size of the step.
 
@@ -169,21 +209,27 @@ class StepResponses:
             raise ArgumentError(
                 f"settle: expected less than the step's {self.stop - self.start:g} ms; found {settle:g} ms"
             )
+        counts, *others = self._measured(settle)
+        rates = 1000 * counts / (self.stop - self.start - settle)
+        order = np.argsort(self.amplitudes, kind="stable")
+        return FICurve(*(each[order] for each in (self.amplitudes, rates, *others)))
+
+    def _measured(self, settle: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Each (S, R): spikes in the step from `settle` on; latency, and first and last interval, of all of it."""
         shape = (len(self.amplitudes), self.repeats)
-        rates, latencies, first, last = (np.full(shape, np.nan) for _ in range(4))
+        counts = np.zeros(shape, np.int64)
+        latencies, first, last = (np.full(shape, np.nan) for _ in range(3))
         for place in range(len(self.trains)):
             train = self.trains[place]
             inside = train[(train >= self.start - 1e-9) & (train < self.stop - 1e-9)]
             at = divmod(place, self.repeats)
-            counted = inside >= self.start + settle - 1e-9
-            rates[at] = 1000 * counted.sum() / (self.stop - self.start - settle)
+            counts[at] = (inside >= self.start + settle - 1e-9).sum()
             if len(inside):
                 latencies[at] = inside[0] - self.start
             if len(inside) > 1:
                 intervals = np.diff(inside)
                 first[at], last[at] = intervals[0], intervals[-1]
-        order = np.argsort(self.amplitudes, kind="stable")
-        return FICurve(*(each[order] for each in (self.amplitudes, rates, latencies, first, last)))
+        return counts, latencies, first, last
 
 
 def step_responses(
@@ -277,6 +323,24 @@ class TriggeredAverage(NamedTuple):
     average: np.ndarray
     error: np.ndarray
     spikes: int
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each time: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (L,) arrays
+            "time_ms" from the spike; "average", "standard_error", in the signal's unit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.ephys import spike_triggered_average
+        >>> found = spike_triggered_average(np.arange(50.0), [[1.0, 3.0]], dt=0.1, before=0.1, after=0.1)
+        >>> found.table()["average"]
+        array([19., 20., 21.])
+        """
+        return {"time_ms": self.times, "average": self.average, "standard_error": self.error}
 
 
 def spike_triggered_average(

@@ -23,6 +23,9 @@ from blocksim.ephys._recordings.recording import Recording
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
 
+# of scores, in ms: standard deviation of the Gaussian of ETV, and half-width of the window of coincidences
+SIGMA, WINDOW = 10.0, 4.0
+
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
@@ -43,6 +46,8 @@ class Predicted:
     imposed : Imposed or None
         A GIF cell's potential, threshold and hazard with the recorded spikes imposed, of each sweep; its traces are
         those of each group's first sweep.
+    unit : str
+        Of potential and threshold: "mV", or "1" where the cell does not know them in mV.
     """
 
     recording: Recording
@@ -51,6 +56,41 @@ class Predicted:
     trains: SpikeTrains
     repeats: int = 1
     imposed: Imposed | None = None
+    unit: str = "mV"
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each repetition of each group: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (groups * repeats,) arrays
+            "group" and "repetition", from 0; "spikes"; "rate_hz"; "gamma", the mean over the group's trials, within 4
+            ms, and "etv_raw", with a Gaussian of 10 ms, of this repetition alone.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.ephys import Cell, Recording
+        >>> from blocksim.ephys.evaluation import predict
+        >>> cell = Cell(tau_mem=20, tau_adapt=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+        >>> current = np.full((2, 2000), 300.0)
+        >>> recording = Recording(current, np.full((2, 2000), -65.0), 2000, [[10.0, 50.0], [12.0]])
+        >>> predict(cell, recording, dt=0.5).table()["rate_hz"]
+        array([25.])
+        """
+        group, repetition = np.divmod(np.arange(len(self.trains)), self.repeats)
+        duration = self.recording.duration
+        gamma, etv = np.empty(len(self.trains)), np.empty(len(self.trains))
+        for index, sweeps in enumerate(self.groups):
+            model, trials = self.of_group(index), self.recording.spikes.take(sweeps)
+            gamma[group == index] = metrics.gamma_factor(model, trials, window=WINDOW, duration=duration).mean(axis=1)
+            etv[group == index] = metrics.explained_temporal_variance(
+                model, trials, sigma=SIGMA, duration=duration, normalise=False
+            )
+        return {
+            "group": group, "repetition": repetition, "spikes": self.trains.counts,
+            "rate_hz": 1000 * self.trains.counts / duration, "gamma": gamma, "etv_raw": etv,
+        }  # fmt: skip
 
     def of_group(self, index: int) -> SpikeTrains:
         """The predicted trains of a group."""
@@ -109,7 +149,8 @@ def predict(
         repeats = whole("repeats", repeats, 1) if cell.is_stochastic else 1
         return _predict_gif(cell, at, groups, means, earlier, backend, repeats, seed)
     traces = Prediction(*(trace[:, lead:] for trace in cell.predict(means, dt, backend=backend, dtype=np.float32)))
-    return Predicted(at, groups, traces, SpikeTrains.from_steps(traces.spikes, dt))
+    unit = "1" if cell.millivolts is None else "mV"
+    return Predicted(at, groups, traces, SpikeTrains.from_steps(traces.spikes, dt), unit=unit)
 
 
 def _predict_gif(
@@ -134,7 +175,11 @@ def _predict_gif(
 
 
 def scores(
-    predicted: Predicted, *, sigma: float = 10.0, window: float = 4.0, spike_window: tuple[float, float] = (2.0, 8.0)
+    predicted: Predicted,
+    *,
+    sigma: float = SIGMA,
+    window: float = WINDOW,
+    spike_window: tuple[float, float] = (2.0, 8.0),
 ) -> dict[str, float]:
     """Scores of a prediction, NaN where there is nothing to compare.
 

@@ -1,7 +1,7 @@
 """Files fitted one by one, each a task: opened, split, fitted, scored, reported, and marked as finished.
 
-Owns what a fit of a file leaves in its folder: `predictions.npz`, `report.html`, and last `fit.json`, which says that
-the rest is there.
+Owns what a fit of a file leaves in its folder: `predictions.npz`, `report.html`, `fit.nwb`, and last `fit.json`, which
+says that the rest is there.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from typing import Any
 import numpy as np
 
 import blocksim
-from blocksim._array_io import check_folder, make_folder, plain, write_csv, write_json, write_npz, written
+from blocksim._array_io import check_folder, check_output, make_folder, plain, write_csv, write_json, write_npz, written
 from blocksim.ephys._fitting.config import FitConfig
 from blocksim.ephys._fitting.descent import Progress
 from blocksim.ephys._fitting.fit import Fit, fit
 from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._gif.fit import fit_gif
 from blocksim.ephys._gif.result import GIFFit
+from blocksim.ephys._nwb import write_nwb
 from blocksim.ephys._recordings.electrode import ElectrodeKernel, compensate, electrode_kernel
 from blocksim.ephys._recordings.formats import open_parts, open_recording
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.ephys.evaluation import arrays, predict, scores
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 
-DONE, PREDICTIONS, REPORT = "fit.json", "predictions.npz", "report.html"
+DONE, PREDICTIONS, REPORT, NWB = "fit.json", "predictions.npz", "report.html", "fit.nwb"
 # columns of the table of cells that its model brings, by what makes the fit
 NUMBERS = {
     FitConfig: ("tau_mem_ms", "tau_adapt_ms", "adaptation", "gain_per_pa", "bias", "refractory_ms", "rheobase_pa",
@@ -79,6 +80,8 @@ class Task:
     electrode : str or None
         A recording below threshold through the same electrode, a file or a part of this one: the potential is
         compensated by the electrode's kernel.
+    nwb : bool
+        Whether to write the recording with fit and predictions as NWB, too.
     """
 
     path: str
@@ -90,6 +93,7 @@ class Task:
     report: bool = True
     overwrite: bool = False
     electrode: str | None = None
+    nwb: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +186,7 @@ def digest(task: Task) -> str:
 
 
 def finished(task: Task) -> dict[str, Any] | None:
-    """The row of a file that was fitted before, or None.
+    """The row of a file that was fitted before, or None; so too where it was, but without the NWB that is wanted now.
 
     Raises
     ------
@@ -201,7 +205,7 @@ def finished(task: Task) -> dict[str, Any] | None:
             f"{place}: expected the result of a fit; found another file ({type(error).__name__}: {error})"
         ) from error
     if same:
-        return row
+        return None if task.nwb and not place.with_name(NWB).is_file() else row
     if task.overwrite:
         return None
     raise FileError(
@@ -220,8 +224,14 @@ def fit_file(task: Task, progress: Progress | None = None, parts: Parts | None =
     began = time.perf_counter()
     parts = open_split(task) if parts is None else parts
     folder = Path(task.folder)
-    check_folder(folder if folder.exists() else folder.parent)
+    if folder.exists():
+        # the one result that is a recording as well, and so may be what is fitted
+        sources = (task.path, task.electrode)
+        check_output(folder / NWB, (".nwb",), True, (None if source is None else Path(source) for source in sources))
+    else:
+        check_folder(folder.parent)
     result: Fit | GIFFit
+    given = {"training": parts.training, "test": parts.test}
     if isinstance(task.config, GIFConfig):
         result = fit_gif(parts.training, task.config, progress)
         options: dict[str, Any] = {"repeats": task.config.repeats, "seed": task.config.seed}
@@ -238,7 +248,8 @@ def fit_file(task: Task, progress: Progress | None = None, parts: Parts | None =
     measured = {name: scores(part) for name, part in predicted.items()}
     row = _row(task, parts, result, measured, time.perf_counter() - began)
     make_folder(folder)
-    (folder / DONE).unlink(missing_ok=True)
+    for name in (DONE, NWB):
+        (folder / name).unlink(missing_ok=True)
     write_npz(
         folder / PREDICTIONS,
         {
@@ -252,6 +263,8 @@ def fit_file(task: Task, progress: Progress | None = None, parts: Parts | None =
 
         with written(folder / REPORT) as part:
             part.write_text(page(Path(task.path).name, result, predicted, measured), encoding="utf-8")
+    if task.nwb:
+        write_nwb(folder / NWB, given, prediction=predicted, fit=result)
     done = {
         "blocksim": blocksim.__version__, "file": Path(task.path).name, "digest": digest(task), "row": row,
         "scores": measured, "fit": result.to_dict(),

@@ -90,6 +90,27 @@ class Fit:
         lines.append(f"  loss {self.loss['training']:.3f} (1: a neuron that never spikes)")
         return "\n".join([*lines, *(f"  warning: {each}" for each in self.warnings)])
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each parameter: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (P,) arrays
+            Those of `Cell.table`. A search has no standard errors; `restarts`, whose columns pandas takes too, shows
+            where it ended from elsewhere.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.ephys import Cell, Fit, FitConfig
+        >>> cell = Cell(tau_mem=20, tau_adapt=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+        >>> fit = Fit(cell, dt=0.1, loss={"training": 0.2}, restarts={}, history={}, seconds={}, config=FitConfig())
+        >>> table = fit.table()
+        >>> dict(zip(table["parameter"].tolist(), table["value"].tolist()))["tau_adapt"]
+        150.0
+        """
+        return self.cell.table()
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON: NaN as null."""
         everything: dict[str, Any] = plain({

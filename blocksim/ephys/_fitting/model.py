@@ -5,6 +5,7 @@ Owns its parameters and what it predicts; `blocksim.ephys._fitting.translation` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -199,9 +200,44 @@ class Cell:
             voltage, threshold = self.reset_mv + self.scale_mv * voltage, self.reset_mv + self.scale_mv * threshold
         return Prediction(run.spikes[..., 0], voltage, threshold)
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each parameter: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (P,) arrays
+            "parameter", its name; "value"; "unit" of the value, "1" where it has none. Beside the parameters there are
+            "rheobase" and "adaptation_pa", and where potentials are known in mV "rest", "reset", "threshold",
+            "threshold_rise" at a spike and "resistance".
+
+        Examples
+        --------
+        >>> from blocksim.ephys import Cell
+        >>> cell = Cell(tau_mem=20, tau_adapt=150, adaptation=0.4, gain=0.01, bias=-0.5, refractory=3)
+        >>> table = cell.table()
+        >>> [str(table[column][6]) for column in table]
+        ['rheobase', '150.0', 'pA']
+        """
+        rows: dict[str, tuple[float, str]] = {
+            "tau_mem": (self.tau_mem, "ms"), "tau_adapt": (self.tau_adapt, "ms"), "adaptation": (self.adaptation, "1"),
+            "gain": (self.gain, "1/pA"), "bias": (self.bias, "1"), "refractory": (self.refractory, "ms"),
+            "rheobase": (self.rheobase, "pA"), "adaptation_pa": (self.adaptation_pa, "pA"),
+        }  # fmt: skip
+        if self.millivolts is not None:
+            names = ("rest", "reset", "threshold", "threshold_rise", "resistance")
+            for name, value in zip(names, self.millivolts.values(), strict=True):
+                rows[name] = (value, "MOhm" if name == "resistance" else "mV")
+        return parameter_table(rows)
+
     def to_dict(self) -> dict[str, float | None]:
         """Parameters by name, for JSON; `Cell(**...)` takes them back."""
         return asdict(self)
+
+
+def parameter_table(rows: Mapping[str, tuple[float, str]]) -> dict[str, np.ndarray]:
+    """Parameters, (value, unit) by name, as columns."""
+    values, units = zip(*rows.values(), strict=True)
+    return {"parameter": np.array(list(rows)), "value": np.array(values, np.float64), "unit": np.array(units)}
 
 
 def sweeps_of(current: Any) -> np.ndarray:

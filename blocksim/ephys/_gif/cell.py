@@ -20,7 +20,7 @@ from blocksim._presets import GIF
 from blocksim._simulation import simulate
 from blocksim._validation import found, milliseconds, number, real_array, whole
 from blocksim.backend import Backend
-from blocksim.ephys._fitting.model import Cell, sweeps_of
+from blocksim.ephys._fitting.model import Cell, parameter_table, sweeps_of
 from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, weighted
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
@@ -340,6 +340,39 @@ class GIFCell:
             gain=1 / (self.conductance * scale), bias=(self.rest - self.reset) / scale, refractory=self.refractory,
             reset_mv=self.reset, scale_mv=scale,
         )  # fmt: skip
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each parameter: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (P,) arrays
+            "parameter", its name; "value"; "unit" of the value, "1" where it has none. Of the first after-spike current
+            there are the amplitude "currents.0" and the time constant "currents.0.tau"; of a coupling the slope
+            "coupling.0", "coupling.0.tau" and "coupling.0.knot", NaN where it is None.
+
+        Examples
+        --------
+        >>> from blocksim.ephys import GIFCell
+        >>> cell = GIFCell(capacitance=100, conductance=5, rest=-70, reset=-60, threshold=-55, width=1.5, refractory=4,
+        ...                currents=[(50, -20)])
+        >>> table = cell.table()
+        >>> [str(table[column][-2]) for column in table]
+        ['currents.0', '-20.0', 'pA']
+        """
+        rows: dict[str, tuple[float, str]] = {
+            "tau_mem": (self.tau_mem, "ms"), "resistance": (self.resistance, "MOhm"),
+            "capacitance": (self.capacitance, "pF"), "conductance": (self.conductance, "nS"), "rest": (self.rest, "mV"),
+            "reset": (self.reset, "mV"), "reset_factor": (self.reset_factor, "1"), "threshold": (self.threshold, "mV"),
+            "width": (self.width, "mV"), "rate": (self.rate, "Hz"), "refractory": (self.refractory, "ms"),
+        }  # fmt: skip
+        for part, unit in (("currents", "pA"), ("thresholds", "mV")):
+            for place, (tau, amplitude) in enumerate(getattr(self, part)):
+                rows |= {f"{part}.{place}": (amplitude, unit), f"{part}.{place}.tau": (tau, "ms")}
+        for place, (tau, knot, slope) in enumerate(self.coupling):
+            name, at = f"coupling.{place}", float("nan") if knot is None else knot
+            rows |= {name: (slope, "1"), f"{name}.tau": (tau, "ms"), f"{name}.knot": (at, "mV")}
+        return parameter_table(rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Parameters by name, for JSON; `from_dict` takes them back."""

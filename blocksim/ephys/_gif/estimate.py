@@ -36,6 +36,25 @@ class Rectangles(NamedTuple):
     value: np.ndarray
     error: np.ndarray
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each stretch of time: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (K,) arrays
+            "start_ms", "stop_ms" after a spike; "value", "standard_error".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.ephys import Rectangles
+        >>> Rectangles(np.array([4.0, 7.0, 12.0]), np.array([-40.0, -20.0]), np.array([2.0, 1.0])).table()["stop_ms"]
+        array([ 7., 12.])
+        """
+        return {
+            "start_ms": self.edges[:-1], "stop_ms": self.edges[1:], "value": self.value, "standard_error": self.error,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:

@@ -16,6 +16,7 @@ import numpy as np
 from blocksim import _notebook
 from blocksim._array_io import plain, write_json
 from blocksim._validation import choice, real_array
+from blocksim.ephys._fitting.model import parameter_table
 from blocksim.ephys._gif.cell import GIFCell
 from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._gif.estimate import Rectangles
@@ -119,6 +120,42 @@ class GIFFit:
     def errors(self) -> dict[str, float]:
         """The standard error of each fitted number."""
         return dict(zip(self.names, np.sqrt(np.maximum(np.diagonal(self.covariance), 0)).tolist(), strict=True))
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each parameter: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (P,) arrays
+            "parameter", "value", "unit": those of `GIFCell.table`, and "series_resistance" in MOhm where it was fitted;
+            "standard_error" in the same unit, NaN of what was not fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blocksim.ephys import GIFCell, GIFConfig, Recording, fit_gif
+        >>> rng = np.random.default_rng(0)
+        >>> current = 150 + 120 * np.repeat(rng.normal(size=(1, 2000)), 10, axis=1)
+        >>> true = GIFCell(capacitance=100, conductance=8, rest=-70, reset=-60, threshold=-48, width=1.5, refractory=4)
+        >>> spikes = true.sample(current[0], dt=0.5, repeats=1, seed=1)
+        >>> voltage = true.impose(current, spikes.to_steps(0.5, 20_000) > 0, dt=0.5).potential
+        >>> table = fit_gif(Recording(current, voltage, 2000, spikes), GIFConfig(model="lif")).table()
+        >>> list(table), table["parameter"][:2].tolist()
+        (['parameter', 'value', 'standard_error', 'unit'], ['tau_mem', 'resistance'])
+        """
+        own, errors = self.cell.table(), self.errors
+        # a refined fit has one time constant for the couplings that share it
+        taus = list(dict.fromkeys(tau for tau, _, _ in self.cell.coupling))
+        for number, (tau, _, _) in enumerate(self.cell.coupling):
+            if f"coupling.tau.{taus.index(tau)}" in errors:
+                errors[f"coupling.{number}.tau"] = errors[f"coupling.tau.{taus.index(tau)}"]
+        if not self.cell.is_stochastic:
+            errors.pop("width", None)  # of the noise that was taken away
+        if self.config.electrode == "series":
+            more = parameter_table({"series_resistance": (self.series_resistance, "MOhm")})
+            own = {column: np.concatenate([values, more[column]]) for column, values in own.items()}
+        found = np.array([errors.get(name, np.nan) for name in own["parameter"].tolist()])
+        return {"parameter": own["parameter"], "value": own["value"], "standard_error": found, "unit": own["unit"]}
 
     @property
     def electrode(self) -> ElectrodeKernel:

@@ -84,6 +84,22 @@ class ElectrodeKernel:
     def __repr__(self) -> str:
         return f"ElectrodeKernel({self.resistance:.3g} MOhm over {self.duration:g} ms, dt={self.dt:g} ms)"
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns by name, a row each step of the kernel: `pandas.DataFrame` takes them, and a CSV file.
+
+        Returns
+        -------
+        dict of (n,) arrays
+            "time_ms" after the current's step; "kernel_mohm".
+
+        Examples
+        --------
+        >>> from blocksim.ephys import ElectrodeKernel
+        >>> ElectrodeKernel(dt=0.5, kernel=[10.0, 4.0, 1.0]).table()
+        {'time_ms': array([0. , 0.5, 1. ]), 'kernel_mohm': array([10.,  4.,  1.])}
+        """
+        return {"time_ms": np.arange(len(self.kernel)) * self.dt, "kernel_mohm": self.kernel}
+
     @property
     def resistance(self) -> float:
         """The electrode's resistance in MOhm: the sum of its kernel."""

@@ -149,7 +149,10 @@ def open_recording(
         with reading(file, kind.name):
             traces = reader.read(file, request)
         if swap:
-            traces = Traces(traces.voltage, traces.current, None, None, traces.rates, traces.labels, traces.spikes)
+            traces = Traces(
+                traces.voltage, traces.current, None, None, traces.rates, traces.labels, traces.spikes,
+                traces.voltage_gains, traces.current_gains,
+            )  # fmt: skip
         opened.append(_converted(file, traces, current_unit, voltage_unit, current_offset, plausible))
     rates = {one.sampling_rate for one in opened}
     lengths = {one.steps for one in opened}
@@ -270,9 +273,9 @@ def _converted(
     _same(path, "length", "samples", [len(current) for current in traces.current], traces.labels)
     _same(path, "sampling rate", "Hz", traces.rates, traces.labels)
     arrays = {}
-    for channel, samples, stated, given, known in (
-        ("current", traces.current, traces.current_unit, current_unit, CURRENT_UNITS),
-        ("voltage", traces.voltage, traces.voltage_unit, voltage_unit, VOLTAGE_UNITS),
+    for channel, samples, gains, stated, given, known in (
+        ("current", traces.current, traces.current_gains, traces.current_unit, current_unit, CURRENT_UNITS),
+        ("voltage", traces.voltage, traces.voltage_gains, traces.voltage_unit, voltage_unit, VOLTAGE_UNITS),
     ):
         used = given or stated or next(iter(known))
         if used not in known:
@@ -280,7 +283,8 @@ def _converted(
                 f"{path}: expected the {channel} in one of {', '.join(known)}; found the unit {used!r} "
                 f"({channel}_unit=UNIT says what it is)"
             )
-        array = np.stack([np.asarray(one, np.float64) for one in samples]) * known[used]
+        array = np.stack([np.asarray(one, np.float64) for one in samples])
+        array *= known[used] * np.array(gains or [1.0])[:, None]
         bad = ~np.isfinite(array)
         if bad.any():
             sweep, step = (int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))

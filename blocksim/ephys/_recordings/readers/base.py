@@ -69,6 +69,9 @@ class Traces:
         Names of the sweeps.
     spikes : list of (n,) float64 arrays or None
         Spike times in ms that the file holds.
+    current_gains, voltage_gains : list of float
+        What the samples are still to be multiplied by to be in the file's units, one a sweep; empty: they are in them.
+        Samples in mV that are 1e-3 of a V come out as they are: 1e-3 times 1e3 is 1, where two products would round.
     """
 
     current: list[np.ndarray]
@@ -78,6 +81,8 @@ class Traces:
     rates: list[float]
     labels: list[str]
     spikes: list[np.ndarray] | None = field(default=None)
+    current_gains: list[float] = field(default_factory=list)
+    voltage_gains: list[float] = field(default_factory=list)
 
 
 def unit(text: Any) -> str | None:

@@ -3,13 +3,14 @@
 A response and a stimulus belong together if the file's table of intracellular recordings says so, of which each row may
 refer to a stretch of a longer series; else if they have the same sweep number and electrode; else by their times; else,
 where the times say nothing and there is one stimulus a response, in their order. A stimulus is read where the response
-lies in time. Values are ``data * conversion + offset``, in the series' unit.
+lies in time. Values are ``data * conversion + offset``, in the series' unit. Where the table has the three columns that
+`blocksim.ephys.write_nwb` adds to it, they say what part each row is of, its label and its spikes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ import numpy as np
 from blocksim._libraries import library
 from blocksim.ephys._recordings.readers.base import MAIN, Request, Traces, natural, rate_of, reading, unit
 from blocksim.errors import FileError
+
+# columns that `blocksim.ephys.write_nwb` adds to the table of recordings
+PART, LABEL, SPIKES = "part", "label", "spike_times_ms"
+TABLE = "general/intracellular_ephys/intracellular_recordings"
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,18 @@ class _Stretch:
     def samples(self) -> int:
         return len(self.series.data) - self.first if self.count is None else self.count
 
+    @property
+    def offset(self) -> float:
+        """What is added to all samples, in the series' unit."""
+        return float(getattr(self.series, "offset", 0.0) or 0.0)
+
+    @property
+    def gain(self) -> float:
+        """What is left to multiply the samples of `read` by; nothing where there is an offset."""
+        return 1.0 if self.offset else float(self.series.conversion)
+
     def read(self, path: Path, first: int = 0, count: int | None = None) -> np.ndarray:
-        """Samples from the stretch's sample `first` on, in the series' unit."""
+        """Samples from the stretch's sample `first` on; times `gain` they are in the series' unit."""
         begin, count = self.first + first, self.samples if count is None else count
         length = len(self.series.data)
         if not 0 <= begin <= begin + count <= length or not count:
@@ -42,7 +57,7 @@ class _Stretch:
                 f"{begin + count}"
             )
         data = np.asarray(self.series.data[begin : begin + count], np.float64)
-        return data * float(self.series.conversion) + float(getattr(self.series, "offset", 0.0) or 0.0)
+        return data * float(self.series.conversion) + self.offset if self.offset else data
 
 
 @dataclass(frozen=True)
@@ -53,23 +68,29 @@ class _Sweep:
     response: _Stretch
     stimulus: _Stretch | None
     timed: bool  # whether the two lie on a common clock
+    part: str = MAIN
+    spikes: np.ndarray | None = None  # ms, where the file has them
 
 
 def parts(path: Path) -> list[str]:
-    """One recording."""
-    return [MAIN]
+    """Those of a file that `blocksim.ephys.write_nwb` wrote, in its order; else one recording."""
+    h5py = library("h5py", "hdf5", str(path))  # many times faster than pynwb, which reads the whole table
+    with reading(path, "NWB 2"), h5py.File(path, "r") as file:
+        if not all(f"{TABLE}/{name}" in file for name in (PART, LABEL, SPIKES)):
+            return [MAIN]
+        return list(dict.fromkeys(file[f"{TABLE}/{PART}"].asstr()[:].tolist())) or [MAIN]
 
 
 def read(path: Path, request: Request) -> Traces:
     """Traces of the current-clamp sweeps."""
     pynwb = library("pynwb", "nwb", str(path))
     with reading(path, "NWB 2"), pynwb.NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:
-        sweeps = _sweeps(path, io.read(), pynwb.icephys)
+        sweeps = [sweep for sweep in _sweeps(path, io.read(), pynwb.icephys) if sweep.part == request.part]
         labels = [sweep.label for sweep in sweeps]
         chosen = [sweeps[k] for k in request.choose(labels)]
+        pairs = [(_given(path, sweep), sweep.response) for sweep in chosen]
         current, voltage, rates = [], [], []
-        for sweep in chosen:
-            stimulus, response = _given(path, sweep), sweep.response
+        for sweep, (stimulus, response) in zip(chosen, pairs, strict=True):
             own = [request.sampling_rate or _rate(path, part.series) for part in (stimulus, response)]
             if abs(own[0] - own[1]) > 1e-6 * own[1]:
                 raise FileError(
@@ -80,9 +101,14 @@ def read(path: Path, request: Request) -> Traces:
             voltage.append(response.read(path))
             first, count = _where(path, sweep, own[1])
             current.append(stimulus.read(path, first, count))
-        units = [_unit(path, "current", [_given(path, sweep).series for sweep in chosen]),
-                 _unit(path, "voltage", [sweep.response.series for sweep in chosen])]  # fmt: skip
-        return Traces(current, voltage, units[0], units[1], rates, [sweep.label for sweep in chosen])
+        units = [_unit(path, "current", [stimulus.series for stimulus, _ in pairs]),
+                 _unit(path, "voltage", [response.series for _, response in pairs])]  # fmt: skip
+        spikes = [sweep.spikes for sweep in chosen if sweep.spikes is not None]
+        return Traces(
+            current, voltage, units[0], units[1], rates, [sweep.label for sweep in chosen],
+            spikes if len(spikes) == len(chosen) else None,
+            [stimulus.gain for stimulus, _ in pairs], [response.gain for _, response in pairs],
+        )  # fmt: skip
 
 
 def _given(path: Path, sweep: _Sweep) -> _Stretch:
@@ -155,17 +181,22 @@ def _rows(table: Any, icephys: Any) -> list[_Sweep]:
         response = _referred(table["responses"]["response"][row])
         own = response is not None and isinstance(response.series, icephys.CurrentClampSeries)
         if response is not None and own and not isinstance(response.series, icephys.IZeroClampSeries):
-            rows.append((response, stimulus))
-    names = [response.series.name for response, _ in rows]
-    series = [(stimulus.series, response.series) for response, stimulus in rows if stimulus is not None]
+            rows.append((row, response, stimulus))
+    names = [response.series.name for _, response, _ in rows]
+    series = [(stimulus.series, response.series) for _, response, stimulus in rows if stimulus is not None]
     told = _tell_time([one for one, _ in series], [other for _, other in series])
+    described = all(name in table.colnames for name in (PART, LABEL, SPIKES))
     sweeps = []
-    for number, (response, stimulus) in enumerate(rows):
+    for number, (row, response, stimulus) in enumerate(rows):
         name = names[number]
         label = name if names.count(name) == 1 else f"{name} {names[:number].count(name)}"
         # a stimulus that ends before its response begins, or the reverse, has a clock of its own
         timed = told and stimulus is not None and _overlap(stimulus, response)
-        sweeps.append(_Sweep(label, response, stimulus, timed))
+        sweep = _Sweep(label, response, stimulus, timed)
+        if described:
+            spikes = np.asarray(table[SPIKES][row], np.float64)
+            sweep = replace(sweep, label=str(table[LABEL][row]), part=str(table[PART][row]), spikes=spikes)
+        sweeps.append(sweep)
     return sweeps
 
 
