@@ -297,8 +297,42 @@ def scans(cupy: Any) -> list[Times]:
     return rows
 
 
+def recurrent_families(cupy: Any) -> list[Times]:
+    """The paper's layer, by family: recurrent synapses with a time course. Forward, and forward and backward."""
+    watch = Stopwatch(cupy)
+    paper = Small(2) if watch.emulated else PaperLayer()
+    engine = CupyBackend(cupy, scan=False)
+    flags, grad = engine.asarray(paper.dense), engine.asarray(paper.grad_spikes)
+    period = paper.layer.neuron.refractory_steps
+    weights, recurrent = (np.asarray(each, np.float32) for each in (paper.layer.weights, paper.layer.recurrent))
+    delay = int(np.max(period)) + 1
+
+    def layer(neuron: Any, *synapses: Any) -> blocksim.Layer:
+        return blocksim.Layer(
+            neuron, synapses=synapses, inputs=[blocksim.Connection(weights)],
+            recurrent=[blocksim.Connection(recurrent, delay)],
+        )  # fmt: skip
+
+    models = {
+        "LIF, an exponential synapse": layer(blocksim.LIF(0.95, refractory_steps=period), blocksim.Exponential(0.9)),
+        "LIF, an alpha synapse": layer(blocksim.LIF(0.95, refractory_steps=period), blocksim.Alpha(0.9)),
+        "adaptation of two thresholds": layer(blocksim.LinearIF(0.95, 1.0, period, [
+            blocksim.Component(0.98, 0.1, to_threshold=1), blocksim.Component(0.999, 0.1, to_threshold=1),
+        ])),
+    }  # fmt: skip
+    return [
+        {
+            "neuron": name,
+            "forward": watch(partial(blocksim.simulate, each, flags, engine, tape=True)),
+            "forward and backward": watch(partial(both_passes, each, flags, engine, grad)),
+        }
+        for name, each in models.items()
+    ]
+
+
 PARTS = {
     "The paper's layer": paper_layer,
+    "Recurrent layers of other families": recurrent_families,
     "Blocks against step by step": refractory_periods,
     "Neurons of other families": neurons,
     "Bandwidth": bandwidth,

@@ -12,7 +12,7 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
-from blocksim.backends.cupy_cuda import backend
+from blocksim.backends.cupy_cuda import backend, dynamics, linear
 from blocksim.backends.cupy_cuda.backend import CupyBackend
 from blocksim.backends.cupy_cuda.kernels import Kernels
 
@@ -35,7 +35,11 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("gradient", ["standard", "paper"])
-def test_launches_of_many_blocks_of_threads(cupy, shape, recurrent, gradient):
+@pytest.mark.parametrize("most", [256, 64])
+def test_launches_of_many_blocks_of_threads(cupy, monkeypatch, shape, recurrent, gradient, most):
+    if most < shape["neurons"] and not recurrent:
+        pytest.skip("without recurrence a launch has all neurons, however many")
+    monkeypatch.setitem(dynamics.TOGETHER, "float64", most)
     case = make_case(5, recurrent=recurrent, refractory=(2, 6), extra_latency=1, **shape)
     g_s, g_v = np.random.default_rng(0).normal(size=(2, shape["batch"], shape["steps"], shape["neurons"]))
     options = {"tape": True, "gradient": gradient, "detach": ()}
@@ -61,21 +65,24 @@ def test_the_order_of_threads_does_not_matter(monkeypatch):
 
 @needs_compiler
 @pytest.mark.parametrize("method", ["blocks", "standard"])
-@pytest.mark.parametrize("recurrent", [False, True])
-def test_as_many_launches_as_the_docs_say(monkeypatch, method, recurrent):
-    """docs/performance.md: two a block forward, one backward; one each for a layer without recurrence."""
+@pytest.mark.parametrize(("recurrent", "most"), [(False, 256), (True, 256), (True, 4)])
+def test_as_many_launches_as_the_docs_say(monkeypatch, method, recurrent, most):
+    """docs/performance.md: one each way; for more neurons than a block's threads two a block forward, one backward."""
     monkeypatch.setattr(emulated_cupy, "LAUNCHED", Counter())
+    monkeypatch.setitem(dynamics.TOGETHER, "float64", most)
     case = make_case(6, steps=50, refractory=3, recurrent=recurrent)
     run = case.simulate(CupyBackend(emulated_cupy, scan=False), tape=True, method=method)
     run.backward(np.ones(run.spikes.shape))
-    blocks = {"blocks": 13, "standard": 50}[method] if recurrent else 1
-    projections = {"add_events<double>": 1} | ({"add_spikes<double, 0>": blocks} if recurrent else {})
+    together = int(recurrent and most == 256)
+    blocks = {"blocks": 13, "standard": 50}[method] if recurrent and not together else 1
+    projections = {"add_events<double>": 1} | ({"add_spikes<double, 0>": blocks} if blocks > 1 else {})
     gradients = {"rows_of_events": 1, "gather_gradient<double>": 1}
-    dynamics = {"forward<double>": blocks, "adjoint<double, 0>": blocks}
-    # backward, a call of cuBLAS for the recurrent term of (7) of each block that acts within the run, and one for (13)
-    length = 4 if method == "blocks" else 1
-    products = {"gemmStridedBatched": len(range(0, 50 - 4, length)) + 1}
-    assert dynamics | projections | gradients | (products if recurrent else {}) == emulated_cupy.LAUNCHED
+    launched = {f"forward<double, {together}>": blocks, f"adjoint<double, 0, {together}>": blocks}
+    if recurrent:
+        # backward, a call of cuBLAS for (13), and one for the recurrent term of (7) of each block that acts in the run
+        length = 4 if method == "blocks" else 1
+        launched["gemmStridedBatched"] = 1 + (0 if together else len(range(0, 50 - 4, length)))
+    assert launched | projections | gradients == emulated_cupy.LAUNCHED
 
 
 @needs_compiler
@@ -123,7 +130,7 @@ def test_dense_spikes_are_read_as_bytes(cupy, kind, most, on_device):
 @pytest.mark.parametrize("most", [1, 3])
 @pytest.mark.parametrize(("inputs", "neurons"), [(300, 40), (41, 33), (700, 5)])
 def test_input_of_many_rows_goes_through_shared_memory(monkeypatch, most, inputs, neurons):
-    """The same bits; and where the weights do not fit, or rows are few, by the kernel that reads them from memory."""
+    """The same bits, also in parts where the weights do not fit; where rows are few, by the kernel of few."""
     monkeypatch.setattr(emulated_cupy, "MULTIPROCESSORS", 2)
     monkeypatch.setattr(emulated_cupy, "LAUNCHED", Counter())
     case = make_case(10, batch=3, steps=40, neurons=neurons, inputs=inputs, density=0.04)
@@ -131,16 +138,19 @@ def test_input_of_many_rows_goes_through_shared_memory(monkeypatch, most, inputs
     x = counts > 0 if most == 1 else counts
     engine = CupyBackend(emulated_cupy, scan=False)
     expected = case.simulate("numpy", x)
-    kernel = f"<double, {int(most > 1)}>"
+    across = 1 if neurons <= 32 else 2
+    kernel = f"add_input<double, {int(most > 1)}, {across}>"
     assert_same_run(case.simulate(engine, x), expected)
-    assert emulated_cupy.LAUNCHED[f"add_input{kernel}"] == 1
-    monkeypatch.setattr(emulated_cupy, "SHARED_MEMORY", inputs * 32 * 8 - 1)
+    assert emulated_cupy.LAUNCHED[kernel] == 1
+    monkeypatch.setattr(
+        emulated_cupy, "SHARED_MEMORY", (inputs // 3 + 1) * across * 32 * 8 + 9
+    )  # of a third of the inputs
     assert_same_run(case.simulate(engine, x), expected)
-    monkeypatch.setattr(emulated_cupy, "SHARED_MEMORY", 1 << 20)
+    assert emulated_cupy.LAUNCHED[kernel] == 2
     monkeypatch.setattr(emulated_cupy, "MULTIPROCESSORS", 4)  # 120 rows for 128 warps
     assert_same_run(case.simulate(engine, x), expected)
-    assert emulated_cupy.LAUNCHED[f"add_input{kernel}"] == 1
-    assert emulated_cupy.LAUNCHED[f"add_spikes{kernel}"] == 2
+    assert emulated_cupy.LAUNCHED[kernel] == 2
+    assert emulated_cupy.LAUNCHED[f"add_spikes<double, {int(most > 1)}>"] == 1
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16])
@@ -481,3 +491,25 @@ def test_a_surrogate_unknown_to_a_kernel_has_no_slope(monkeypatch, gradient):
     run = make_case(7).simulate(CupyBackend(emulated_cupy, scan=False), tape=True, gradient=gradient)
     monkeypatch.setattr(type(run._pass.rule.surrogate), "kind", 6)
     assert np.isnan(run.backward(np.ones(run.spikes.shape)).bias).all()
+
+
+@pytest.mark.parametrize("most", [256, 32])
+@pytest.mark.parametrize("mode", ["ignore", "hold"])
+def test_the_family_in_one_launch_and_in_many(cupy, monkeypatch, most, mode):
+    """Recurrent connections of several delays and receptors: the same bits either way."""
+    monkeypatch.setattr(linear, "FAMILY", most)
+    rng = np.random.default_rng(4)
+    layer = blocksim.Layer(
+        blocksim.LinearIF(0.9, 1.0, 3, [blocksim.Component(0.9, 0.2, to_threshold=0.3)], refractory=mode),
+        synapses=[blocksim.Exponential(0.8), blocksim.Alpha(0.7)],
+        inputs=[blocksim.Connection(rng.normal(0.1, 0.3, (20, 90)), 1, 1)],
+        recurrent=[blocksim.Connection(rng.normal(0.0, 0.3, (90, 90)), delay, receptor) for delay, receptor in
+                   ((4, 0), (9, 1), (5, 2))],
+    )  # fmt: skip
+    x = rng.random((3, 61, 20)) < 0.3
+    g_s, g_v = rng.normal(size=(2, 3, 61, 90))
+    options = {"tape": True, "detach": (), "record": ("voltage", "threshold")}
+    run, expected = (blocksim.simulate(layer, x, each, **options) for each in (CupyBackend(cupy), "numpy"))
+    assert expected.spikes.any()
+    assert_same_run(run, expected)
+    assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-10)

@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 from blocksim.backends.cupy_cuda import backend
-from blocksim.backends.cupy_cuda.kernels import FILES, OPTIONS, text
+from blocksim.backends.cupy_cuda.kernels import FILES, OPTIONS, TOGETHER, text
 
 from blocksim.surrogates import SURROGATES, Hazard, get_surrogate
 
@@ -23,21 +23,41 @@ from .cuda_emulation import emulated_cupy, nvrtc
 
 TEXT = text()
 KINDS = sorted({get_surrogate(name).kind for name in SURROGATES})
-NAMES = ["rows_of_events"] + [
+NAMES = ["rows_of_events", "bytes_as_bfloat", "floats_in_thirds"] + [
     name
     for kind in ("float", "double")
     for name in (
-        *(f"{kernel}<{kind}>" for kernel in ("forward", "add_events", "gather_gradient", "leaky_filter")),
-        *(f"{name}<{kind}, {counts}>" for name in ("add_spikes", "add_input") for counts in (0, 1)),
+        *(f"{kernel}<{kind}>" for kernel in ("add_events", "gather_gradient", "leaky_filter")),
+        *(f"add_spikes<{kind}, {counts}>" for counts in (0, 1)),
+        *(f"add_input<{kind}, {counts}, {across}>" for counts in (0, 1) for across in (1, 2, 4)),
         f"forward_scan<{kind}>",
-        *(f"{name}<{kind}, {number}>" for name in ("adjoint", "adjoint_of_paper", "adjoint_scan") for number in KINDS),
-        *(f"linear_forward<{kind}, {c}, {r}, 0, 0>" for c in range(5) for r in range(3)),
-        *(f"linear_forward<{kind}, {c}, 2, 1, 0>" for c in range(1, 5)),
-        *(f"linear_forward<{kind}, {c}, 0, {int(c > 0)}, 1>" for c in range(5)),
-        *(f"linear_forward<{kind}, {c}, 0, {int(c > 0)}, 2>" for c in (0, 4)),
-        *(f"linear_adjoint<{kind}, {c}, {number}, 0, 0>" for c in range(5) for number in KINDS),
-        *(f"linear_adjoint<{kind}, {c}, 0, 1, 0>" for c in range(1, 5)),
-        *(f"linear_adjoint<{kind}, {c}, {Hazard.kind}, {int(c > 0)}, 1>" for c in range(5)),
+        *(f"adjoint_scan<{kind}, {number}>" for number in KINDS),
+        *(f"forward<{kind}, {recurrent}>" for recurrent in (0, 1)),
+        *(
+            f"{name}<{kind}, {number}, {recurrent}>"
+            for name in ("adjoint", "adjoint_of_paper")
+            for number in KINDS
+            for recurrent in (0, 1)
+        ),
+        *(
+            f"linear_forward<{kind}, {c}, {r}, 0, 0, {recurrent}>"
+            for c in range(5)
+            for r in range(3)
+            for recurrent in (0, 1)
+        ),
+        *(f"linear_forward<{kind}, {c}, 2, 1, 0, 0>" for c in range(1, 5)),
+        *(f"linear_forward<{kind}, {c}, 0, {int(c > 0)}, 1, 0>" for c in range(5)),
+        *(f"linear_forward<{kind}, {c}, 0, {int(c > 0)}, 2, 0>" for c in (0, 4)),
+        f"linear_forward<{kind}, 4, 2, 1, 1, 1>",
+        *(
+            f"linear_adjoint<{kind}, {c}, {number}, 0, 0, {recurrent}>"
+            for c in range(5)
+            for number in KINDS
+            for recurrent in (0, 1)
+        ),
+        *(f"linear_adjoint<{kind}, {c}, 0, 1, 0, {recurrent}>" for c in range(1, 5) for recurrent in (0, 1)),
+        *(f"linear_adjoint<{kind}, {c}, {Hazard.kind}, {int(c > 0)}, 1, 0>" for c in range(5)),
+        *(f"linear_adjoint<{kind}, 4, {Hazard.kind}, {above}, 1, 1>" for above in (0, 1)),
         f"synapses_adjoint<{kind}>",
     )
 ]
@@ -59,13 +79,14 @@ def budget(name):
     few neurons, which do not fill a device in any case.
     """
     double = "double" in name
+    if re.match(r"(forward|adjoint).*, 1>", name):  # 65536 for the threads of a block that has a sample
+        return 65536 // (TOGETHER["float64" if double else "float32"] * 3 // (2 if name.startswith("forward") else 3))
     if name.startswith("linear"):
-        components = int(name.split(",")[1])
-        rectified, noise = name.split(",")[3] == " 1", not name.endswith(", 0>")
-        return 255 if double else 152 + 6 * components + 48 * rectified + 12 * noise
+        components, _, rectified, noise, recurrent = map(int, name.strip(">").split(",")[1:])
+        return 255 if double or recurrent else 152 + 6 * components + 48 * rectified + 12 * (noise > 0)
     if "scan" in name:
         return 128 if double else 80
-    return 152 if double else 96
+    return 160 if double else 96
 
 
 # of one precision, and one surrogate
@@ -200,7 +221,7 @@ def test_cupy_compiles_with_the_options_that_are_tested_here(real):
         given.append(options)
         return compile_(self, options, log_stream)
 
-    names = ["forward<float>", "add_spikes<double, 1>"]
+    names = ["forward<float, 0>", "add_spikes<double, 1>"]
     with (
         mock.patch.object(compiler._NVRTCProgram, "compile", noted),
         mock.patch.object(compiler, "_get_arch_for_options_for_nvrtc", lambda arch=None: (f"-arch=sm_{arch}", "cubin")),

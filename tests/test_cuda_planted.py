@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blocksim.backends.cupy_cuda import dynamics, linear
 from blocksim.backends.cupy_cuda.backend import CupyBackend
 from blocksim.backends.cupy_cuda.kernels import text
 
@@ -25,7 +26,12 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="CPU emu
 
 def exercise(cupy):
     """Raises if anything is wrong: two shapes, forward and backward, against the reference."""
-    for recurrent in (False, True):
+    for recurrent, together in (
+        (False, 512),
+        (True, 512),
+        (True, 32),
+    ):  # the last: more neurons than threads of a block
+        dynamics.TOGETHER["float32"] = together
         for gradient in ("standard", "paper"):
             case = make_case(7, batch=3, neurons=50, inputs=40, recurrent=recurrent, refractory=3, dtype=np.float32)
             g_s, g_v = np.random.default_rng(0).normal(size=(2, 3, 30, 50)).astype(np.float32)
@@ -33,12 +39,15 @@ def exercise(cupy):
             run, expected = (case.simulate(each, **options) for each in (CupyBackend(cupy, scan=False), "numpy"))
             assert_same_run(run, expected)
             assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-5)
-    case = make_case(7, batch=3, neurons=50, inputs=40, refractory=3, density=0.04)
+    case = make_case(7, batch=3, neurons=50, inputs=40, refractory=3, density=0.04, dtype=np.float32)
     counts = case.x * np.random.default_rng(0).integers(1, 4, case.x.shape).astype(np.uint8)
+    cupy.SHARED_MEMORY = 17 * 64 * 4  # the weights of 17 inputs
     for multiprocessors in (132, 2):  # rows that are few for the device, and many
         cupy.MULTIPROCESSORS = multiprocessors
         for x in (counts, counts > 0):
-            assert_same_run(*(case.simulate(each, x) for each in (CupyBackend(cupy, scan=False), "numpy")))
+            run, expected = (case.simulate(each, x, tape=True) for each in (CupyBackend(cupy, scan=False), "numpy"))
+            assert_same_run(run, expected)
+            assert_close(run.backward(g_s, g_v), expected.backward(g_s, g_v), 1e-5)
     case = make_case(7, batch=3, neurons=5, steps=70, refractory=3)
     g_s, g_v = np.random.default_rng(0).normal(size=(2, 3, 70, 5))
     scanning = CupyBackend(cupy, scan=True)
@@ -79,6 +88,7 @@ def exercise_family(cupy):
         for layer, x in ((connected, spikes), (given, currents), (noisy, currents)):
             noise = 2**40 + seed
             earlier = simulate(layer, x, "numpy", seed=noise).state
+            linear.FAMILY = 32 if seed == 1 else 256  # more neurons than threads of a block, or fewer
             options = {"tape": True, "detach": (), "record": ("voltage", "threshold"), "state": earlier, "seed": noise}
             run, expected = (simulate(layer, x, each, **options) for each in (CupyBackend(cupy), "numpy"))
             assert expected.spikes.any()
@@ -101,20 +111,46 @@ PLANTED = {
     "a crossing at the threshold counts": ("live && v > theta", "live && v >= theta * 0.999f"),
     "refractory one step too long": ("live ? 0 : left - 1", "live ? 0 : left"),
     "state of the block before": ("Index block = begin / block_length;", "Index block = begin / block_length / 2;"),
-    "a lane too few in the vote": ("first + lane < inputs", "first + lane + 1 < inputs"),
+    "a lane too few in the vote": ("flags[i] = k < inputs", "flags[i] = k + 1 < inputs"),
     "vote without every lane": (
-        "for (int first = 0; first < inputs; first += 32) {",
-        "if (n < neurons) for (int first = 0; first < inputs; first += 32) {",
+        "T total[] = {n < neurons ? out[here] : T(0)};\n    add_weights",
+        "T total[] = {n < neurons ? out[here] : T(0)};\n    if (n < neurons) add_weights",
     ),
-    "counts taken for flags": ("COUNTS ? fired[source] : 1", "1"),
+    "counts taken for flags": ("COUNTS ? __shfl_sync(0xffffffffu, (int)flags[i], source) : 1", "1"),
     "flags of one step later": ("ago = t - latency", "ago = t - latency + 1"),
     "events in descending order of addition": (
         "for (Index event = indptr[row]; event < indptr[row + 1]; ++event)\n        total = add",
         "for (Index event = indptr[row + 1] - 1; event >= indptr[row]; --event)\n        total = add",
     ),
-    "weights of the first inputs only": ("slice[(from + 32 * i + source) * 32 + lane]", "slice[source * 32 + lane]"),
+    "weights of the first inputs only": ("weight_of(from + 32 * i + source, j)", "weight_of(source, j)"),
+    "weights of the first part only": (
+        "weights[(Index)(from + i / ACROSS) * neurons",
+        "weights[(Index)(i / ACROSS) * neurons",
+    ),
+    "a part's weights over those that are still read": (
+        "        }\n        __syncthreads();\n    }\n}",
+        "        }\n    }\n}",
+    ),
     "a count of another input": ("__shfl_sync(0xffffffffu, (int)flags[i], source)", "(int)flags[i]"),
-    "weights read before they are there": ("    __syncthreads();\n    for (Index row", "    for (Index row"),
+    "weights read before they are there": (
+        "        __syncthreads();\n        for (Index row",
+        "        for (Index row",
+    ),
+    "recurrent spikes read before they are there": (
+        "walk(start, stop);\n        __syncthreads();",
+        "walk(start, stop);",
+    ),
+    "currents read before they are there": ("__syncthreads();\n        if (threadIdx.x < neurons) walk", "walk"),
+    "gradients of spikes read before they are there": (
+        "latency, (neurons + 31) / 32);\n            __syncthreads();",
+        "latency, (neurons + 31) / 32);",
+    ),
+    "gradients of currents of another step": ("(first + i + latency) * neurons", "(first + i + latency - 1) * neurons"),
+    "a warp's sums of neurons beside its own": (
+        "lambda_s[(Index)(first + i) * neurons + n + 32 * j] +=",
+        "lambda_s[(Index)(first + i) * neurons + n] +=",
+    ),
+    "a third of a number's bits": ("rest -= __uint_as_float", "rest = 0 * __uint_as_float"),
     "an input's last event left out": ("event < starts[input + 1]", "event + 1 < starts[input + 1]"),
     "gradient where refractory": ("const T current = live ? lambda_v : T(0);", "const T current = lambda_v;"),
     "the reset's path with the wrong sign": ("lambda_s -= v * into_v", "lambda_s += v * into_v"),
@@ -127,7 +163,7 @@ PLANTED = {
 }
 PLANTED_IN_FAMILY = {
     "state of the block before": ("Index block = begin / block_length;", "Index block = begin / block_length / 2;"),
-    "inputs of the steps after": ("read(begin, given);\n    for", "read(begin + 1, given);\n    for"),
+    "inputs of the steps after": ("read(start, given);\n        for", "read(start + 1, given);\n        for"),
     "a target's currents in another's place": ("((1ull << target) - 1)", "((2ull << target) - 1)"),
     "an alpha synapse that decays before it rises": ("add(s[r], mul(kappa[r], z[r]))", "add(s[r], z[r])"),
     "a bias left out": ("total = neuron.bias;", "total = T(0);"),
@@ -145,7 +181,7 @@ PLANTED_IN_FAMILY = {
     "what is heard is not told": ("lambda_u += neuron.k[j] * into_c[j]", "lambda_u += T(0)"),
     "a gradient where it is held": ("sum[0] += held ? T(0) : lambda_u * handed", "sum[0] += lambda_u * handed"),
     "a sum that is added twice": ("    part = T(0);", "    part = part / 2;"),
-    "a sum's last steps left out": ("summed < STEPS_OF_A_SUM && start > begin", "summed < STEPS_OF_A_SUM"),
+    "a sum's last steps left out": ("summed < STEPS_OF_A_SUM && start > first", "summed < STEPS_OF_A_SUM"),
     "the rise of an alpha synapse taken for its own": ("lambda = lambda_z;", "lambda = lambda_s;"),
     "kappa without a slope": ("(kappa - T(2.718281828459045)) * z", "kappa * z"),
     "a hazard of the potential alone": ("hazard_of(add(u, -theta), ", "hazard_of(u, "),
@@ -159,6 +195,14 @@ PLANTED_IN_FAMILY = {
     "a width without a gradient": ("sum_of_distance -= delta * m", "sum_of_distance -= T(0)"),
     "spikes that are given left out": ("spike = live && spikes[here]", "spike = spike"),
     "a draw where spikes are given": ("if (NOISE == DRAWN) {  // (39)", "if (NOISE) {  // (39)"),
+    "another connection's weights": ("weights + (Index)i * neurons * neurons", "weights"),
+    "another connection's gradients": ("transposed + (Index)i * neurons * neurons", "transposed"),
+    "spikes of the longest delay": ("longest + longest - delay", "longest"),
+    "another receptor's gradients": ("(place.sample * receptors + target - 1)", "(place.sample * receptors)"),
+    "filtered before the potential is differentiated": (
+        "walk(start, stop);\n        __syncthreads();\n        const int of_sample",
+        "walk(start, stop);\n        const int of_sample",
+    ),
     "the state before the run left out": ("t < 0 ? start_synapses[unit]", "t < 0 ? T(0)"),
 }  # fmt: skip
 PLANTS = [("exercise", *item) for item in PLANTED.items()]
@@ -249,8 +293,8 @@ def test_kernels_are_clean_under(kind, exercise, tmp_path):
 @pytest.mark.parametrize(("kind", "good", "bad", "said"), [
     (
         "address and undefined behaviour",
-        "weights[(Index)source * neurons + n]",
-        "weights[(Index)(source + inputs) * neurons + n]",
+        "weights[(Index)k * neurons + n]",
+        "weights[(Index)(k + inputs) * neurons + n]",
         "AddressSanitizer",
     ),
     (

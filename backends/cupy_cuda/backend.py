@@ -41,12 +41,12 @@ from blocksim.surrogates import Surrogate, require_compiled
 
 from . import dynamics, linear
 from .copies import Copies
-from .kernels import MOST_THREADS, WARP, Kernels, tiles, units
+from .kernels import EACH, MOST_THREADS, WARP, Kernels, tiles, units
 
 BYTE = 255  # the most spikes of an input in a step that a byte holds
 # neurons that a read of memory brings at once: with fewer in a layer, one thread each wastes a part of every read
 SIDE_BY_SIDE = 8
-NUMBERS = 1 << 25  # as many spikes are made numbers at a time, for a product
+NUMBERS = 1 << 26  # as many spikes are made numbers at a time, for a product
 
 
 T = TypeVar("T")
@@ -235,12 +235,17 @@ class CupyBackend(FusedBackend):
         grad_current = self.asarray(grad_current)
         batch, steps, inputs = x.shape
         if not isinstance(x, Events):
-            # spikes as numbers take four or eight times their memory: so many samples at a time
+            # spikes as numbers take two, four or eight times their memory: so many samples at a time
             samples = batch if x.dtype == grad_current.dtype else max(NUMBERS // (steps * inputs), 1)
+            on_tensor_cores = x.dtype.itemsize == 1 and grad_current.dtype == np.float32
             grad = None
             for start in range(0, batch, samples):
-                rows = x[start : start + samples].reshape(-1, inputs).astype(grad_current.dtype, copy=False)
-                part = rows.T @ grad_current[start : start + samples].reshape(-1, size)
+                rows = x[start : start + samples].reshape(-1, inputs)
+                above = grad_current[start : start + samples].reshape(-1, size)
+                if on_tensor_cores:
+                    part = self._product_of_bytes(rows, above)
+                else:
+                    part = rows.astype(grad_current.dtype, copy=False).T @ above
                 grad = part if grad is None else grad + part
             return grad
         row_of, starts = self._by_input(x)
@@ -249,6 +254,30 @@ class CupyBackend(FusedBackend):
             row_of, starts, grad_current, grad, np.int32(size)
         )
         return grad
+
+    def _product_of_bytes(self, rows: Array, above: Array) -> Array:
+        """rows (M, K), bytes, transposed, times above (M, N), float32: on tensor cores, at full precision.
+
+        Bytes are bfloat16 exactly, and a float is the sum of three of them; products of bfloat16 are summed in float32.
+        """
+        cublas, runtime = self.cupy.cuda.cublas, self.cupy.cuda.runtime
+        (number, inputs), size = rows.shape, above.shape[1]
+        left, right = self.empty(rows.shape, np.uint16), self.empty((number, 3 * size), np.uint16)
+        thirds = self.empty((inputs, 3 * size), np.float32)
+        self.launch("bytes_as_bfloat", None, units(-(-rows.size // EACH)))(
+            self.asarray(rows), left, np.int64(rows.size)
+        )
+        self.launch("floats_in_thirds", None, tiles(-(-number // EACH), size))(
+            above, right, np.int64(number), np.int32(size)
+        )
+        with self._of_host(np.ones(1, np.float32), np.zeros(1, np.float32)) as (handle, one, zero):
+            # as in add_product, cuBLAS sees the transposes
+            cublas.gemmEx(
+                handle, cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T, 3 * size, inputs, number, one, right.data.ptr,
+                runtime.CUDA_R_16BF, 3 * size, left.data.ptr, runtime.CUDA_R_16BF, inputs, zero, thirds.data.ptr,
+                runtime.CUDA_R_32F, 3 * size, cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT,
+            )  # fmt: skip
+        return thirds.reshape(inputs, 3, size).sum(axis=1)
 
     @_guarded("filtering")
     def leaky_filter(self, x: Array, decay: float, reverse: bool = False) -> Array:
@@ -329,21 +358,23 @@ class CupyBackend(FusedBackend):
         )  # fmt: skip
 
     def _add_input(self, x: Array, weights: Array, out: Array) -> None:
-        """Add the currents of bytes to `out`: with the weights in shared memory, where they fit and rows are many."""
+        """Add the currents of bytes to `out`: with the weights in shared memory, part by part, where rows are many."""
         inputs, size = weights.shape
         rows = x.shape[0] * x.shape[1]
-        runtime, device = self.cupy.cuda.runtime, self.cupy.cuda.Device().id
-        multiprocessors = int(runtime.deviceGetAttribute(runtime.cudaDevAttrMultiProcessorCount, device))
-        most = int(runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, device))
-        shared = inputs * WARP * weights.itemsize
-        if shared > most or rows < multiprocessors * WARP:
+        multiprocessors = self.of_device("MultiProcessorCount")
+        if rows < multiprocessors * WARP:
             self.add_spikes(x, None, weights, out, 0, x.shape[1], 0)
             return
-        slices = -(-size // WARP)
-        grid = (max(multiprocessors * (2 if 2 * shared <= most else 1) // slices, 1), slices)
+        wide = 1 if size <= WARP else 2 if size <= 2 * WARP else 4
+        row = wide * WARP * weights.itemsize  # bytes of an input's weights
+        most = self.of_device("MaxSharedMemoryPerBlockOptin")
+        parts = -(-inputs * row // (most // row * row))
+        part = -(-inputs // parts)
+        slices = -(-size // (wide * WARP))
+        grid = (max(multiprocessors * (2 if 2 * part * row <= most else 1) // slices, 1), slices)
         counts = int(x.dtype == np.uint8)
-        self.launch("add_input", weights.dtype, grid, counts, threads=MOST_THREADS, shared=shared)(
-            x, weights, out, np.int32(inputs), np.int32(size), np.int64(rows)
+        self.launch("add_input", weights.dtype, grid, counts, wide, threads=MOST_THREADS, shared=part * row)(
+            x, weights, out, np.int32(inputs), np.int32(size), np.int64(rows), np.int32(part)
         )
 
     @contextmanager
@@ -378,11 +409,13 @@ class CupyBackend(FusedBackend):
 
     def _most_scanned(self, neurons: int) -> int:
         """Up to how many neurons of samples a scan is the faster: measured (docs/performance.md, "On a GPU")."""
+        resident = self.of_device("MultiProcessorCount") * self.of_device("MaxThreadsPerMultiProcessor")
+        return resident // WARP * 3 // 4 * SIDE_BY_SIDE // min(neurons, SIDE_BY_SIDE)
+
+    def of_device(self, attribute: str) -> int:
+        """An attribute of the current device, by CUDA's name."""
         runtime = self.cupy.cuda.runtime
-        device = self.cupy.cuda.Device().id
-        attributes = (runtime.cudaDevAttrMultiProcessorCount, runtime.cudaDevAttrMaxThreadsPerMultiProcessor)
-        multiprocessors, threads = (int(runtime.deviceGetAttribute(each, device)) for each in attributes)
-        return multiprocessors * threads // WARP * 3 // 4 * SIDE_BY_SIDE // min(neurons, SIDE_BY_SIDE)
+        return int(runtime.deviceGetAttribute(getattr(runtime, f"cudaDevAttr{attribute}"), self.cupy.cuda.Device().id))
 
     def values(self, layer: LayerArrays) -> Array:
         """A layer's parameters as kernels read them."""
@@ -421,16 +454,22 @@ class CupyBackend(FusedBackend):
             (np.float32, cublas.sgemmStridedBatched) if rows.dtype == np.float32
             else (np.float64, cublas.dgemmStridedBatched)
         )  # fmt: skip
-        one = np.ones(1, kind)  # on the host, where cuBLAS reads it before it returns
+        with self._of_host(np.ones(1, kind)) as (handle, one):
+            # cuBLAS counts columns first: what it sees are the transposes of these arrays, and of their product
+            product(
+                handle, cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, size, steps, inner, one, weights.data.ptr, inner, 0,
+                rows.data.ptr, inner, rows.strides[0] // rows.itemsize, one, out.data.ptr, size,
+                out.strides[0] // out.itemsize, batch,
+            )  # fmt: skip
+
+    @contextmanager
+    def _of_host(self, *numbers: np.ndarray) -> Iterator[tuple[int, ...]]:
+        """A handle of cuBLAS, and where numbers of the host are, which cuBLAS reads before it returns."""
+        cublas = self.cupy.cuda.cublas
         handle = self.cupy.cuda.device.get_cublas_handle()
         before = cublas.getPointerMode(handle)
         cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)
         try:
-            # cuBLAS counts columns first: what it sees are the transposes of these arrays, and of their product
-            product(
-                handle, cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, size, steps, inner, one.ctypes.data,
-                weights.data.ptr, inner, 0, rows.data.ptr, inner, rows.strides[0] // rows.itemsize, one.ctypes.data,
-                out.data.ptr, size, out.strides[0] // out.itemsize, batch,
-            )  # fmt: skip
+            yield (handle, *(number.ctypes.data for number in numbers))
         finally:
             cublas.setPointerMode(handle, before)

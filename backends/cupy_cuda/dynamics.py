@@ -1,11 +1,13 @@
 """Host side of the kernels of dynamics: allocates what they write, and composes launches over blocks.
 
-A layer without recurrence is one launch of the dynamics for the whole run, a recurrent one two for each block: the
-spikes of D steps ago are in earlier blocks. A scan is one launch.
+A run is one launch of the dynamics each way: samples need nothing of each other, so that a block of threads takes a
+sample of a recurrent layer through all its blocks of time. A layer of more neurons than such a block has threads is
+launched for each block of time, its recurrent currents before it. A scan is one launch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +42,12 @@ from blocksim.arrays import (
 from blocksim.numerics import tiny
 from blocksim.surrogates import kernel_scales
 
-from .kernels import WARP, units
+from .kernels import TOGETHER, WARP, units
 
 if TYPE_CHECKING:
     from .backend import CupyBackend
+
+RESIDENT = 1024  # threads of a multiprocessor that recurrent kernels leave registers for
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,17 @@ def forward(
             smallest,
         )
     else:
-        launch = engine.launch("forward", dtype, units(batch * size))
-        for start, stop in launches(steps, None if layer.recurrent is None else length):
-            if layer.recurrent is not None:
+        most = TOGETHER[dtype.name]
+        threads = 0 if layer.recurrent is None else threads_of_sample(engine, size, batch, most, most * 3 // 2)
+        apart = layer.recurrent is not None and not threads
+        launch = dynamics_of(engine, "forward", dtype, batch, size, threads)
+        for start, stop in launches(steps, length if apart else None):
+            if apart:
                 engine.add_spikes(out.spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
             launch(
                 *before, *state, out.spikes, out.voltage, out.threshold, out.free_voltage,
-                *arrays_or_null(starts, after), *shape_of_run, np.int32(start), np.int32(stop), np.int32(length),
-                smallest,
+                *arrays_or_null(starts, after), layer.recurrent, engine.asarray(history), np.int32(history.shape[1]),
+                *shape_of_run, np.int32(start), np.int32(stop), np.int32(length), smallest,
             )  # fmt: skip
     result = result_of(out, after, starts, history, plan)
     return replace(result, tape=ScannedTape(**vars(result.tape))) if scan and result.tape else result
@@ -129,17 +136,23 @@ def adjoint(
         )
     else:
         kernel = "adjoint_of_paper" if rule.paper else "adjoint"
-        launch = engine.launch(kernel, dtype, units(batch * size), kind)
+        most = TOGETHER[dtype.name]
+        threads = 0 if layer.recurrent is None else threads_of_sample(engine, size, batch, most, most)
+        apart = layer.recurrent is not None and not threads
+        launch = dynamics_of(engine, kernel, dtype, batch, size, threads, kind)
+        transposed = None
+        if threads and recurrent is not None:
+            transposed = engine.once(layer, "transposed", lambda: engine.asarray(recurrent.T))
         scratch = engine.empty(((2 if rule.paper else 1) * tape.block_length, batch, size), dtype)
-        for start, stop in reversed(launches(steps, None if layer.recurrent is None else tape.block_length)):
-            if recurrent is not None and start + latency < steps:  # the recurrent term of (7), one product a block
+        for start, stop in reversed(launches(steps, tape.block_length if apart else None)):
+            if apart and recurrent is not None and start + latency < steps:  # the recurrent term of (7)
                 last = min(stop + latency, steps)
                 engine.add_product(
                     grad_current[:, start + latency : last], recurrent, lambda_s[:, start : last - latency]
                 )
             launch(
-                *of_tape, *out, scratch, *rules, *shape_of_run, np.int32(start), np.int32(stop),
-                np.int32(tape.block_length), smallest,
+                *of_tape, *out, scratch, *rules, transposed, np.int32(latency), *shape_of_run, np.int32(start),
+                np.int32(stop), np.int32(tape.block_length), smallest,
             )  # fmt: skip
     grad_recurrent = None
     if layer.recurrent is not None:
@@ -163,6 +176,27 @@ def lambda_of_spikes(
     if held:
         lambda_s[:, steps - held :] += grad_history[:, latency - held :]
     return lambda_s
+
+
+def threads_of_sample(engine: CupyBackend, size: int, batch: int, neurons: int, most: int) -> int:
+    """Threads of a block that has a whole sample of `size` neurons, at most `most`; 0 for more than `neurons` of them.
+
+    Where samples are few there are more threads than neurons, for the currents and gradients of recurrent connections;
+    where they are many, samples fill the device.
+    """
+    if size > neurons:
+        return 0
+    share = RESIDENT * engine.of_device("MultiProcessorCount") // batch // WARP * WARP
+    return min(max(-(-size // WARP) * WARP, share), most)
+
+
+def dynamics_of(
+    engine: CupyBackend, kernel: str, dtype: Any, batch: int, size: int, threads: int, *numbers: int
+) -> Callable[..., None]:
+    """A launch of dynamics: with `threads` for each sample, recurrence included, or if 0 one for each neuron alone."""
+    if threads:
+        return engine.launch(kernel, dtype, (batch,), *numbers, 1, threads=threads)
+    return engine.launch(kernel, dtype, units(batch * size), *numbers, 0)
 
 
 def launches(steps: int, length: int | None) -> list[tuple[int, int]]:

@@ -14,10 +14,24 @@ from typing import Any
 
 import numpy as np
 
-FILES = ("common.cuh", "surrogates.cuh", "escape.cuh", "forward.cu", "adjoint.cu", "spikes.cu", "scan.cu", "linear.cu")
+FILES = (
+    "common.cuh",
+    "surrogates.cuh",
+    "escape.cuh",
+    "recurrent.cuh",
+    "forward.cu",
+    "adjoint.cu",
+    "spikes.cu",
+    "scan.cu",
+    "linear.cu",
+)
 OPTIONS = ("-std=c++17",)
 THREADS = 128  # of a block of threads: whole warps, and enough blocks for small layers
 MOST_THREADS = 1024
+# recurrent.cuh's: the most threads of a block that has a whole sample
+TOGETHER = {"float32": 512, "float64": 256}
+FAMILY = 256
+EACH = 8  # elements of a thread that converts them; spikes.cu's
 WARP = 32  # threads, and the steps of a scan
 
 

@@ -1,7 +1,7 @@
 """Host side of the kernels of the linear family: currents by receptor, and launches over blocks.
 
-A layer without recurrence is one launch forward, and backward one, or two where it has receptors with a time course; a
-recurrent one so many for each stretch of whole blocks that the shortest delay spans.
+A run is one launch each way, backward one more for the receptors with a time course of a layer without recurrence. A
+recurrent layer of more than FAMILY neurons has so many for each stretch of whole blocks that the shortest delay spans.
 """
 
 from __future__ import annotations
@@ -43,14 +43,16 @@ from blocksim.errors import ArgumentError
 from blocksim.numerics import rise, steepness, tiny
 from blocksim.surrogates import kernel_scales
 
-from .dynamics import arrays_or_null, lambda_of_spikes, launches
-from .kernels import units
+from .dynamics import arrays_or_null, dynamics_of, lambda_of_spikes, launches, threads_of_sample
+from .kernels import FAMILY, units
 
 if TYPE_CHECKING:
     from .backend import CupyBackend
 
 MODES = {"ignore": 0, "hold": 1, "integrate": 2}  # linear.cu's
 CARRIED = 5  # arrays of a carry before those of (39)
+# what a launch is told of recurrent connections that are not its own
+NOT_TOGETHER = (None, None, np.int32(0), np.int32(0))
 MOST = 62  # components or receptors: flags of all are the bits of one number
 
 
@@ -65,10 +67,11 @@ def forward(
     traces = new_traces(engine, layer, batch, steps, plan)
     starts = new_starts(engine, carry.without_noise(), steps, plan)
     after = carry.copy()
-    histories = [engine.asarray(history_of(history, each.delay)) for each in layer.recurrent]
+    threads = threads_of_sample(engine, size, batch, FAMILY, FAMILY) if layer.recurrent else 0
+    apart = [(each, engine.asarray(history_of(history, each.delay))) for each in layer.recurrent if not threads]
     values, components, synapses = _values(engine, layer)
-    launch = engine.launch(
-        "linear_forward", dtype, units(batch * size), len(components[0]), len(layer.alpha),
+    launch = dynamics_of(
+        engine, "linear_forward", dtype, batch, size, threads, len(components[0]), len(layer.alpha),
         any(layer.listening(ABOVE)), 2 if layer.imposed else layer.stochastic,
     )  # fmt: skip
     neuron = (
@@ -79,13 +82,20 @@ def forward(
     recorded = (traces.spikes, traces.voltage, traces.threshold, traces.synapses, traces.rising)
     noise = after.arrays()[CARRIED:] if layer.stochastic and not layer.imposed else (None, None)
     out = (*after.arrays()[:CARRIED], *noise, *recorded, *arrays_or_null(starts, after)[:CARRIED])
+    span = _span(layer, plan.block_length)
+    together = (*NOT_TOGETHER, None, np.int32(0))
+    if threads:
+        weights, _, where = _recurrent(engine, layer)
+        together = (
+            weights, where, np.int32(len(weights)), np.int32(span), engine.asarray(history), np.int32(history.shape[1])
+        )  # fmt: skip
     of_run = (np.int64(batch * size), np.int32(size), np.int32(steps))
     block = (np.int32(plan.block_length), dtype.type(tiny(dtype)))
-    for start, stop in launches(steps, _span(layer, plan.block_length)):
-        for each, before in zip(layer.recurrent, histories, strict=True):
+    for start, stop in launches(steps, span if apart else None):
+        for each, before in apart:
             into = currents[targets.index(each.receptor + 1)]
             engine.add_spikes(traces.spikes, before, each.weights, into, start, stop - start, each.delay)
-        launch(*neuron, *given, *out, *of_run, np.int32(start), np.int32(stop), *block)
+        launch(*neuron, *given, *out, *together, *of_run, np.int32(start), np.int32(stop), *block)
     return result_of(traces, after, starts, history, plan)
 
 
@@ -114,32 +124,42 @@ def adjoint(
     kept = engine.empty((length, number, batch, size), dtype)
     into = grad_carry.copy()
     smallest = dtype.type(tiny(dtype))
-    dynamics = engine.launch(
-        "linear_adjoint", dtype, units(batch * size), number, rule.surrogate.kind, any(layer.listening(ABOVE)),
-        layer.stochastic,
+    threads = threads_of_sample(engine, size, batch, FAMILY, FAMILY) if layer.recurrent else 0
+    dynamics = dynamics_of(
+        engine, "linear_adjoint", dtype, batch, size, threads, number, rule.surrogate.kind,
+        any(layer.listening(ABOVE)), layer.stochastic,
     )  # fmt: skip
-    filters = engine.launch("synapses_adjoint", dtype, units(batch * receptors * size)) if receptors else None
+    apart = bool(receptors) and not threads
+    filters = engine.launch("synapses_adjoint", dtype, units(batch * receptors * size)) if apart else None
     of_dynamics = (
         values, components, layer.refractory, *_listening(layer), np.int32(MODES[layer.mode]), traces.voltage,
         traces.spikes, starts.voltage, starts.components, starts.refractory, lambda_s, grad_voltage, into.voltage,
         into.components, grad.direct, sums, component_sums, kept, *kernel_scales(rule.surrogate, dtype),
-        np.int32(rule.through_reset), np.int32(rule.through_adaptation), np.int64(batch * size),
+        np.int32(rule.through_reset), np.int32(rule.through_adaptation),
     )  # fmt: skip
-    of_synapses = (
-        synapses, _bits(layer.alpha), traces.synapses, traces.rising, starts.synapses, starts.rising, grad.direct,
-        into.synapses, into.rising, grad.filtered, synapse_sums, np.int64(batch * receptors * size),
-        np.int32(receptors),
-    )  # fmt: skip
-    for start, stop in reversed(launches(steps, _span(layer, length))):
-        span = (np.int32(size), np.int32(steps), np.int32(start), np.int32(stop))
-        for each in layer.recurrent if rule.through_recurrent else ():  # the recurrent term of (35)
+    of_synapses = (synapses, _bits(layer.alpha), traces.synapses, traces.rising, starts.synapses, starts.rising)
+    into_synapses = (into.synapses, into.rising, grad.filtered, synapse_sums)
+    span, connections = _span(layer, length), layer.recurrent if rule.through_recurrent else ()
+    together = NOT_TOGETHER
+    if threads:
+        _, transposed, where = _recurrent(engine, layer)
+        together = (transposed, where, np.int32(len(connections)), np.int32(span))
+    for start, stop in reversed(launches(steps, span if layer.recurrent and not threads else None)):
+        stretch = (np.int32(size), np.int32(steps), np.int32(start), np.int32(stop))
+        for each in () if threads else connections:  # the recurrent term of (35)
             last = min(stop + each.delay, steps)
             if start + each.delay < last:
                 later = receiving(grad, each.receptor)[:, start + each.delay : last]
                 engine.add_product(later, each.weights, lambda_s[:, start : last - each.delay])
-        dynamics(*of_dynamics, *span, np.int32(length), smallest)
+        dynamics(
+            *of_dynamics, *together, *of_synapses, *into_synapses, np.int32(receptors), np.int64(batch * size),
+            *stretch, np.int32(length), smallest,
+        )  # fmt: skip
         if filters is not None:
-            filters(*of_synapses, *span, smallest)
+            filters(
+                *of_synapses, grad.direct, *into_synapses, np.int64(batch * receptors * size), np.int32(receptors),
+                *stretch, smallest,
+            )  # fmt: skip
     if layer.stochastic:  # through log rate + (U - theta) / width
         sums[5] = -sums[1] * layer.neuron.width / layer.neuron.rate
         sums[6] /= layer.neuron.width
@@ -165,36 +185,50 @@ def _check(layer: LinearLayer) -> None:
             raise ArgumentError(f"backend 'cupy': expected at most {MOST} {what}; found {number}; use backend='numba'")
 
 
+def _recurrent(engine: CupyBackend, layer: LinearLayer) -> tuple[Array, Array, Array]:
+    """Weights of recurrent connections (connections, N, N), their transposes; of each its delay, target and slot."""
+    order = _targets(layer)
+    where = [(each.delay, each.receptor + 1, order.index(each.receptor + 1)) for each in layer.recurrent]
+
+    def make() -> tuple[Array, Array, Array]:
+        weights = [each.weights for each in layer.recurrent]
+        both = (engine.asarray(engine.cupy.stack(each)) for each in (weights, [each.T for each in weights]))
+        return *both, engine.asarray(np.array(where, np.int32))
+
+    return engine.once(layer, "recurrent", make)
+
+
+def _targets(layer: LinearLayer) -> list[int]:
+    """The targets of currents, in the order of their slots: 0 is the direct current, r + 1 that of receptor r."""
+    targets = {each.receptor + 1 for each in (*layer.inputs, *layer.recurrent)}
+    return sorted(targets | (set() if layer.given is None else {layer.given + 1}))
+
+
 def _draws(noise: Noise | None, size: int) -> tuple[Any, ...]:
     """Which random numbers a run draws; without noise they are not looked at."""
     noise = noise or Noise(0)
     return *map(np.uint32, (*noise.key, noise.place)), np.int64(noise.first * size)
 
 
-def _span(layer: LinearLayer, length: int) -> int | None:
-    """Steps of a launch: whole blocks, so many that no spike of theirs acts within them; None for all."""
+def _span(layer: LinearLayer, length: int) -> int:
+    """Steps of whole blocks, so many that no spike of theirs acts within them; 0 without recurrence."""
     if not layer.recurrent:
-        return None
+        return 0
     return min(each.delay for each in layer.recurrent) // length * length
 
 
 def _currents(
     engine: CupyBackend, layer: LinearLayer, x: Input, batch: int, steps: int
 ) -> tuple[list[int], Array, tuple[Any, ...], bool]:
-    """The bias and the input currents of (27): which targets have some, they, their pitches; whether a bias is missing.
-
-    Target 0 is the direct current, r + 1 that of receptor r.
-    """
+    """The bias and the input currents of (27): their targets, they, their pitches; whether a bias is missing."""
     size = layer.size
     if layer.given is not None and not layer.recurrent:  # x as it is
         columns = x.shape[2]
         pitches = (0, steps * columns, columns, int(columns == size))
         return [layer.given + 1], x, tuple(map(np.int64, pitches)), True
-    targets = {each.receptor + 1 for each in (*layer.inputs, *layer.recurrent)}
-    targets |= set() if layer.given is None else {layer.given + 1}
-    order = sorted(targets)
+    order = _targets(layer)
     currents = zeros(engine, (len(order), batch, steps, size), layer.dtype)
-    if 0 in targets:
+    if 0 in order:
         currents[0] = layer.neuron.bias
     if layer.given is not None:
         currents[order.index(layer.given + 1)] += x

@@ -275,6 +275,23 @@ def _gemm(dtype):
     return gemm
 
 
+def _gemm_ex(handle, op_a, op_b, m, n, k, alpha, a, type_a, lda, b, type_b, ldb, beta, c, type_c, ldc, compute, algo):
+    """cublasGemmEx of bfloat16 (columns first): C = alpha A B^T + beta C, in float32."""
+    LAUNCHED["gemmEx"] += 1
+    assert (op_a, op_b, type_a, type_b, type_c, compute) == (0, 1, 14, 14, 0, 68), "not emulated"
+
+    def array(pointer, dtype, shape):
+        length = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.ctypeslib.as_array((ctypes.c_char * length).from_address(pointer)).view(dtype).reshape(shape)
+
+    assert (lda, ldb, ldc) == (m, n, m), "not emulated"
+    scale, keep = (array(each, np.float32, (1,))[0] for each in (alpha, beta))
+    left, right = ((array(each, np.uint16, (k, size)).astype(np.uint32) << 16).view(np.float32)
+                   for each, size in ((a, m), (b, n)))  # fmt: skip
+    out = array(c, np.float32, (n, m))
+    out[...] = scale * (right.T @ left) + (keep * out if keep else 0)
+
+
 class OutOfMemoryError(MemoryError):
     """cupy.cuda.memory.OutOfMemoryError."""
 
@@ -319,7 +336,7 @@ def stack(arrays):
 
 
 # what C calls the types of arrays and scalars; CuPy passes a Python int as int64 and a float as float64
-LETTERS = {"f": "f", "d": "d", "i": "i", "I": "I", "q": "ql", "Q": "QL", "b": "bB?"}
+LETTERS = {"f": "f", "d": "d", "i": "i", "I": "I", "q": "ql", "Q": "QL", "h": "hH", "b": "bB?"}
 
 
 class RawModule:
@@ -440,6 +457,9 @@ cuda = types.SimpleNamespace(
         setPointerMode=lambda handle, mode: None,
         sgemmStridedBatched=_gemm(np.float32),
         dgemmStridedBatched=_gemm(np.float64),
+        gemmEx=_gemm_ex,
+        CUBLAS_COMPUTE_32F=68,
+        CUBLAS_GEMM_DEFAULT=-1,
     ),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     runtime=types.SimpleNamespace(
@@ -447,6 +467,8 @@ cuda = types.SimpleNamespace(
         driverGetVersion=lambda: 0,
         runtimeGetVersion=lambda: 0,
         getDeviceProperties=lambda device: {"name": b"CPU emulation"},
+        CUDA_R_32F=0,
+        CUDA_R_16BF=14,
         cudaDevAttrMultiProcessorCount=16,
         cudaDevAttrMaxThreadsPerMultiProcessor=39,
         cudaDevAttrMaxSharedMemoryPerBlockOptin=97,
