@@ -34,6 +34,12 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run slow tests too, and more Hypothesis examples")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Processes of -n auto: each compiles kernels of its own in the first run, so more than these gain nothing."""
+    return min(os.cpu_count() or 1, 8)
+
+
 def pytest_configure(config):
     profile = "ci" if IN_CI else "slow" if config.getoption("--slow") else "default"
     hypothesis.settings.load_profile(profile)

@@ -289,6 +289,7 @@ class Noted:
         return self.dispatcher(*arguments)
 
 
+@pytest.mark.slow
 def test_all_kernels_are_compiled_ahead(run, monkeypatch):
     used = set()
     for name, kernel in KERNELS.items():

@@ -90,7 +90,9 @@ def budget(name):
 
 
 # of one precision, and one surrogate
-OTHERS = re.compile(r"double|linear_adjoint<float, \d, [1-5]|^adjoint\w*<float, [1-9]")
+OTHERS = re.compile(
+    r"double|linear_adjoint<float, \d, [1-5]|^adjoint\w*<float, [1-9]|linear_\w+<float, [13]|_forward<float, \d, 1"
+)
 FEW = [name for name in NAMES if not OTHERS.search(name)]
 
 

@@ -189,7 +189,7 @@ def test_versions_agree():
 
 def test_the_readmes_commands_are_marked_for_ci():
     text = (ROOT / "README.md").read_text()
-    assert "<!-- ci: test -->\n```bash\npython -m pip install -e '.[test]' && pytest\n```" in text
+    assert "<!-- ci: test -->\n```bash\npython -m pip install -e '.[test]' && pytest -n auto\n```" in text
     assert "<!-- ci: demo -->\n```bash\npython -m pip install . && blocksim demo\n```" in text
 
 

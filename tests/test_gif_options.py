@@ -187,6 +187,7 @@ def test_a_cell_without_noise_is_an_adaptive_neuron(thresholds):
     assert_refused(lambda: replace(cell, reset=-50).to_cell(dt), ["to_cell", "above reset"])
 
 
+@pytest.mark.slow
 def test_a_refinement_that_leads_nowhere_is_told(short):
     """Far from the data, without residuals, with nothing left to refine: an answer, and what to think of it."""
     few = Recording(short.current[:, :15_000], short.voltage[:, :15_000], 5000, short.spikes.window(0, 3000))

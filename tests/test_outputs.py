@@ -229,7 +229,7 @@ def test_a_limit_of_file_size_is_one_line(tmp_path, record):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk: needs Linux and root")
-@pytest.mark.parametrize("size", ["3m", "9m", "11m"])
+@pytest.mark.parametrize("size", ["3m", "9m", pytest.param("11m", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line(tmp_path, size):
     np.save(tmp_path / "x.npy", np.full((600_000, 1), 0.06, "f4"))
     (tmp_path / "small").mkdir()
