@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from blocksim._npy import PASS_BYTES, kind_of
+from blocksim._validation import flag, instance
 from blocksim.errors import FileError
 
 PART = re.compile(r"\.blocksim-([0-9a-f]{8})-(\d+)-(\d+)-\d+\.part(\.\w+)?")
@@ -39,9 +40,11 @@ def check_output(
 ) -> Path:
     """Raise `FileError` unless a file can be written there: to be called before the work whose result it is to hold.
 
-    `inputs` are the files that the work reads, which its result may not replace.
+    `inputs` are the files that the work reads, which its result may not replace. `ArgumentError` where `path` is no
+    name, or `overwrite` no bool.
     """
-    path = Path(path)
+    path = named(path)
+    flag("overwrite", overwrite)
     if path.suffix.lower() not in suffixes:
         raise FileError(f"{path}: expected a name that ends in {' or '.join(suffixes)}; found {path.name!r}")
     if _check_place(path) and not overwrite:
@@ -51,6 +54,11 @@ def check_output(
             raise FileError(f"{path}: expected a file other than the inputs; found one of them (choose another name)")
     check_folder(path.parent)
     return path
+
+
+def named(path: Any) -> Path:
+    """A caller's name of a file; `ArgumentError` where it is none."""
+    return Path(instance("path", path, (str, os.PathLike), "the name of a file, a text or a Path"))
 
 
 def check_folder(folder: str | Path) -> Path:

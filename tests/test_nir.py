@@ -153,6 +153,85 @@ def test_metadata_that_is_damaged_is_refused(metadata):
     assert_refused(lambda: from_nir(graph), ["source", "metadata"])
 
 
+def changed(given, name, attribute, change):
+    """The graph of a network with other numbers in one of its nodes, as if another tool had trained it."""
+    graph = quietly(lambda: to_nir(given))
+    node = graph
+    for part in name.split("/"):
+        node = node.nodes[part]
+    setattr(node, attribute, change(getattr(node, attribute)))
+    return graph
+
+
+NUMBERS = [
+    ("0.weights", "weight"), ("0/recurrent", "weight"), ("0/delay", "delay"), ("0/neurons", "v_threshold"),
+    ("0/neurons", "r"), ("0/neurons", "v_leak"), ("0/neurons", "v_reset"), ("1.weights", "weight"),
+    ("readout.weights", "weight"), ("readout.weights", "bias"), ("readout.neurons", "tau"), ("readout.neurons", "r"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "attribute"),
+    [
+        *(("lif", *each) for each in [*NUMBERS, ("0.weights", "bias"), ("0/neurons", "tau")]),
+        *(("cubalif", *each) for each in [*NUMBERS, *(("0/neurons", each) for each in ("tau_mem", "tau_syn", "w_in"))]),
+    ],
+)
+def test_a_graph_that_was_changed_counts_as_it_is(kind, name, attribute):
+    """Not what blocksim's metadata says of it: nothing of a change is lost."""
+    given = network(kind, np.float64, latency=3, seed=3)
+    more = 0.1 if attribute in ("v_leak", "v_reset") else 0.0
+    graph = changed(given, name, attribute, lambda value: value + (more or value))
+    x = np.random.default_rng(1).random((100, 5)) < 0.4
+    run = simulate(from_nir(graph), x, "numpy", record="readout")
+    np.testing.assert_allclose(run.readout, euler(graph, x, 0.5), atol=1e-9)
+    assert np.abs(run.readout - simulate(given, x, "numpy", record="readout").readout).max() > 1e-3
+    assert from_nir(graph).readout.decode == "max"
+
+
+def test_weights_may_change_beside_what_only_blocksim_knows():
+    given = network("alif", np.float64, refractory=2)
+    for name in ("0.weights", "0/recurrent"):
+        graph = changed(given, name, "weight", lambda value: 2 * value)
+        layer = from_nir(graph).layers[0]
+        assert_same_bits("b", layer.neuron.b, given.layers[0].neuron.b)
+        assert layer.neuron.refractory_steps == 2
+        what = "weights" if name == "0.weights" else "recurrent"
+        np.testing.assert_allclose(getattr(layer, what), 2 * getattr(given.layers[0], what), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "how", "why"),
+    [
+        (2.0, {}, "the graph was changed since"),
+        (1.0, {"dt": 0.25}, "another time step or rule"),
+        (1.0, {"discretisation": "exact"}, "another time step or rule"),
+    ],
+)
+def test_what_is_lost_on_the_way_back_is_told(change, how, why):
+    graph = changed(network("alif", refractory=2), "0/neurons", "v_threshold", lambda value: change * value)
+    with pytest.warns(
+        BlocksimWarning, match=f"'0.neurons'.* has a refractory period and adaptation.*: .*{why}"
+    ) as told:
+        got = from_nir(graph, **how)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert type(got.layers[0].neuron) is LIF
+    assert got.readout.decode == "max"
+
+
+@pytest.mark.parametrize(("start", "connections"), [("input", (2, 1)), ("0", (1, 2))])
+def test_ways_that_were_added_are_read(start, connections):
+    given = network("lif", np.float64, readout=False)
+    graph = to_nir(given)
+    graph.nodes["more"] = nir.Linear(np.random.default_rng(2).normal(0.2, 0.3, (9, 5 if start == "input" else 9)))
+    graph.edges += [(start, "more"), ("more", "0")]
+    layer = from_nir(graph).layers[0]
+    assert (len(layer.input_connections), len(layer.recurrent_connections)) == connections
+    x = np.random.default_rng(1).random((100, 5)) < 0.4
+    np.testing.assert_array_equal(simulate(from_nir(graph), x, "numpy").layers[-1].spikes, euler(graph, x, 0.5))
+
+
 def test_another_time_step_has_other_decays():
     given = network("lif", np.float64, recurrent=False)
     coarse = from_nir(to_nir(given), dt=0.25)
@@ -189,6 +268,15 @@ def test_what_others_do_not_see_is_told():
                           dt=1.0),
          ["one node after 'n'", "extra"]),
         (lambda: from_nir(graph_of(lif(r=0.0)), dt=1.0), ["not 0"]),
+        (lambda: from_nir(graph_of(lif(r=np.inf)), dt=1.0), ["finite", "inf", "'n'"]),
+        (lambda: from_nir(graph_of(lif(leak=np.nan)), dt=1.0), ["finite", "nan", "'n'"]),
+        (lambda: from_nir(graph_of(lif(tau=np.inf)), dt=1.0), ["finite", "inf", "'n'"]),
+        (lambda: from_nir(graph_of(lif(tau=-0.01)), dt=1.0), ["time constants above 0", "-10 ms", "'n'"]),
+        (lambda: from_nir(graph_of(lif(tau=-0.01)), dt=1.0, discretisation="exact"), ["time constants above 0", "'n'"]),
+        (lambda: from_nir(graph_of(lif(), np.full((3, 5), np.nan)), dt=1.0), ["finite", "nan", "'w'"]),
+        (lambda: from_nir(graph_of(lif(), np.ones((3, 5), complex)), dt=1.0), ["real numbers", "complex", "'w'"]),
+        (lambda: from_nir(graph_of(lif(), np.full((3, 5), "1")), dt=1.0), ["real numbers", "'w'"]),
+        (lambda: write_nir(3, network(recurrent=False)), ["path", "the name of a file"]),
     ],
 )  # fmt: skip
 def test_wrong_input_is_refused(call, words):

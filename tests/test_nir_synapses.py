@@ -267,6 +267,40 @@ def test_graphs_that_no_layers_are_equal_to_are_refused(edges, more, words):
     assert_refused(lambda: from_nir(graph_of(edges, **more), dt=1.0), words)
 
 
+@pytest.mark.parametrize("edges", [
+    [("in", "w"), ("w", "n"), ("w", "n"), ("n", "out")], [("in", "w", "n"), ("n", "out")], ["in w", ("n", "out")],
+])  # fmt: skip
+def test_edges_that_mean_nothing_are_refused(edges):
+    """An edge that is there twice may count once or twice; NIR's own check refuses it, too."""
+    graph = graph_of("in w n out")
+    graph.edges = edges
+    assert_refused(lambda: from_nir(graph, dt=1.0), ["source", "edge"])
+
+
+@pytest.mark.parametrize(("name", "attribute"), [
+    ("0.synapses.0", "tau"), ("0.synapses.1", "r"), ("0.inputs.0.delay", "delay"),
+    ("0.inputs.1.1.delay", "delay"), ("0.inputs.1.0.weights", "weight"), ("0.inputs.1.2.weights", "weight"),
+    ("0.recurrent.0.delay", "delay"), ("0.neurons", "v_leak"),
+])  # fmt: skip
+def test_a_graph_that_was_changed_counts_as_it_is(name, attribute):
+    rng = np.random.default_rng(0)
+    fast, slow = rng.normal(0.5, 0.3, (2, 3, 2))
+    delays, present = np.arange(6).reshape(3, 2) % 3 * 2, np.array([[True, False], [True, True], [True, True]])
+    layer = Layer(
+        LIF(0.9), bias=0.01, synapses=[Exponential(0.8), Exponential(0.6)],
+        inputs=[Connection(fast, 1, 0), Connection(slow, delays, 1, present)],
+        recurrent=[Connection(rng.normal(0, 0.3, (2, 2)), 3, 0)],
+    )  # fmt: skip
+    graph = to_nir(Network([layer], LeakyReadout(np.eye(2), beta=0.9), dt=1.0))
+    node = graph.nodes[name]
+    # a weight where there was none, and one that another delay had
+    setattr(node, attribute, getattr(node, attribute) + (2e-3 if attribute == "delay" else 0.3))
+    x = rng.random((80, 3)) < 0.4
+    run = simulate(from_nir(graph), x, "numpy", record="readout")
+    np.testing.assert_allclose(run.readout, euler(graph, x, 1.0), atol=1e-9)
+    assert run.layers[0].spikes.sum() > 5
+
+
 @pytest.mark.parametrize("damage", [
     {"connection": []}, {"connection": 0}, {"synapse": "a", "connection": 0, "part": 0},
 ])  # fmt: skip

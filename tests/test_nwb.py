@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import click.testing
@@ -133,6 +134,26 @@ def test_parts_differ_in_length_and_rate(tmp_path):
         open_recording(tmp_path / "cell.nwb", part="tests")
 
 
+def test_a_part_may_have_any_name(tmp_path):
+    parts = {"a": made(), "": made(2, seed=1), " a/b\n": made(1, seed=2)}
+    write_nwb(tmp_path / "cell.nwb", parts)
+    for part, recording in open_parts(tmp_path / "cell.nwb").items():
+        assert_same_recording(recording, parts[part])
+    assert_same_recording(open_recording(tmp_path / "cell.nwb", part=""), parts[""])
+
+
+def test_many_sweeps_are_read_in_one_go(tmp_path, monkeypatch):
+    """Two columns of the table, whose references pynwb follows one by one; not the two of them for every row."""
+    hdmf = pytest.importorskip("hdmf.common")
+    write_nwb(tmp_path / "cell.nwb", Recording(np.ones((30, 20)), np.full((30, 20), -65.0), 1000, [[]] * 30))
+    read, calls = hdmf.DynamicTable.to_dataframe, []
+    monkeypatch.setattr(
+        hdmf.DynamicTable, "to_dataframe", lambda *given, **named: (calls.append(1), read(*given, **named))[1]
+    )
+    assert open_recording(tmp_path / "cell.nwb").sweeps == 30
+    assert len(calls) <= 2
+
+
 def test_what_others_find_in_the_file(tmp_path):
     """Volts, amperes and seconds, by h5py alone: what any tool reads."""
     recording = made(steps=5000, labels=("a", "b", "c"))
@@ -207,6 +228,18 @@ def test_neo_reads_sweeps_as_segments(tmp_path):
         np.testing.assert_array_equal(back.spikes.offsets, recording.spikes.offsets)
         np.testing.assert_allclose(back.spikes.times, recording.spikes.times, atol=1e-9)
     assert Recording.from_neo(blocks[0]).labels == ("a 0", "b", "a 2")
+
+
+@pytest.mark.parametrize("labels", [("a", "a", "a 0"), ("a 2", "a", "a"), ("", "", " 1"), ("a", "a", "a 1")])
+def test_neo_keeps_sweeps_apart_whatever_their_labels(tmp_path, labels):
+    neo = pytest.importorskip("neo", reason="neo is not installed: python -m pip install 'blocksim[neo]'")
+    recording = made(labels=labels)
+    write_nwb(tmp_path / "cell.nwb", recording)
+    (block,) = neo.io.NWBIO(str(tmp_path / "cell.nwb"), "r").read_all_blocks()
+    back = Recording.from_neo(block)
+    np.testing.assert_allclose(back.current, recording.current, rtol=1e-14)
+    np.testing.assert_array_equal(back.spikes.offsets, recording.spikes.offsets)
+    assert_same_recording(open_recording(tmp_path / "cell.nwb"), recording)
 
 
 def test_columns_of_others_that_share_a_name_mean_nothing(tmp_path):
@@ -299,6 +332,38 @@ def test_a_prediction_without_any_spike(tmp_path):
     assert_same_recording(open_recording(tmp_path / "cell.nwb"), recording)
 
 
+def test_a_prediction_may_have_any_step(fitted, tmp_path):
+    """And a current that was resampled before, by which rounding differs."""
+    parts, fit, _ = fitted
+    for dt, recording in ((0.2, parts["test"]), (0.3, parts["test"]), (1.0, parts["test"].at_dt(0.5))):
+        predicted = predict(fit.cell, recording, dt, repeats=2)
+        write_nwb(tmp_path / "cell.nwb", parts["test"], prediction=predicted, overwrite=True)
+        with pynwb.NWBHDF5IO(str(tmp_path / "cell.nwb"), "r") as io:
+            potential = io.read().processing["blocksim"]["predicted_potential_000"]
+            assert potential.rate == pytest.approx(1000 / dt)
+            assert_same_bits("potential", potential.data[:], predicted.traces.voltage[0])
+
+
+def test_a_prediction_of_another_recording_is_refused(fitted, tmp_path):
+    """Of the same number and length of sweeps, which alone does not say what it is of."""
+    parts, fit, _ = fitted
+    first, second = parts["training"].window(0, 1000), parts["training"].window(1000, 2000)
+    ours, theirs = (predict(fit.cell, each, 0.2, repeats=2) for each in (first, second))
+    for given in (
+        {"recording": {"a": first, "b": second}, "prediction": {"a": theirs, "b": ours}},
+        {"recording": first, "prediction": theirs},
+        {"recording": first, "prediction": predict(fit.cell, replace(first, current=-first.current), 0.5, repeats=2)},
+    ):
+        assert_refused(lambda given=given: write_nwb(tmp_path / "c.nwb", **given), ["prediction", "another current"])
+    silent = replace(first, spikes=[[], [], []])
+    imposed = predict(fit.cell, silent, 0.2, repeats=2)
+    words = ["prediction", f"its {len(first.spikes.times)} spikes imposed", "0 others"]
+    assert_refused(lambda: write_nwb(tmp_path / "c.nwb", first, prediction=imposed), words)
+    assert not list(tmp_path.iterdir())
+    # spikes that nothing was computed of may have been found anew
+    write_nwb(tmp_path / "c.nwb", first, prediction=predict(CELL, silent, 0.2))
+
+
 def test_a_fit_comes_back(fitted, tmp_path):
     parts, fit, _ = fitted
     fit.save(tmp_path / "fit.json")
@@ -348,6 +413,10 @@ SHORTER = LONGER.window(0, 500)
         ({"prediction": other(SHORTER)}, ["prediction", "2 sweeps of 600 ms", "2 sweeps of 500 ms"]),
         ({"prediction": other(LONGER.select([0]))}, ["prediction", "2 sweeps", "1 sweeps"]),
         ({"fit": CELL}, ["fit", "a Fit, a GIFFit or a FittedCell", "Cell("]),
+        ({"fit": FittedCell(CELL, float("nan"))}, ["fit: dt", "a time in ms", "nan"]),
+        ({"fit": FittedCell("cell", 0.1)}, ["cell", "a Cell or a GIFCell", "'cell'"]),
+        ({"overwrite": "no"}, ["overwrite", "True or False", "'no'"]),
+        ({"path": 3}, ["path", "the name of a file", "3"]),
         ({"session_start_time": "2024-05-17"}, ["session_start_time", "a datetime", "2024-05-17"]),
         ({"session_description": 3}, ["session_description", "a text", "3"]),
         ({"identifier": 3}, ["identifier", "a text", "3"]),
@@ -358,12 +427,28 @@ SHORTER = LONGER.window(0, 500)
         ({"electrode": {"device": "MultiClamp"}}, ["electrode", "'resistance'", "device"]),
         ({"metadata": {"session_start_time": None}}, ["metadata", "'experimenter'", "session_start_time"]),
         ({"metadata": {"lab": 3}}, ["metadata", "fields as NWB has them", "lab"]),
+        ({"metadata": {"experimenter": ["Doe, J.", 3]}}, ["metadata: experimenter", "texts", "3"]),
+        ({"metadata": {"keywords": (None,)}}, ["metadata: keywords", "texts", "None"]),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, arguments, words):
-    given = {"recording": LONGER, **arguments}
-    assert_refused(lambda: write_nwb(tmp_path / "cell.nwb", **given), words)
+    given = {"path": tmp_path / "cell.nwb", "recording": LONGER, **arguments}
+    assert_refused(lambda: write_nwb(**given), words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("of", ["session_start_time", "date_of_birth"])
+def test_what_pandas_has_for_no_time_is_none(tmp_path, of):
+    pandas = pytest.importorskip("pandas", reason="needs pandas, which is not installed")
+
+    def write(time):
+        given = {of: time} if of == "session_start_time" else {"subject": {of: time}}
+        write_nwb(tmp_path / "cell.nwb", LONGER, **given)
+
+    assert_refused(lambda: write(pandas.NaT), [of, "a datetime", "NaT"])
+    assert not list(tmp_path.iterdir())
+    write(pandas.Timestamp("2024-05-17 09:30", tz="UTC"))
+    assert_same_recording(open_recording(tmp_path / "cell.nwb"), LONGER)
 
 
 def test_a_file_is_replaced_only_if_that_is_said(tmp_path):

@@ -192,6 +192,12 @@ def test_predictions_are_a_row_each_repetition():
 def test_a_table_goes_into_pandas_and_may_be_changed(result):
     table = result.table()
     assert len({len(values) for values in table.values()}) == 1
+    before = {name: values.copy() for name, values in table.items()}
+    for name, values in table.items():
+        values[:] = values[::-1].copy()  # neither the result nor another column changes with it
+        np.testing.assert_array_equal(result.table()[name], before[name])
+        np.testing.assert_array_equal(values, before[name][::-1])
+    table = result.table()
     table["cell"] = np.zeros(len(next(iter(table.values()))))
     assert "cell" not in result.table()
     pandas = pytest.importorskip("pandas", reason="needs pandas, which is not installed")

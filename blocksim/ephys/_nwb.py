@@ -9,7 +9,8 @@ import json
 import math
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ import numpy as np
 import blocksim
 from blocksim._array_io import check_output, written
 from blocksim._libraries import library
-from blocksim._validation import choices, found, instance
-from blocksim.ephys._fitted import FittedCell
+from blocksim._validation import choices, found, instance, milliseconds
+from blocksim.ephys._fitted import FittedCell, check_cell
 from blocksim.ephys._fitting.fit import Fit
 from blocksim.ephys._gif.result import GIFFit
 from blocksim.ephys._recordings.readers.base import MAIN
@@ -43,6 +44,7 @@ COLUMNS = {
 }
 # what Neo sorts signals and trains by: in the comments of a series, as JSON, and in columns of its own
 NEO = {"block": "Part of the recording.", "segment": "Name of the sweep, with its number where several have it."}
+ALIKE = 1e-6  # what a current may be off from itself, resampled in other steps, of its largest value
 OF_FIT = {
     "parameter": "Its name in blocksim.", "value": "Its value, in the unit.", "unit": "Its unit; 1 where it has none.",
     "standard_error": "Its standard error, in the unit; NaN where it was not fitted.",
@@ -73,7 +75,7 @@ def write_nwb(
     recording : Recording, or dict of them by the name of the part
         Parts, as training and test, may differ in length and sampling rate: `open_parts` has them.
     prediction : blocksim.ephys.evaluation.Predicted, or dict of them by part, or None
-        What ``blocksim.ephys.evaluation.predict`` makes of the recording.
+        What ``blocksim.ephys.evaluation.predict`` makes of the recording, at any time step.
     fit : Fit, GIFFit, FittedCell or None
         Whose parameters to write.
     session_start_time : datetime or None
@@ -89,7 +91,8 @@ def write_nwb(
     Raises
     ------
     ArgumentError
-        The prediction is of another recording or part, a field is unknown, or an argument is of another type.
+        The prediction is of another recording or part: of another current, or with other spikes imposed. A field is
+        unknown, or an argument is of another type.
     FileError
         There is such a file, or it cannot be written.
     MissingLibraryError
@@ -122,6 +125,8 @@ def write_nwb(
     _check_together(recordings, predictions)
     if fit is not None:
         instance("fit", fit, (Fit, GIFFit, FittedCell), "a Fit, a GIFFit or a FittedCell")
+        if isinstance(fit, FittedCell):  # a tuple, of anything
+            fit = FittedCell(check_cell(fit.cell), milliseconds("fit: dt", fit.dt))
     given = {
         "subject": _fields("subject", subject, SUBJECT), "electrode": _fields("electrode", electrode, ELECTRODE),
         "metadata": _fields("metadata", metadata, METADATA),
@@ -175,6 +180,19 @@ def _check_together(recordings: Mapping[str, Recording], predictions: Mapping[st
                 f"prediction: expected one of {part!r}, {recorded.sweeps} sweeps of {recorded.duration:g} ms; found "
                 f"one of {at.sweeps} sweeps of {at.duration:g} ms"
             )
+        current = recorded.at_dt(at.dt).current
+        if current.shape != at.current.shape or np.abs(current - at.current).max() > ALIKE * np.abs(current).max():
+            raise ArgumentError(
+                f"prediction: expected one of {part!r}, for its current; found one for another current (predict the "
+                "recording that is written)"
+            )
+        ours, theirs = recorded.spikes, at.spikes
+        alike = np.array_equal(ours.times, theirs.times) and np.array_equal(ours.offsets, theirs.offsets)
+        if predicted.imposed is not None and not alike:
+            raise ArgumentError(
+                f"prediction: expected one of {part!r}, with its {len(ours.times)} spikes imposed; found one with "
+                f"{len(theirs.times)} others (predict the recording that is written)"
+            )
 
 
 def _fields(argument: str, given: Any, known: Iterable[str]) -> dict[str, Any]:
@@ -183,7 +201,20 @@ def _fields(argument: str, given: Any, known: Iterable[str]) -> dict[str, Any]:
         return {}
     fields = dict(instance(argument, given, Mapping, "a dict of fields by name"))
     choices(argument, tuple(fields), known)
+    for name, value in fields.items():
+        for each in value if isinstance(value, (list, tuple)) else ():
+            instance(f"{argument}: {name}", each, str, "texts")
+        if isinstance(value, datetime):
+            _moment(f"{argument}: {name}", value)
     return fields
+
+
+def _moment(argument: str, given: Any) -> datetime:
+    """A time, if it is one."""
+    moment: datetime = instance(argument, given, datetime, "a datetime")
+    if moment.isoformat() == "NaT":  # what pandas has where there is no time is one by its class
+        raise ArgumentError(f"{argument}: expected a datetime; found {given}")
+    return moment
 
 
 def _made(argument: str, make: Callable[..., Any], **fields: Any) -> Any:
@@ -209,7 +240,7 @@ def _session(
     if began is None:
         words += "; when it was recorded is not known, and the session's start is when this file was written"
     # pynwb takes a time without a zone for local time
-    start = datetime.now() if began is None else instance("session_start_time", began, datetime, "a datetime")
+    start = datetime.now() if began is None else _moment("session_start_time", began)
     text = {"session_description": words if described is None else described,
             "identifier": str(uuid.uuid4()) if identifier is None else identifier}  # fmt: skip
     for name, value in text.items():
@@ -244,9 +275,9 @@ def _add_recordings(
     clock = 0.0
     for part, recording in recordings.items():
         places[part] = _Place(len(table), [])
-        for sweep, label in enumerate(recording.labels):
+        for sweep, (label, segment) in enumerate(zip(recording.labels, _segments(recording.labels), strict=True)):
             number = len(table)
-            neo = {"block": part, "segment": label if recording.labels.count(label) == 1 else f"{label} {sweep}"}
+            neo = {"block": part, "segment": segment}
             common = {
                 "electrode": electrode, "rate": recording.sampling_rate, "starting_time": clock,
                 "sweep_number": np.uint32(number), "description": f"Sweep {label!r} of part {part!r}.",
@@ -270,6 +301,20 @@ def _add_recordings(
     table[SPIKES].target.transform(lambda times: np.array(times, np.float64))
     file.units = units
     return places
+
+
+def _segments(labels: Sequence[str]) -> list[str]:
+    """A name for each sweep that no other has, for Neo puts those of one name together."""
+    counts = Counter(labels)
+    names: list[str] = []
+    taken = {label for label, count in counts.items() if count == 1}
+    for sweep, label in enumerate(labels):
+        name = label
+        while counts[label] > 1 and (name == label or name in taken):
+            name = f"{name} {sweep}"
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def _add_predictions(

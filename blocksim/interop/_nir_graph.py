@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from blocksim._validation import items
 from blocksim.errors import ArgumentError
 
 GRAPH, INPUT, OUTPUT = "NIRGraph", "Input", "Output"
@@ -49,9 +50,14 @@ def flat(graph: Any) -> Flat:
             nodes[full] = node
             if prefix and kind_of(node) in (INPUT, OUTPUT):
                 ports.add(full)
-        edges += [(_end(prefix, here, start, OUTPUT), _end(prefix, here, stop, INPUT)) for start, stop in here.edges]
+        edges += [
+            (_end(prefix, here, start, OUTPUT), _end(prefix, here, stop, INPUT))
+            for start, stop in map(_pair, here.edges)
+        ]
     after: dict[str, list[str]] = {name: [] for name in nodes}
-    for start, stop in dict.fromkeys(edges):
+    for start, stop in edges:
+        if stop in after[start]:  # does it count once or twice? NIR's own check refuses it, too
+            raise ArgumentError(f"source: expected one edge from {start!r} to {stop!r}; found two")
         after[start].append(stop)
     _loops_have_neurons(nodes, after)
     _lead_somewhere(ports, edges)
@@ -59,6 +65,11 @@ def flat(graph: Any) -> Flat:
         {name: node for name, node in nodes.items() if name not in ports},
         {name: _beyond(name, after, ports) for name in nodes if name not in ports},
     )
+
+
+def _pair(edge: Any) -> tuple[Any, ...]:
+    """The two names of an edge."""
+    return items("source", edge, "edges of two names", 2)
 
 
 def _end(prefix: str, graph: Any, name: Any, port: str) -> str:

@@ -17,7 +17,21 @@ from blocksim._neurons import LIF
 from blocksim._presets import CubaLIF
 from blocksim.errors import ArgumentError
 from blocksim.interop._nir_graph import kind_of
-from blocksim.interop._nir_nodes import Neurons, Weights, decay_of, factors, given, neuron_of, over, own_of, spread
+from blocksim.interop._nir_nodes import (
+    Neurons,
+    Weights,
+    decay_of,
+    factors,
+    given,
+    neuron_of,
+    over,
+    own_of,
+    same_numbers,
+    spread,
+)
+
+# of weights and biases that were taken from a node in single precision
+ROUNDING = 1e-6
 
 
 class Arrival(NamedTuple):
@@ -29,8 +43,48 @@ class Arrival(NamedTuple):
     synapse: str | None  # the node of leaky integrators that it goes through
 
 
-def written(node: Any, arrivals: Sequence[Arrival]) -> Layer:
-    """A layer as `Writer.layer` wrote it, bit for bit."""
+class Heard(NamedTuple):
+    """Neurons, and what arrives at them."""
+
+    node: Any
+    arrivals: Sequence[Arrival]
+    integrators: Mapping[str, Any]  # the nodes of the graph by name, LI among them
+
+    def is_same(self, other: Heard) -> bool:
+        """Whether both make one layer: neurons and synapses equal to the bit, weights and biases but for rounding."""
+        if not same_numbers(self.node, other.node) or len(self.arrivals) != len(other.arrivals):
+            return False
+        pairs = zip(sorted(self.arrivals, key=_place), sorted(other.arrivals, key=_place), strict=True)
+        return all(
+            one.loop == two.loop
+            and np.array_equal(one.delay, two.delay)
+            and same_numbers(self._synapse(one), other._synapse(two))
+            and _close(one.weights.matrix, two.weights.matrix)
+            and _close(one.weights.bias, two.weights.bias)
+            for one, two in pairs
+        )
+
+    def _synapse(self, one: Arrival) -> Any:
+        return None if one.synapse is None else self.integrators[one.synapse]
+
+
+def _place(one: Arrival) -> tuple[bool, int, int]:
+    """Where an arrival is among those of a layer that blocksim wrote."""
+    own = own_of(one.weights)
+    return one.loop, own.get("connection", -1), own.get("part", 0)
+
+
+def _close(one: np.ndarray | None, two: np.ndarray | None) -> bool:
+    if one is None or two is None:
+        return one is two
+    return one.shape == two.shape and bool((np.abs(one - two) <= ROUNDING * np.abs(one).max(initial=0.0)).all())
+
+
+def written(node: Any, arrivals: Sequence[Arrival]) -> Layer | None:
+    """A layer as `Writer.layer` wrote it, bit for bit; None where there are ways that it does not write.
+
+    Weights and biases are the graph's where they were changed since.
+    """
     own = own_of(node)
     neuron, synapses = neuron_of(own)
     factor = factors(neuron.beta, synapses, len(arrivals[0].weights.matrix), kind_of(node) == "CubaLIF")
@@ -38,17 +92,19 @@ def written(node: Any, arrivals: Sequence[Arrival]) -> Layer:
     each: dict[bool, dict[int | None, list[Arrival]]] = {False: {}, True: {}}
     for one in arrivals:
         each[one.loop].setdefault(own_of(one.weights).get("connection"), []).append(one)
-    bias, latency = own.get("bias"), own["latency_steps"]
-    weights = recurrent = None
-    if None in each[False]:
-        ((plain, *_),) = each[False].pop(None)
-        weights, bias = plain.as_written(factor[0]), own_of(plain).get("bias", bias)
-    if None in each[True]:
-        ((plain, latency, *_),) = each[True].pop(None)
-        recurrent = plain.as_written(factor[0])
+    plain, loops = (each[loop].pop(None, []) for loop in (False, True))
+    if len(plain) > 1 or len(loops) > 1 or any(np.ndim(one.delay) for one in loops):
+        return None
+    weights, bias = None, given(own.get("bias"))
+    for one in plain:
+        weights = one.weights.as_written(factor[0])
+        bias = bias if one.weights.bias is None else one.weights.bias_as_written(factor[0])
+    recurrent, latency = None, own["latency_steps"]
+    for one in loops:
+        recurrent, latency = one.weights.as_written(factor[0]), one.delay
     inputs, back = ([_joined(parts, factor) for _, parts in sorted(each[loop].items())] for loop in (False, True))
     return Layer(
-        neuron, weights, given(bias), back or recurrent, latency,
+        neuron, weights, bias, back or recurrent, latency,
         inputs=inputs, synapses=() if isinstance(neuron, CubaLIF) else synapses,
     )  # fmt: skip
 
@@ -65,10 +121,9 @@ def _joined(parts: list[Arrival], factor: Sequence[np.ndarray]) -> Connection:
     return Connection(weights, parts[0].delay if delays is None else delays, synapse, first.kept("present"))
 
 
-def foreign(
-    name: str, node: Any, arrivals: Sequence[Arrival], integrators: Mapping[str, Any], dt: float, exact: bool
-) -> Layer:
-    """A layer of another tool's neurons; `integrators` are the graph's nodes by name, LI among them."""
+def foreign(name: str, heard: Heard, dt: float, exact: bool) -> Layer:
+    """A layer of another tool's neurons."""
+    node, arrivals, integrators = heard
     size, dtype = len(arrivals[0].weights.matrix), arrivals[0].weights.dtype
     for one in arrivals:
         if len(one.weights.matrix) != size:

@@ -21,6 +21,8 @@ from blocksim.interop._nir_graph import kind_of
 
 KEY = "blocksim"  # of our metadata
 WEIGHTED = ("Linear", "Affine")
+# what neurons and leaky integrators are given by
+NUMBERS = ("tau", "tau_mem", "tau_syn", "r", "w_in", "v_leak", "v_threshold", "v_reset")
 NEURONS: dict[str, type[LIF | ALIF]] = {"LIF": LIF, "ALIF": ALIF, "CubaLIF": CubaLIF}
 # those of a neuron's parameters that are kept in its metadata
 PARAMETERS = ("beta", "theta", "refractory_steps", "p", "b")
@@ -53,6 +55,12 @@ def own_of(node: Any) -> dict[str, Any]:
     except ValueError as error:
         raise ArgumentError("source: expected blocksim's metadata as it wrote it; found other text") from error
     return read if isinstance(read, dict) else {}
+
+
+def unseen(refractory_steps: Any, adapts: bool) -> str:
+    """What neurons have that is kept in metadata alone, in words; empty where there is nothing."""
+    every = ["a refractory period"] * bool(np.any(refractory_steps)) + ["adaptation"] * adapts
+    return " and ".join(every)
 
 
 def factors(beta: Any, synapses: tuple[Synapse | None, ...], size: int, inside: bool = False) -> list[np.ndarray]:
@@ -106,7 +114,7 @@ class Weights(NamedTuple):
     @classmethod
     def of(cls, name: str, node: Any) -> Weights:
         """As they are in a node."""
-        matrix = np.asarray(node.weight, np.float64)
+        matrix = reals(name, node.weight)
         if matrix.ndim != 2:
             raise ArgumentError(f"source: expected weights with two axes; found {matrix.ndim}, node {name!r}")
         bias = getattr(node, "bias", None)
@@ -129,9 +137,18 @@ class Weights(NamedTuple):
         return np.asarray((self.matrix / factor[:, None]).T, self.dtype)
 
     def as_written(self, factor: np.ndarray) -> np.ndarray:
-        """The weights (K, N) that `weights_node` was given, bit for bit."""
+        """The weights (K, N) that `weights_node` was given, bit for bit, unless the node's were changed since."""
         known = self.kept("weights")
-        return self.over(factor) if known is None else np.asarray(known)
+        same = known is not None and np.array_equal(_in_nir(np.asarray(known), factor), self.matrix)
+        return np.asarray(known) if same else self.over(factor)
+
+    def bias_as_written(self, factor: np.ndarray) -> Any:
+        """The bias that `weights_node` was given, likewise."""
+        if self.bias is None:
+            return None
+        known = given(own_of(self).get("bias"))
+        same = known is not None and np.array_equal(np.broadcast_to(known * factor, self.bias.shape), self.bias)
+        return known if same else (self.bias / factor).astype(self.dtype)
 
     def kept(self, what: str) -> Any:
         """An array of our metadata; None where there is none."""
@@ -140,7 +157,7 @@ class Weights(NamedTuple):
 
 def weights_node(nir: Any, weights: np.ndarray, factor: np.ndarray, bias: Any = None, **own: Any) -> Any:
     """A node of weights (K, N) of ours and a bias; `own` goes into its metadata, with what gives them back."""
-    matrix = weights.astype(np.float64).T * factor[:, None]
+    matrix = _in_nir(weights, factor)
     own |= {"dtype": str(weights.dtype)}
     arrays: dict[str, Any] = {}
     with np.errstate(divide="ignore", invalid="ignore"):  # of a gain of 0
@@ -153,6 +170,31 @@ def weights_node(nir: Any, weights: np.ndarray, factor: np.ndarray, bias: Any = 
     return nir.Affine(matrix, np.broadcast_to(bias * factor, len(matrix)).copy(), metadata=arrays | described(own))
 
 
+def _in_nir(weights: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Weights (K, N) of ours as those of a node, (N, K)."""
+    return np.asarray(weights.astype(np.float64).T * factor[:, None])
+
+
+def same_numbers(one: Any, other: Any) -> bool:
+    """Whether two nodes of neurons or leaky integrators are equal to the bit; both may be None."""
+    return kind_of(one) == kind_of(other) and all(
+        np.array_equal(getattr(one, name, 0.0), getattr(other, name, 0.0)) for name in NUMBERS
+    )
+
+
+def reals(name: str, value: Any) -> np.ndarray:
+    """A node's numbers as float64."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ArgumentError(f"source: expected real numbers; found {found(value)}, node {name!r}")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ArgumentError(
+            f"source: expected finite numbers; found {array[~np.isfinite(array)].flat[0]}, node {name!r}"
+        )
+    return array
+
+
 def floating(dtype: Any) -> np.dtype[Any]:
     """A dtype that layers compute with: float32 or float64, which stands for all others."""
     return np.dtype(np.float32 if str(dtype) == "float32" else np.float64)
@@ -160,7 +202,7 @@ def floating(dtype: Any) -> np.dtype[Any]:
 
 def spread(name: str, value: Any, size: int) -> np.ndarray:
     """A node's parameter as one number a neuron, (N,) of float64."""
-    array = np.asarray(value, np.float64)
+    array = reals(name, value)
     if array.shape not in ((), (1,), (size,)):
         raise ArgumentError(
             f"source: expected one number, or one for each of {size} neurons; found an array of shape {array.shape}, "
@@ -171,6 +213,10 @@ def spread(name: str, value: Any, size: int) -> np.ndarray:
 
 def decay_of(name: str, tau: np.ndarray, dt: float, exact: bool) -> np.ndarray:
     """The decay factor in a step of dt ms, of time constants in seconds."""
+    if (tau < 0).any():
+        raise ArgumentError(
+            f"source: expected time constants above 0; found {1000 * float(tau.min()):g} ms, node {name!r}"
+        )
     with np.errstate(divide="ignore"):
         ratio = dt / 1000 / tau
     if exact:

@@ -7,6 +7,7 @@ Owns the ways through a graph, from its input to its output. What layer they mak
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +15,9 @@ import numpy as np
 
 from blocksim._layer import Layer
 from blocksim._network import CountReadout, LeakyReadout, Network
-from blocksim.errors import ArgumentError
+from blocksim.errors import ArgumentError, BlocksimWarning
 from blocksim.interop._nir_graph import INPUT, OUTPUT, SPIKING, flat, kind_of
-from blocksim.interop._nir_layers import Arrival, foreign, written
+from blocksim.interop._nir_layers import Arrival, Heard, foreign, written
 from blocksim.interop._nir_nodes import (
     WEIGHTED,
     Weights,
@@ -26,9 +27,12 @@ from blocksim.interop._nir_nodes import (
     given,
     over,
     own_of,
+    same_numbers,
     spread,
     steps_of,
+    unseen,
 )
+from blocksim.interop._nir_writer import Writer
 
 
 class Way(NamedTuple):
@@ -60,13 +64,14 @@ class Way(NamedTuple):
 
 
 class Reader:
-    """Goes through a graph from its input to its output."""
+    """Goes through a graph from its input to its output; `own` is our metadata of it."""
 
-    def __init__(self, graph: Any, dt: float, discretisation: str, own: Mapping[str, Any]) -> None:
+    def __init__(self, nir: Any, graph: Any, dt: float, discretisation: str, own: Mapping[str, Any]) -> None:
+        self.nir, self.own = nir, own
         self.nodes, self.after = flat(graph)
         self.dt, self.exact = dt, discretisation == "exact"
         # numbers that we kept belong to the time step that they were written with
-        self.own = own if own.get("dt") == dt and not self.exact else {}
+        self.same_step = own.get("dt") == dt and not self.exact
 
     def network(self) -> Network:
         """All of it."""
@@ -135,12 +140,38 @@ class Reader:
         return stops[0]
 
     def _layer(self, name: str, ways: Sequence[Way], loops: Sequence[Way]) -> Layer:
-        node = self.nodes[name]
-        arrivals = [self._arrival(way, loop) for loop, each in ((False, ways), (True, loops)) for way in each]
-        if not (self.own and own_of(node)):
-            return foreign(name, node, arrivals, self.nodes, self.dt, self.exact)
+        heard = self._heard(name, ways, loops)
+        own = own_of(heard.node)
         with _as_written(name):
-            return written(node, arrivals)
+            if own and self.same_step:
+                layer = written(heard.node, heard.arrivals)
+                if layer is not None and heard.is_same(self._written_again(layer)):
+                    return layer
+            lost = unseen(given(own.get("refractory_steps", 0)), own.get("kind") == "ALIF")
+        if lost:
+            why = "the graph was changed since" if self.same_step else "it is read for another time step or rule"
+            warnings.warn(
+                f"node {name!r}: blocksim's metadata has {lost}, which the layer is read without: {why}",
+                BlocksimWarning, stacklevel=4,
+            )  # fmt: skip
+        return foreign(name, heard, self.dt, self.exact)
+
+    def _heard(self, name: str, ways: Sequence[Way], loops: Sequence[Way]) -> Heard:
+        """A node of neurons, with what ways bring to it."""
+        arrivals = [self._arrival(way, loop) for loop, each in ((False, ways), (True, loops)) for way in each]
+        return Heard(self.nodes[name], arrivals, self.nodes)
+
+    def _written_again(self, layer: Layer) -> Heard:
+        """The neurons of a layer, as they are in a graph that it is written to."""
+        writer = Writer(self.nir, self.dt)
+        writer.nodes["input"] = self.nir.Input(np.array([layer.inputs]))
+        last = writer.layer(0, layer, "input")
+        writer.nodes["output"] = self.nir.Output(np.array([layer.size]))
+        writer.edges.append((last, "output"))
+        graph = self.nir.NIRGraph(writer.nodes, writer.edges, type_check=False)
+        again = Reader(self.nir, graph, self.dt, "euler", self.own)
+        (name,) = (each for each, node in again.nodes.items() if kind_of(node) in SPIKING)
+        return again._heard(name, again._ways("input"), [way for way in again._ways(name) if way.stop == name])
 
     def _readout(self, way: Way) -> CountReadout | LeakyReadout:
         if not way.nodes:
@@ -154,12 +185,16 @@ class Reader:
             raise ArgumentError(
                 f"source: expected no delay before the readout; found node {(*way.early, *way.late)[0]!r}"
             )
-        node, size, own = self.nodes[way.synapse], len(weights.matrix), own_of(weights)
-        if self.own.get("readout") == "leaky" and own:
+        node, size = self.nodes[way.synapse], len(weights.matrix)
+        ours = self.own.get("readout") == "leaky"
+        if ours and self.same_step and own_of(weights):
             with _as_written(way.synapse):
-                beta, decode = self.own["beta"], self.own["decode"]
-                matrix = weights.as_written(factors(beta, (), size)[-1])
-                return LeakyReadout(matrix, given(own.get("bias")), beta, decode)
+                factor = factors(self.own["beta"], (), size)[-1]
+                matrix, bias = weights.as_written(factor), weights.bias_as_written(factor)
+                readout = LeakyReadout(matrix, bias, self.own["beta"], self.own["decode"])
+                again = Writer(self.nir, self.dt)
+                if same_numbers(node, again.nodes[again.readout(readout, "")]):
+                    return readout
         betas = decay_of(way.synapse, spread(way.synapse, node.tau, size), self.dt, self.exact)
         if len(np.unique(betas)) != 1 or np.any(node.v_leak):
             raise ArgumentError(
@@ -167,7 +202,8 @@ class Reader:
             )
         factor = over(way.synapse, (1 - betas) * spread(way.synapse, node.r, size))
         bias = None if weights.bias is None else (weights.bias / factor).astype(weights.dtype)
-        return LeakyReadout(weights.over(factor), bias, float(betas[0]))
+        decode = self.own.get("decode", "sum") if ours else "sum"
+        return LeakyReadout(weights.over(factor), bias, float(betas[0]), decode)
 
     def _arrival(self, way: Way, loop: bool) -> Arrival:
         """What a way brings to where it ends."""

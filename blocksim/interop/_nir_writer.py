@@ -17,7 +17,7 @@ from blocksim._layer import Layer
 from blocksim._network import LeakyReadout
 from blocksim._neurons import ALIF
 from blocksim.errors import ArgumentError, BlocksimWarning
-from blocksim.interop._nir_nodes import KEY, NEURONS, described, factors, kept, neuron_kept, weights_node
+from blocksim.interop._nir_nodes import KEY, NEURONS, described, factors, kept, neuron_kept, unseen, weights_node
 
 
 class Writer:
@@ -31,7 +31,6 @@ class Writer:
     def layer(self, place: int, layer: Layer, last: str) -> str:
         """Write a layer that hears the node `last`; returns the node that is its neurons, or holds them."""
         _expressible(place, layer)
-        _tell_what_is_unseen(place, layer)
         # a synapse filters all that goes through it, so that a bias belongs to weights without one, or to the leak
         bias_in_weights = layer.weights is not None and (not layer.receptors or layer.receptors[0] is None)
         name, into = self._neurons(place, layer, bias_in_weights)
@@ -171,13 +170,11 @@ def _expressible(place: int, layer: Layer) -> None:
             )
 
 
-def _tell_what_is_unseen(place: int, layer: Layer) -> None:
-    unseen = ["a refractory period"] if np.any(layer.neuron.refractory_steps) else []
-    if isinstance(layer.neuron, ALIF):
-        unseen.append("adaptation")
-    if unseen:
+def tell_what_is_unseen(place: int, layer: Layer) -> None:
+    """Warn of what a layer has that NIR has no node for."""
+    what = unseen(layer.neuron.refractory_steps, isinstance(layer.neuron, ALIF))
+    if what:
         warnings.warn(
-            f"layer {place}: NIR has no node for {' and '.join(unseen)}; blocksim finds it in the metadata, other "
-            "tools do not",
-            BlocksimWarning, stacklevel=4,
+            f"layer {place}: NIR has no node for {what}; blocksim finds it in the metadata, other tools do not",
+            BlocksimWarning, stacklevel=3,
         )  # fmt: skip

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._atomic_io import written
+from blocksim._atomic_io import named, written
 from blocksim._libraries import library
 from blocksim._network import LeakyReadout, Network
+from blocksim._npy import one_line, opened
 from blocksim._validation import choice, instance, milliseconds
 from blocksim.errors import ArgumentError, FileError
 from blocksim.interop._nir_nodes import described, own_of
 from blocksim.interop._nir_reader import Reader
-from blocksim.interop._nir_writer import Writer
+from blocksim.interop._nir_writer import Writer, tell_what_is_unseen
 
 DISCRETISATIONS = ("euler", "exact")
 
@@ -78,6 +79,7 @@ def to_nir(network: Network, dt: float | None = None) -> Any:
     writer.nodes[last] = nir.Input(np.array([network.layers[0].inputs]))
     for place, layer in enumerate(network.layers):
         last = writer.layer(place, layer, last)
+        tell_what_is_unseen(place, layer)
     readout, own = network.readout, {"dt": step, "readout": "count"}
     if isinstance(readout, LeakyReadout):
         last = writer.readout(readout, last)
@@ -104,8 +106,9 @@ def write_nir(path: str | Path, network: Network, dt: float | None = None) -> No
     FileError
         The file cannot be written.
     """
+    path = named(path)
     graph = to_nir(network, dt)
-    with written(Path(path)) as part:
+    with written(path) as part:
         library("nir", "nir", "write_nir").write(part, graph)
 
 
@@ -127,7 +130,7 @@ def from_nir(source: Any, dt: float | None = None, *, discretisation: str = "eul
         A chain of layers with LIF, LinearIF (where the reset is not 0) or CubaLIF neurons. All that arrives at a node
         of neurons adds up: each way there through Linear or Affine, and any Delay, is a connection, and LI on it are an
         exponential synapse. Nested graphs are made flat. The readout is that of LI at the end, summed over time, else
-        spike counts. What `to_nir` made comes back as it was.
+        spike counts. What `to_nir` made comes back as it was; where its graph was changed since, the graph counts.
 
     Raises
     ------
@@ -137,6 +140,12 @@ def from_nir(source: Any, dt: float | None = None, *, discretisation: str = "eul
         no time step is known.
     FileError
         The file cannot be read, or is none of NIR.
+
+    Warns
+    -----
+    BlocksimWarning
+        A refractory period or adaptation that blocksim kept is lost: the layer was changed since, or is read for
+        another time step or by another rule.
 
     Examples
     --------
@@ -161,13 +170,13 @@ def from_nir(source: Any, dt: float | None = None, *, discretisation: str = "eul
     choice("discretisation", discretisation, DISCRETISATIONS)
     nir = library("nir", "nir", "from_nir")
     if isinstance(source, (str, Path)):
+        with opened(source):
+            pass
         try:
             graph = nir.read(source)
-        except OSError as error:
-            raise FileError(f"{source}: expected a file of NIR that can be read; found: {error}") from error
         except Exception as error:  # of a file that is something else, the library raises what comes
             raise FileError(
-                f"{source}: expected a file of NIR; found another ({type(error).__name__}: {error})"
+                f"{source}: expected a file of NIR; found another ({type(error).__name__}: {one_line(error)})"
             ) from error
     else:
         graph = instance("source", source, nir.NIRGraph, "a nir.NIRGraph, or a file")
@@ -175,4 +184,4 @@ def from_nir(source: Any, dt: float | None = None, *, discretisation: str = "eul
     step = own.get("dt") if dt is None else dt
     if step is None:
         raise ArgumentError("dt: expected the time step in ms, for the graph has none; found None")
-    return Reader(graph, milliseconds("dt", step), discretisation, own).network()
+    return Reader(nir, graph, milliseconds("dt", step), discretisation, own).network()

@@ -145,7 +145,7 @@ def open_recording(
         available = reader.parts(file)
         if part is not None and part not in available:
             raise FileError(f"{file}: expected a part named {part!r}; found {', '.join(available)}")
-        request = Request(part or available[0], sweeps, rate, other, current_channel, voltage_channel)
+        request = Request(available[0] if part is None else part, sweeps, rate, other, current_channel, voltage_channel)
         with reading(file, kind.name):
             traces = reader.read(file, request)
         if swap:

@@ -176,9 +176,10 @@ def _sweeps(path: Path, file: Any, icephys: Any) -> list[_Sweep]:
 def _rows(table: Any, icephys: Any) -> list[_Sweep]:
     """Sweeps of the table of intracellular recordings: a row each."""
     rows = []
-    for row in range(len(table)):
-        stimulus = _referred(table["stimuli"]["stimulus"][row])
-        response = _referred(table["responses"]["response"][row])
+    # once each: pynwb reads a whole category whenever it is asked for one
+    columns = [list(table[category][name]) for category, name in (("stimuli", "stimulus"), ("responses", "response"))]
+    for row, references in enumerate(zip(*columns, strict=True)):
+        stimulus, response = map(_referred, references)
         own = response is not None and isinstance(response.series, icephys.CurrentClampSeries)
         if response is not None and own and not isinstance(response.series, icephys.IZeroClampSeries):
             rows.append((row, response, stimulus))
