@@ -1,8 +1,8 @@
 """Escape noise: neurons that spike at random, the more readily the higher their potential, equation (39).
 
-Owns the two parameters of the noise, and the random numbers: where a run starts, and after each spike, a neuron draws
-how much hazard it will bear. They come from a counter-based generator, so a seed gives the same ones for every block
-length, chunk, thread count and backend.
+Owns the two parameters of the noise, what a spike adds to the log-likelihood (40), and the random numbers: where a run
+starts, and after each spike, a neuron draws how much hazard it will bear. They come from a counter-based generator, so
+a seed gives the same ones for every block length, chunk, thread count and backend.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 WORD = 0xFFFFFFFF
 ATANH_TERMS = 12  # of the series of the logarithm: its argument is at most 0.172
+LEAST_HAZARD = 1e-300  # below, float64 loses its digits, and then the number
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,12 +199,18 @@ class SpikeTerms(NamedTuple):
     curvature: np.ndarray  # minus the second derivative
 
 
-def spike_terms(hazard: np.ndarray) -> SpikeTerms:
-    """Of steps with a spike; where the hazard underflows the probability's log is -690, not minus infinity."""
-    hazard = np.maximum(hazard, 1e-300)
+def spike_terms(hazard: np.ndarray, log_hazard: np.ndarray) -> SpikeTerms:
+    """Of steps with a spike, whatever their hazard: arrays of its shape.
+
+    A spike of a small hazard has that hazard for its probability. Where the hazard underflows, its logarithm, which
+    does not, is therefore the value: finite, and to rounding what (40) says. Minus infinity, or a floor, would be wrong
+    by hundreds of nats, and flat, where an ascent needs the slope of 1 that is still there.
+    """
+    known = hazard >= LEAST_HAZARD
+    hazard = np.maximum(hazard, LEAST_HAZARD)
     probability = -np.expm1(-hazard)
     slope = hazard * np.exp(-hazard) / probability
-    return SpikeTerms(np.log(probability), slope, slope * (hazard / probability - 1))
+    return SpikeTerms(np.where(known, np.log(probability), log_hazard), slope, slope * (hazard / probability - 1))
 
 
 def checked_seed(seed: Any) -> int:

@@ -73,6 +73,15 @@ def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
             raise ArgumentError(f"{where}: expected names out of {', '.join(known)}; found {name!r}{hint}")
 
 
+def of_fields(kind: type, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a dataclass by name, as its own `to_dict` has them once they were JSON; lists become tuples.
+
+    Their types are for the dataclass to check.
+    """
+    check_names(where, given, [item.name for item in fields(kind)])
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
 def make(kind: Callable[..., Any], where: str, given: Any) -> Any:
     """An object of a dataclass, from a table of its fields. Errors name the table, as `where` has it, and the field."""
     values = checked(kind, where, given, [item.name for item in fields(kind)])  # type: ignore[arg-type]

@@ -175,6 +175,18 @@ def real_array(argument: str, value: Any, unit: str | None = None) -> np.ndarray
     return plain
 
 
+def sweep_array(argument: str, value: Any, unit: str | None = None) -> np.ndarray:
+    """Return `value` as an array of real and finite numbers over time, of one sweep (T,) or several (sweeps, T).
+
+    As `real_array` takes it, and in the shape that it has.
+    """
+    array = real_array(argument, value, unit)
+    if array.ndim not in (1, 2) or 0 in array.shape:
+        raise ArgumentError(f"{argument}: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
+    finite(argument, array)
+    return array
+
+
 def _plain(argument: str, value: Any, unit: str | None) -> np.ndarray:
     """The value as an array of NumPy's own class."""
     if type(value) is np.ndarray:

@@ -149,8 +149,10 @@ def log_likelihood(run: Run) -> LogLikelihood:
     Notes
     -----
     `run.backward(loss.gradient)` has the gradient of every parameter, the rate and the width of the noise among them.
-    It is exact: spikes that were recorded are constants. Sources: Paninski, Network 15, 2004; Pozzorini et al., PLoS
-    Computational Biology 11, 2015.
+    It is exact: spikes that were recorded are constants. A spike that is hardly possible, far below the threshold,
+    counts for what (40) says, however little that is: where its hazard underflows, the hazard's logarithm.
+
+    Sources: Paninski, Network 15, 2004; Pozzorini et al., PLoS Computational Biology 11, 2015.
 
     Examples
     --------
@@ -176,10 +178,9 @@ def log_likelihood(run: Run) -> LogLikelihood:
         engine.to_numpy(array) if engine.owns(array) else array for array in (run.spikes, run.voltage, run.threshold)
     )
     rate, width = (np.asarray(noise[f"spike.{name}"], np.float64) for name in ("rate", "width"))
-    distance = voltage.astype(np.float64) - threshold
-    hazard = rate * np.exp(np.minimum(distance / width, LARGEST_EXPONENT))
-    hazard = np.where(_live(spikes, layer_pass), hazard, 0.0)
-    terms = spike_terms(hazard[spikes])
+    exponent = np.minimum((voltage.astype(np.float64) - threshold) / width, LARGEST_EXPONENT)
+    hazard = np.where(_live(spikes, layer_pass), rate * np.exp(exponent), 0.0)
+    terms = spike_terms(hazard[spikes], (np.log(rate) + exponent)[spikes])
     first = -hazard  # the derivative in the logarithm of the hazard
     first[spikes] = terms.slope
     value = float(terms.value.sum() - hazard[~spikes].sum())

@@ -1,7 +1,7 @@
 """Spike trains as times in ms: the form in which recordings hold spikes and metrics compare them.
 
 Owns the `SpikeTrains` type, and the rules for times: what a stored time stands for, when it falls into a window or a
-step.
+step, how many steps a length of time is, and which steps are near spikes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from blocksim._libraries import library
 from blocksim._units import in_unit
-from blocksim._validation import choice, finite, found, frozen, milliseconds, number, real_array, whole
+from blocksim._validation import choice, finite, found, frozen, items, milliseconds, number, real_array, whole
 from blocksim.errors import ArgumentError
 
 # A time this far below an edge, as a fraction of the step, counts as on it: 0.3 ms at dt = 0.1 ms is step 3.
@@ -101,6 +101,22 @@ def steps_of(times: np.ndarray, dt: float) -> np.ndarray:
     if steps.size and not -MOST_STEPS <= steps.min() <= steps.max() <= MOST_STEPS:
         steps = np.clip(steps, -MOST_STEPS, MOST_STEPS)
     return steps.astype(np.int64)
+
+
+def nearest_steps(duration: float, dt: float) -> int:
+    """The number of steps nearest to a length of time, both in ms; of two that are as near in floats, the even one.
+
+    So windows, parts and periods are rounded, as `steps_of_ms(..., "nearest")` does for neurons.
+    """
+    return round(duration / dt)
+
+
+def steps_that_hold(duration: float, dt: float) -> int:
+    """The number of steps that hold a length of time, both in ms, the last one perhaps in part.
+
+    Up to `EDGE` steps more than a whole number are that number: 2.1 ms at dt = 0.3 ms, 7.000000000000001 steps, are 7.
+    """
+    return int(np.ceil(duration / dt - EDGE))
 
 
 def plausible_rows(rows: int, events: int) -> bool:
@@ -499,3 +515,50 @@ class SpikeTrains:
             raise ArgumentError(f"dt: expected at most 255 spikes a step; found {most}")
         dense[cells] = counts if collisions == "count" else True
         return dense.reshape(len(self), steps)
+
+
+def checked_window(argument: str, value: Any) -> tuple[float, float]:
+    """How far from a spike a step is near it, (ms before, ms after): `value`, checked."""
+    before, after = items(argument, value, "two times in ms, before a spike and after it", 2)
+    return milliseconds(argument, before, zero=True), milliseconds(argument, after, zero=True)
+
+
+def near_spikes(trains: SpikeTrains, window: tuple[float, float], dt: float, steps: int) -> np.ndarray:
+    """Which steps are near a spike of their train, where a recorded potential is that of the spike.
+
+    Parameters
+    ----------
+    trains : SpikeTrains
+    window : (before, after)
+        In ms, as `checked_window` returns it.
+    dt : float
+        Step in ms.
+    steps : int
+        Number of steps T.
+
+    Returns
+    -------
+    (trains, T) bool array
+        A spike lies in the step that `steps_of` says. Near are this step, as many before it as `nearest_steps` makes of
+        `before`, and as many after it as it makes of `after`. A spike at the very end lies in the last step.
+
+    Notes
+    -----
+    Spike and window become steps each by itself. Of their sum in ms, as of 1.27 ms and 1 ms, the number of near steps
+    would depend on where in its step a spike lies, and on rounding errors: 10.1 - 5 is 5.1, and 5.1 / 0.1 below 51.
+
+    Examples
+    --------
+    >>> from blocksim.trains import SpikeTrains, near_spikes
+    >>> near_spikes(SpikeTrains.of([[0.37], []]), (0.1, 0.2), dt=0.1, steps=7).astype(int)
+    array([[0, 0, 1, 1, 1, 1, 0],
+           [0, 0, 0, 0, 0, 0, 0]])
+    """
+    # cut to what int64 adds: beyond is as good as for ever
+    before, after = (min(nearest_steps(time, dt), MOST_STEPS // 2) for time in window)
+    at = steps_of(trains.times, dt)
+    at = np.where(at == steps, steps - 1, at)
+    edges = np.zeros((len(trains), steps + 1), np.int64)
+    np.add.at(edges, (trains.owners, np.clip(at - before, 0, steps)), 1)
+    np.add.at(edges, (trains.owners, np.clip(at + after + 1, 0, steps)), -1)
+    return np.cumsum(edges, axis=1)[:, :-1] > 0

@@ -116,6 +116,16 @@ def test_spikes_are_left_out():
     assert abs(with_spikes.membrane_resistance - 150) > 30, "spikes do harm where they are not left out"
 
 
+def test_steps_that_count_are_away_from_spikes_and_know_the_current_before():
+    spikes = [[10.1, 60.04], []]  # 10.1 - 5 is 5.1 ms, which in floats is not quite 51 steps
+    recording = Recording(np.zeros((2, 1000)), np.full((2, 1000), -70.0), 10_000, spikes)
+    counted = electrode._counted(recording, 21, 5.0, 8.0, (1.0, 90.0))
+    expected = np.zeros((2, 1000), bool)
+    expected[:, 20:900] = True
+    expected[0, 101 - 50 : 101 + 80 + 1] = expected[0, 600 - 50 : 600 + 80 + 1] = False
+    np.testing.assert_array_equal(counted, expected)
+
+
 def test_sweeps_with_rests_of_their_own_are_fitted_together():
     current = np.array([mean + noise(30_000, 0.1, 100, 3.0, seed=mean) for mean in (0, 30, 60)])
     both = [simulated(each, 0.1, seed=100 + sweep) for sweep, each in enumerate(current)]
@@ -243,8 +253,8 @@ TIME = np.arange(20_000) * 0.1
     (lambda: electrode_kernel(noisy(400)), r"^data: expected at least 5000 .* found 0 of 400 \(use a shorter"),
     (lambda: electrode_kernel(replace(noisy(), spikes=[np.arange(10, 2000, 40.0)])), r"found 0 of 20000"),
     (lambda: electrode_kernel(noisy(), part=(0, 300)), r"^data: expected at least 5000 .* found 2501 of 20000"),
-    (lambda: electrode_kernel(noisy(), part=(300, 100)), r"^part: expected 0 <= start < stop <= 2000 ms; found 300 a"),
-    (lambda: electrode_kernel(noisy(), part=(0, 2001)), r"^part: expected 0 <= start < stop <= 2000 ms; found 0 and"),
+    (lambda: electrode_kernel(noisy(), part=(300, 100)), r"^part: expected 0 <= start < stop <= 2000 ms, .*d 300 and"),
+    (lambda: electrode_kernel(noisy(), part=(0, 2001)), r"^part: expected 0 <= start < stop <= 2000 ms, .* 0 and 2001"),
     (lambda: electrode_kernel(noisy(), part=5), r"^part: expected a window \(start, stop\) in ms, or None; found 5"),
     (lambda: electrode_kernel(noisy(), part=(-1, 5)), r"^part\[0\]: expected a time in ms"),
     (lambda: electrode_kernel(noisy(), duration=0), r"^duration: expected a time in ms above 0; found 0"),

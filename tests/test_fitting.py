@@ -395,7 +395,7 @@ def test_settings_are_checked():
     ):  # fmt: skip
         with pytest.raises(ArgumentError, match=message):
             FitConfig(**settings)
-    with pytest.raises(ArgumentError, match=r"config.toml: expected settings out of .*; found 'speed'"):
+    with pytest.raises(ArgumentError, match=r"config.toml: expected names out of .*; found 'speed'"):
         FitConfig.from_dict({"speed": 1}, "config.toml")
     with pytest.raises(ArgumentError, match="expected at least one spike"):
         FitData(noise(steps=100), np.zeros((1, 100)), 0.5)

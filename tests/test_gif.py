@@ -11,12 +11,15 @@ from blocksim import _imposed, simulate
 from blocksim.backend import get_backend
 from blocksim.cli import main
 from blocksim.ephys import GIFCell, GIFConfig, GIFFit, Recording, evaluate, fit_gif, open_recording
+from blocksim.ephys._figures import traces
 from blocksim.ephys._gif import spikes as of_spikes
-from blocksim.ephys._gif.imposed import Basis, threshold_regressors, weighted
+from blocksim.ephys._gif.estimate import as_imposed, estimate, score
+from blocksim.ephys._gif.imposed import Basis, hazard_of, threshold_regressors, weighted, where_live
+from blocksim.ephys._gif.recorded import Recorded
 from blocksim.ephys.evaluation import predict
 from blocksim.errors import FileError
 from blocksim.metrics import explained_temporal_variance, md_star
-from blocksim.trains import SpikeTrains
+from blocksim.trains import SpikeTrains, near_spikes
 
 from .helpers import assert_refused
 
@@ -135,6 +138,8 @@ def test_an_imposed_cell_is_the_simulated_one(cell):
     for step in np.flatnonzero(spikes[0]):
         after[0, step + 1 : step + 21] = True
     np.testing.assert_array_equal(live, ~after)
+    np.testing.assert_array_equal(imposed.hazard, hazard_of(imposed.log_hazard))
+    np.testing.assert_array_equal(np.isneginf(imposed.log_hazard), after)
 
 
 def test_compiled_loops_are_the_written_ones():
@@ -180,7 +185,7 @@ def test_derivatives_of_the_likelihood_are_its_differences():
     own[1] = weights[1] - (mean * weights / scale).sum()
     log, again = weighted(potential, spikes, basis, own)
     np.testing.assert_array_equal(again, live)
-    assert np.isclose(value, of_spikes.log_likelihood(np.exp(log), spikes, live))
+    assert np.isclose(value, of_spikes.log_likelihood(where_live(log, live), spikes))
     # by hand, from the definition
     hazard = np.exp(log)
     by_hand = np.log(1 - np.exp(-hazard[spikes & live])).sum() - hazard[live & ~spikes].sum()
@@ -197,18 +202,115 @@ def test_derivatives_of_the_likelihood_are_its_differences():
         np.testing.assert_allclose(-information[place], (ends[0][1] - ends[1][1]) / 2e-5, rtol=1e-4, atol=1e-4)
 
 
+def test_the_ascent_goes_on_where_a_hazard_underflows():
+    """Of spikes that are hardly possible, each worth its slope, it ends at the maximum; at a floor it stopped."""
+    rng, width = np.random.default_rng(0), 0.05
+    v = rng.normal(0, 4 * width, 20_000)
+    fired = rng.random(20_000) < np.minimum(1, np.exp(v / width - 14))
+    v[:100], fired[:100] = -45, True
+    x, live = np.stack([v, np.ones_like(v)], axis=1), np.ones(20_000, bool)
+    found = of_spikes.fit_spikes(x, fired, live, 0.01, {0: 1 / width})
+    low, high = -20.0, 5.0
+    for _ in range(100):  # where spikes and silent steps are in balance: (40) is concave
+        middle = (low + high) / 2
+        hazard = np.minimum(np.exp(v / width + middle), 500)
+        assert hazard[0] == 0
+        slope = np.ones(fired.sum())  # of a spike: hazard / (exp(hazard) - 1)
+        np.divide(hazard[fired], np.expm1(hazard[fired]), where=hazard[fired] > 0, out=slope)
+        low, high = (middle, high) if slope.sum() > hazard[~fired].sum() else (low, middle)
+    assert found.converged
+    assert found.weights[1] == pytest.approx(middle, abs=1e-3)
+
+
+NARROW = GIFCell(
+    capacitance=100, conductance=10, rest=-70, reset=-65, threshold=-50, width=0.02, refractory=2, thresholds=[(20, 1)]
+)
+
+
+def with_a_spike_at_rest(at):
+    """A recording of `NARROW`, of 2 s at 0.2 ms, with one more spike where its hazard underflows."""
+    current = 150 + 120 * np.repeat(np.random.default_rng(0).normal(size=(1, 1000)), 10, axis=1)
+    current[0, at - 500 : at + 1] = 0
+    own = NARROW.sample(current[0], 0.2, repeats=1, seed=1)
+    spikes = SpikeTrains.of([np.sort(np.append(own[0], at * 0.2))])
+    potential = NARROW.impose(current, spikes.to_steps(0.2, 10_000) > 0, 0.2).potential
+    return Recording(current, potential, 5000, own), Recording(current, potential, 5000, spikes)
+
+
+def likelihood_by_hand(cell, recording, steps):
+    """(40) of some steps, and their bits a spike, step by step: the hazard's logarithm stands for a small hazard's."""
+    spikes = recording.spike_counts()[0] > 0
+    imposed = cell.impose(recording.current, spikes[None], recording.dt)
+    total, live, number, left = 0.0, 0, 0, 0
+    for step, fired in enumerate(spikes):
+        if left:
+            left -= 1
+            continue
+        if step in steps:
+            log = (imposed.potential - imposed.threshold)[0, step] / cell.width + np.log(
+                cell.rate * recording.dt / 1000
+            )
+            total += (log if log < -40 else np.log(-np.expm1(-np.exp(log)))) if fired else -np.exp(log)
+            live, number = live + 1, number + fired
+        left = round(cell.refractory / recording.dt) if fired else 0
+    share = number / live
+    poisson = number * np.log(share) + (live - number) * np.log1p(-share)
+    return total, (total - poisson) / number / np.log(2), number
+
+
+def test_a_spike_where_it_can_hardly_be_counts():
+    """It is not left out of the score, which was better for it, and the score is finite: what it says of the cell."""
+    plain, more = with_a_spike_at_rest(6000)
+    spikes = more.spike_counts() > 0
+    imposed = NARROW.impose(more.current, spikes, 0.2)
+    assert imposed.hazard[0, 6000] == 0
+    assert -1100 < imposed.log_hazard[0, 6000] < -900
+    found = [evaluate(NARROW, recording, repeats=2) for recording in (plain, more)]
+    by_hand = [likelihood_by_hand(NARROW, recording, range(10_000)) for recording in (plain, more)]
+    for scores, (_, bits, _) in zip(found, by_hand, strict=True):
+        assert scores["bits"] == pytest.approx(bits, rel=1e-9)
+    assert found[0]["bits"] > 0 > found[1]["bits"]
+    uniform = of_spikes.rescaled_times(imposed.log_hazard, spikes)
+    assert len(uniform) == spikes.sum() - 1
+    assert found[1]["ks"] == of_spikes.ks_distance(uniform)
+
+
+def test_a_spike_where_it_can_hardly_be_counts_in_the_held_out_part():
+    _, more = with_a_spike_at_rest(6000)
+    config = GIFConfig(model="alif", refractory=2)
+    known = Recorded.of(more, config)
+    fitted = as_imposed(replace(estimate(known, config), cell=NARROW), known)
+    assert fitted.log_hazard[0, 6000] < -900
+    for start in (5000, 7000):
+        total, bits, number = likelihood_by_hand(NARROW, more, range(start, 10_000))
+        held_out = score(known, fitted, start)
+        assert held_out.bits == pytest.approx(bits, rel=1e-9)
+        assert held_out.stretches.sum() * np.log(2) * number == pytest.approx(total, rel=1e-9)
+        assert (held_out.bits < 0) == (start == 5000)
+
+
+def test_a_coupling_that_is_there_twice_is_its_sum():
+    """Imposed as in the simulation: neurons have both."""
+    twice = replace(CELL, coupling=[(12, None, 0.2), (12, -58, 0.4), (12, None, 0.1), (30, -58, 0.1)])
+    once = replace(CELL, coupling=[(12, None, 0.2 + 0.1), (12, -58, 0.4), (30, -58, 0.1)])
+    current = current_of(7, 5000)
+    spikes = simulate(twice.layer(0.2), current[..., None], seed=1).spikes
+    run = simulate(twice.layer(0.2), current[..., None], impose=spikes, record=("threshold",))
+    found, expected = (cell.impose(current, spikes[..., 0], 0.2) for cell in (twice, once))
+    np.testing.assert_array_equal(found.threshold, expected.threshold)
+    live = found.hazard > 0
+    np.testing.assert_allclose(found.threshold[live] - CELL.rest, run.threshold[..., 0][live], atol=1e-8)
+
+
 def test_rescaled_intervals_of_the_true_cell_are_uniform():
     recording = recording_of(CELL, 8, 300_000)
     spikes = recording.spike_counts() > 0
-    hazard = CELL.impose(recording.current, spikes, 0.2).hazard
-    uniform = of_spikes.rescaled_times(hazard, spikes)
+    uniform = of_spikes.rescaled_times(CELL.impose(recording.current, spikes, 0.2).log_hazard, spikes)
     assert len(uniform) == spikes.sum() - 1
     assert of_spikes.ks_distance(uniform) < 1.6 / np.sqrt(len(uniform))
     wrong = replace(CELL, threshold=CELL.threshold + 2)
-    assert (
-        of_spikes.ks_distance(of_spikes.rescaled_times(wrong.impose(recording.current, spikes, 0.2).hazard, spikes))
-        > 0.3
-    )
+    log_hazard = wrong.impose(recording.current, spikes, 0.2).log_hazard
+    assert of_spikes.ks_distance(of_spikes.rescaled_times(log_hazard, spikes)) > 0.3
 
 
 def test_scores_of_the_true_cell():
@@ -224,6 +326,24 @@ def test_scores_of_the_true_cell():
     by_hand = explained_temporal_variance(predicted.trains, test.spikes, duration=test.duration, pooled=True)
     assert np.isclose(scores["etv"], by_hand[0])
     assert np.isclose(scores["md_star"], md_star(predicted.trains, test.spikes))
+
+
+def test_a_report_leaves_out_the_steps_that_the_scores_leave_out():
+    recording = recording_of(CELL, 9, 5000)
+    predicted = predict(CELL, recording, 0.2, repeats=2, seed=1)
+    shown = traces(predicted).axes[2].lines[0].get_ydata()
+    both = SpikeTrains.of([recording.spikes[0], predicted.trains[0]])
+    assert all(both.counts)
+    np.testing.assert_array_equal(np.isnan(shown), near_spikes(both, (2.0, 8.0), 0.2, 5000).any(axis=0))
+
+
+def test_a_current_may_have_a_unit():
+    units = pytest.importorskip("quantities")
+    current = current_of(1, 1000)
+    nano = current / 1000 * units.nA
+    spikes = np.zeros((1, 1000), bool)
+    np.testing.assert_allclose(CELL.impose(nano, spikes, 0.2).potential, CELL.impose(current, spikes, 0.2).potential)
+    assert_refused(lambda: CELL.impose(current * units.mV, spikes, 0.2), ["current", "pA", "mV"])
 
 
 def test_pooled_scores_are_those_of_the_mean_rate():
@@ -275,6 +395,7 @@ def test_a_neuron_without_noise_spikes_as_often_as_recorded():
     assert abs(len(trains[0]) / training.spikes.counts.mean() - 1) < 0.05
     imposed = cell.impose(test.current, test.spike_counts() > 0, 0.2)
     assert imposed.hazard is None
+    assert imposed.log_hazard is None
     # with its own spikes imposed it crosses its threshold where it spikes, and nowhere else
     own = trains.take([0]).to_steps(0.2, training.steps) > 0
     again = cell.impose(training.current[:1], own, 0.2)
@@ -380,8 +501,9 @@ def shell(tmp_path, monkeypatch):
 def test_the_command_fits_a_stochastic_neuron(shell, tmp_path):
     result = shell("a.npz", "-o", "out")
     assert result.exit_code == 0, result.output
-    assert "igif" in result.output
     fit = GIFFit.load(tmp_path / "out/fit.json")
+    assert [model for model, _ in fit.ranked()] == ["igif"]
+    assert "held-out bits a spike:" not in result.output  # nothing it was compared with
     assert fit.config.repeats == 20
     training = open_recording("a.npz").split(at=7500)[0]
     assert fit.cell == fit_gif(training, fit.config).cell
@@ -411,10 +533,17 @@ def test_the_command_takes_the_noise_away(shell, tmp_path):
 def test_cells_of_a_table_are_compared(shell, tmp_path):
     result = shell("a.npz", "b.npz", "-o", "cells", "--model", "auto", "--no-report")
     assert result.exit_code == 0, result.output
+    ranked = GIFFit.load(tmp_path / "cells/a/fit.json").ranked()
+    assert [bits for _, bits in ranked] == sorted((bits for _, bits in ranked), reverse=True)
     with open(tmp_path / "cells/cells.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["cell"] for row in rows] == ["a", "b"]
     assert all(row["model"] != "lif" for row in rows)  # the others have something of what the cell has
+    compared = "; ".join(f"{model} {bits:.3f}" for model, bits in ranked)
+    assert rows[0]["compared"] == compared
+    again = shell("a.npz", "-o", "cells/a", "--model", "auto", "--no-report")
+    assert again.exit_code == 0, again.output
+    assert f"held-out bits a spike: {compared}" in " ".join(again.output.split())
     assert all(float(row["test_md_star"]) > 0.5 for row in rows)
 
 

@@ -1,5 +1,6 @@
 """Spikes that stochastic neurons are given: the same run in every backend, the likelihood (40) and its gradient."""
 
+import decimal
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from blocksim import (
     Network,
     simulate,
 )
+from blocksim._escape import spike_terms
 from blocksim.ephys import GIFCell
 from blocksim.ephys._gif.spikes import log_likelihood as of_hazard
 from blocksim.losses import log_likelihood
@@ -99,6 +101,48 @@ def test_the_likelihood_is_its_definition():
     assert loss.value == pytest.approx(total, rel=1e-12)
 
 
+def exact_log_probability(log_hazard):
+    """log(1 - exp(-hazard)) in as many digits as it takes, and its derivative in the log of the hazard."""
+    digits = 60 + round(abs(log_hazard))
+    with decimal.localcontext(decimal.Context(prec=digits, Emin=decimal.MIN_EMIN)):
+        hazard = decimal.Decimal(float(log_hazard)).exp()
+        silent = (-hazard).exp()
+        return float((1 - silent).ln()), float(hazard * silent / (1 - silent))
+
+
+def test_a_spike_counts_for_what_it_says_however_small_its_hazard():
+    """No floor, and no infinity, where exp(-746) is 0; from one side of the border to the other it is one function."""
+    logs = np.array([-2000, -800, -746, -745, -709, -700, -691, -690.8, -690.7, -600, -40, -20, -5, -1, 0, 1.0, 3.0])
+    hazard = np.exp(logs)
+    assert hazard[:3].tolist() == [0, 0, 0]
+    found = spike_terms(hazard, logs)
+    exact = np.array([exact_log_probability(log) for log in logs])
+    np.testing.assert_allclose(found.value, exact[:, 0], rtol=1e-12, atol=1e-16)
+    np.testing.assert_allclose(found.slope, exact[:, 1], rtol=1e-12)
+    assert np.isfinite(found.curvature).all()
+    assert (found.curvature >= 0).all(), "concave"
+
+
+def test_the_likelihood_of_a_spike_far_below_threshold_has_its_slope(backend):
+    """Its hazard underflows; the likelihood is that of the definition, and its gradient its differences."""
+    layer = Layer(LinearIF(0.9, 1.0, spike=Escape(0.05, 0.001)))
+    x, spikes = np.zeros((1, 20, 1)), np.zeros((1, 20, 1), bool)
+    spikes[0, 7] = True
+
+    def loss_of(x):
+        run = imposed_on(layer, x, spikes, backend)
+        return log_likelihood(run), run
+
+    loss, run = loss_of(x)
+    assert loss.hazard[spikes] == 0
+    assert loss.value == pytest.approx(np.log(0.05) - 1000, rel=1e-12)
+    along = run.backward(loss.gradient).x
+    for step in (3, 7):
+        ends = [loss_of(x + sign * 1e-4 * (np.arange(20) == step)[:, None])[0].value for sign in (1, -1)]
+        assert along[0, step, 0] == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-8)
+        assert along[0, step, 0] > 100
+
+
 @pytest.mark.parametrize("recurrent", [True, False])
 @pytest.mark.parametrize("seed", seeds(6))
 def test_the_gradient_is_that_of_the_likelihood(backend, seed, recurrent):
@@ -155,7 +199,7 @@ def test_a_cells_likelihood_is_that_of_its_fit():
     loss = log_likelihood(imposed_on(cell.layer(0.1), current[:, None], spikes, "numba"))
     imposed = cell.impose(current, spikes.T, 0.1)
     np.testing.assert_allclose(loss.hazard[:, 0], imposed.hazard[0], rtol=1e-8, atol=1e-300)
-    assert loss.value == pytest.approx(of_hazard(imposed.hazard, spikes.T, imposed.hazard > 0), rel=1e-10)
+    assert loss.value == pytest.approx(of_hazard(imposed.log_hazard, spikes.T), rel=1e-10)
 
 
 def test_ascent_of_the_likelihood_finds_the_weights():

@@ -184,6 +184,14 @@ def test_residuals_are_recorded_less_modelled_away_from_spikes():
     assert np.isnan(time.lines[0].get_ydata()).tolist() == [91 <= step <= 149 for step in range(400)]
 
 
+def test_residuals_leave_out_the_same_steps_wherever_in_its_step_a_spike_lies():
+    for at in (100.0, 100.4, 100.9):
+        recording = Recording(np.zeros(400), np.full(400, -60.0), 1000, [[at, 400.0]])
+        time, *_ = plotting.residuals(recording, np.full(400, -61.0), spikes=[[at + 50]])
+        left_out = np.flatnonzero(np.isnan(time.lines[0].get_ydata())).tolist()
+        assert left_out == [*range(98, 109), *range(148, 159), 397, 398, 399], "one at the very end is in the last step"
+
+
 def test_residuals_of_a_long_recording_are_drawn_in_stretches():
     recording = Recording(np.zeros(100_001), np.full(100_001, -60.0), 10_000, [[]])
     time, *_ = plotting.residuals(recording, np.linspace(-61, -60, 100_001))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,17 @@ import pytest
 
 import blocksim
 from blocksim import metrics
+from blocksim._milliseconds import steps_of_ms
 from blocksim.data import from_lists
-from blocksim.trains import SpikeTrains, exact_times, steps_of
+from blocksim.trains import (
+    SpikeTrains,
+    checked_window,
+    exact_times,
+    near_spikes,
+    nearest_steps,
+    steps_of,
+    steps_that_hold,
+)
 
 from .helpers import assert_refused
 
@@ -54,6 +64,71 @@ def test_times_on_an_edge_fall_after_it():
     assert (np.floor(times / 0.1) != np.arange(100_000)).any()
     np.testing.assert_array_equal(steps_of(times, 0.1), np.arange(100_000))
     np.testing.assert_array_equal(steps_of(times, 0.5), np.arange(100_000) // 5)
+
+
+def test_a_length_of_time_is_the_nearest_number_of_steps():
+    """As refractory periods are rounded, and half a step to the even one."""
+    assert [nearest_steps(time, 0.5) for time in (0, 0.2, 0.25, 0.3, 0.75, 1.25, 2.0)] == [0, 0, 0, 1, 2, 2, 4]
+    for dt in (0.1, 0.25, 0.3, 1 / 3):
+        times = np.arange(2000) * 0.05
+        steps = [nearest_steps(time, dt) for time in times.tolist()]
+        assert steps == steps_of_ms("refractory", times, dt, "nearest").tolist()
+
+
+def test_steps_that_hold_a_length_of_time():
+    times = [Fraction(k, 50) for k in range(20_000)]
+    for dt in (Fraction(1, 10), Fraction(3, 10), Fraction(1, 50), Fraction(1, 3)):
+        exact = [-(-time // dt) for time in times]
+        assert [steps_that_hold(float(time), float(dt)) for time in times] == exact
+    # 2.1 / 0.3 is 7.000000000000001: plain ceil has a step too many
+    assert int(np.ceil(2.1 / 0.3)) == 8
+    assert steps_that_hold(2.1, 0.3) == 7
+
+
+def near_by_hand(trains, window, dt, steps):
+    """Steps near spikes, one by one and in exact numbers: Python's round of a Fraction goes to the even one too."""
+    before, after = (round(time / dt) for time in window)
+    result = np.zeros((len(trains), steps), bool)
+    for row, train in zip(result, trains, strict=True):
+        for time in train:
+            own = min(time // dt, steps - 1) if time <= steps * dt else time // dt
+            for step in range(steps):
+                row[step] |= own - before <= step <= own + after
+    return result
+
+
+@pytest.mark.parametrize("dt", [Fraction(1, 10), Fraction(3, 10), Fraction(1, 4), Fraction(1, 3)])
+@pytest.mark.parametrize("window", [(2, 8), (0, 0), (Fraction(1, 2), 0), (0, Fraction(17, 50)), (5, 50), (1000, 0)])
+def test_steps_near_spikes_are_those_counted_by_hand(dt, window):
+    rng = np.random.default_rng(0)
+    window, steps = tuple(map(Fraction, window)), 400
+    last = int(steps * dt * 1000)
+    exact = [
+        [Fraction(int(time), 1000) for time in np.sort(rng.integers(0, last, 7))],  # in their step, anywhere
+        [int(step) * dt for step in np.sort(rng.integers(0, steps, 4))],  # at its start
+        [], [Fraction(0)], [steps * dt], [-dt * 3, (steps + 2) * dt],
+    ]  # fmt: skip
+    trains = SpikeTrains.of([[float(time) for time in train] for train in exact])
+    found = near_spikes(trains, tuple(map(float, window)), float(dt), steps)
+    np.testing.assert_array_equal(found, near_by_hand(exact, window, dt, steps))
+
+
+def test_near_spikes_is_the_same_wherever_in_its_step_a_spike_lies():
+    """Where the ends of the window are times, and not numbers of steps, the window is longer or elsewhere by a step."""
+    dt, at = 0.1, np.arange(60, 1000)
+    whole = near_spikes(SpikeTrains.of([[step * dt] for step in at]), (5.0, 8.0), dt, 1100)
+    assert (whole.sum(axis=1) == 131).all()
+    later = near_spikes(SpikeTrains.of([[(step + 0.7) * dt] for step in at]), (5.0, 8.0), dt, 1100)
+    np.testing.assert_array_equal(later, whole)
+    assert (np.floor((at * dt - 5.0) / dt) < at - 50).sum() > 10
+    assert (np.ceil((at * dt + 8.0) / dt) > at + 80).sum() > 10
+    assert (np.round(((at + 0.7) * dt - 5.0) / dt) == at - 49).all()
+
+
+def test_a_window_without_an_end_takes_all():
+    trains = SpikeTrains.of([[3.0], []])
+    assert near_spikes(trains, (1e12, 1e12), 1e-12, 5).tolist() == [[True] * 5, [False] * 5]
+    assert checked_window("window", [np.float32(0.1), 0]) == (0.1, 0.0)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -362,6 +362,8 @@ def _print(row: Mapping[str, Any], screen: Console) -> None:
     screen.print(Text.assemble((str(row["cell"]), "bold"), f", {row['seconds']:.3g} s"))
     screen.print(cell)
     screen.print(table)
+    if ";" in (row.get("compared") or ""):  # more than one model
+        screen.print(f"held-out bits a spike: {row['compared']}")
     if row.get("warnings"):
         for warning in row["warnings"].split("; "):
             screen.print(Text.assemble(("warning", "yellow"), f": {warning}"))

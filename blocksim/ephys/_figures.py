@@ -12,13 +12,14 @@ import numpy as np
 from blocksim import metrics
 from blocksim.ephys._fitting.fit import Fit
 from blocksim.ephys._gif.result import BAND, GIFFit
-from blocksim.ephys._gif.spikes import rescaled_times
-from blocksim.ephys.evaluation import Predicted
+from blocksim.ephys._gif.spikes import ks_critical, rescaled_times
+from blocksim.ephys._recordings.recording import Recording
+from blocksim.ephys.evaluation import NEAR, SIGMA, Predicted
 from blocksim.plotting import RATE, SPIKE, require_matplotlib, tidy
+from blocksim.trains import SpikeTrains, near_spikes
 
 EXCERPT = 2000.0  # ms of traces that are drawn
 SHOWN = 10_000.0  # ms of rasters
-SIGMA = 10.0
 KERNEL_WORDS = {"currents": ("after-spike current", "pA"), "thresholds": ("rise of the threshold", "mV")}
 
 
@@ -37,9 +38,7 @@ def traces(predicted: Predicted) -> Any:
     recording, dt = predicted.recording, predicted.recording.dt
     group = predicted.groups[0]
     trials, model = recording.spikes.take(group), predicted.trains[0]  # of a stochastic model the first repetition
-    start = _busiest(np.concatenate([trials.times, model]), recording.duration)
-    stop = min(start + EXCERPT, recording.duration)
-    first, last = int(start / dt), int(stop / dt)
+    start, stop, first, last = _excerpt(np.concatenate([trials.times, model]), recording)
     time = np.arange(first, last) * dt
     recorded = recording.voltage[group[0], first:last]
     modelled, threshold = (trace[0, first:last] for trace in predicted.traces[1:])
@@ -61,16 +60,22 @@ def traces(predicted: Predicted) -> Any:
     middle.set_ylabel("potential (mV)")
     middle.set_ylim(min(float(recorded.min()), float(modelled.min())) - 2, peak + 4)
     middle.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, ncols=3, fontsize=9)
-    away = np.ones(last - first, bool)
-    for spike in np.concatenate([trials[0], model]):
-        away[max(0, round((spike - 2) / dt) - first) : max(0, round((spike + 8) / dt) - first)] = False
-    bottom.plot(time, np.where(away, recorded - modelled, np.nan), color=SPIKE, linewidth=0.8)
+    both = SpikeTrains.of([trials[0], model])
+    near = near_spikes(both, NEAR, dt, recording.steps)[:, first:last]
+    bottom.plot(time, np.where(near.any(axis=0), np.nan, recorded - modelled), color=SPIKE, linewidth=0.8)
     bottom.axhline(0, color="black", linewidth=0.6)
     bottom.set_ylabel("residual (mV)")
     bottom.set_xlabel("time in the test part (ms)")
     bottom.set_xlim(start, stop)
     figure.align_ylabels()
     return figure
+
+
+def _excerpt(times: np.ndarray, recording: Recording) -> tuple[float, float, int, int]:
+    """The stretch with most of these times: its start and stop in ms, and its first step and the one after its last."""
+    start = _busiest(times, recording.duration)
+    stop = min(start + EXCERPT, recording.duration)
+    return start, stop, int(start / recording.dt), int(stop / recording.dt)
 
 
 def _busiest(times: np.ndarray, duration: float) -> float:
@@ -145,13 +150,13 @@ def kernels(result: GIFFit) -> Any:
 
 def hazards(predicted: Predicted) -> Any:
     """Figure of the hazard with the recorded spikes imposed, in a stretch, and of all rescaled intervals."""
-    assert predicted.imposed is not None
-    assert predicted.imposed.hazard is not None
-    recording, hazard = predicted.recording, predicted.imposed.hazard
-    dt, counts = recording.dt, recording.spike_counts() > 0
+    imposed = predicted.imposed
+    assert imposed is not None
+    assert imposed.hazard is not None
+    assert imposed.log_hazard is not None
+    recording, hazard, dt = predicted.recording, imposed.hazard, predicted.recording.dt
     spikes = recording.spikes[predicted.groups[0][0]]
-    start = _busiest(spikes, recording.duration)
-    first, last = int(start / dt), int(min(start + EXCERPT, recording.duration) / dt)
+    start, _, first, last = _excerpt(spikes, recording)
     figure, axes = _new(3.2, 1, 2, width_ratios=[2.2, 1])
     left, right = axes[0]
     time = np.arange(first, last) * dt
@@ -162,11 +167,11 @@ def hazards(predicted: Predicted) -> Any:
                    transform=left.get_xaxis_transform())  # fmt: skip
     left.set_ylabel("hazard (Hz)")
     left.set_xlabel("time in the test part (ms)")
-    uniform = np.sort(rescaled_times(hazard, counts & (hazard > 0)))
+    uniform = np.sort(rescaled_times(imposed.log_hazard, recording.spike_counts() > 0))
     number = len(uniform)
     if number:
         share = (np.arange(number) + 0.5) / number
-        band = 1.36 / np.sqrt(number)
+        band = ks_critical(number)
         right.fill_between([0, 1], [-band, 1 - band], [band, 1 + band], color=SPIKE, alpha=0.2, linewidth=0)
         right.plot(uniform, share, color=RATE, linewidth=1.2)
     else:

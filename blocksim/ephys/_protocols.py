@@ -14,14 +14,15 @@ from blocksim import _notebook, plotting
 from blocksim._escape import checked_seed
 from blocksim._layer import Layer
 from blocksim._simulation import simulate
-from blocksim._validation import finite, flag, found, instance, milliseconds, number, real_array, whole
+from blocksim._validation import finite, flag, found, instance, milliseconds, number, real_array, sweep_array, whole
 from blocksim.backend import Backend
 from blocksim.ephys._fitted import neurons_of
 from blocksim.ephys._fitting.model import Cell
 from blocksim.ephys._gif.cell import GIFCell
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.errors import ArgumentError
-from blocksim.trains import SpikeTrains
+from blocksim.trains import SpikeTrains, nearest_steps, steps_of
+from blocksim.trains import before as is_before
 
 EDGE = 5.0  # ms: means of currents so long on either side of an edge are compared, for recorded currents are noisy
 CLEAR = 0.2  # of the squared jumps at the larger edge of the step are those at the smaller, at least
@@ -85,7 +86,7 @@ class FICurve:
         array([ 0., 25.])
         """
         return {
-            "amplitude_pa": self.amplitudes, "rate_hz": self.rate, "latency_ms": _mean(self.latencies),
+            "amplitude_pa": self.amplitudes.copy(), "rate_hz": self.rate, "latency_ms": _mean(self.latencies),
             "first_rate_hz": 1000 / _mean(self.first_intervals), "last_rate_hz": 1000 / _mean(self.last_intervals),
         }  # fmt: skip
 
@@ -148,12 +149,13 @@ class StepResponses:
         """
         instance("recording", recording, Recording, "a Recording")
         dt, current = recording.dt, np.asarray(recording.current)
-        begin, end = _edges(current, max(1, round(EDGE / dt)))
+        width = max(1, nearest_steps(EDGE, dt))
+        begin, end = _edges(current, width)
         levels = np.stack([np.median(part, axis=1) for part in (current[:, :begin], current[:, begin:end])])
         amplitudes = levels[1] - levels[0]
         fitted = np.repeat(levels[:1].T, current.shape[1], axis=1)
         fitted[:, begin:end] = levels[1][:, None]
-        wander = float(np.abs(_smoothed(current - fitted, max(1, round(EDGE / dt)))).max())
+        wander = float(np.abs(_smoothed(current - fitted, width)).max())
         largest = float(np.abs(amplitudes).max())
         if not wander <= MOST_WANDER * largest:
             raise ArgumentError(
@@ -221,9 +223,9 @@ class StepResponses:
         latencies, first, last = (np.full(shape, np.nan) for _ in range(3))
         for place in range(len(self.trains)):
             train = self.trains[place]
-            inside = train[(train >= self.start - 1e-9) & (train < self.stop - 1e-9)]
+            inside = train[~is_before(train, self.start) & is_before(train, self.stop)]
             at = divmod(place, self.repeats)
-            counts[at] = (inside >= self.start + settle - 1e-9).sum()
+            counts[at] = (~is_before(inside, self.start + settle)).sum()
             if len(inside):
                 latencies[at] = inside[0] - self.start
             if len(inside) > 1:
@@ -278,7 +280,7 @@ def step_responses(
     finite("amplitudes", sizes)
     dt = milliseconds("dt", dt)
     lengths = [
-        round(milliseconds(name, value, zero=name != "duration") / dt)
+        nearest_steps(milliseconds(name, value, zero=name != "duration"), dt)
         for name, value in (("before", before), ("duration", duration), ("after", after))
     ]
     if not lengths[1]:
@@ -340,7 +342,7 @@ class TriggeredAverage(NamedTuple):
         >>> found.table()["average"]
         array([19., 20., 21.])
         """
-        return {"time_ms": self.times, "average": self.average, "standard_error": self.error}
+        return {"time_ms": self.times.copy(), "average": self.average.copy(), "standard_error": self.error.copy()}
 
 
 def spike_triggered_average(
@@ -382,20 +384,17 @@ def spike_triggered_average(
     >>> found.times.round(1).tolist(), found.average.tolist(), found.spikes
     ([-0.3, -0.2, -0.1, 0.0, 0.1], [0.0, 0.0, 2.0, 0.0, 0.0], 2)
     """
-    array = real_array("signal", signal)
-    if array.ndim not in (1, 2) or not array.size:
-        raise ArgumentError(f"signal: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
-    finite("signal", array)
-    array = np.atleast_2d(array).astype(np.float64)
+    array = np.atleast_2d(sweep_array("signal", signal)).astype(np.float64)
     trains, dt = SpikeTrains.of(spikes), milliseconds("dt", dt)
     if len(array) not in (1, len(trains)):
         raise ArgumentError(
             f"signal: expected one sweep, or one for each of {len(trains)} trains; found {len(array)} sweeps"
         )
-    reach = [round(milliseconds(name, value, zero=True) / dt) for name, value in (("before", before), ("after", after))]
+    ends = {"before": before, "after": after}
+    reach = [nearest_steps(milliseconds(name, value, zero=True), dt) for name, value in ends.items()]
     if flag("centred", centred):
         array = array - array.mean(axis=1, keepdims=True)
-    steps = np.floor(trains.times / dt + 1e-6).astype(np.int64)
+    steps = steps_of(trains.times, dt)
     inside = (steps >= reach[0]) & (steps + reach[1] < array.shape[1])
     steps, owners = steps[inside], (trains.owners if len(array) > 1 else 0 * trains.owners)[inside]
     if not len(steps):

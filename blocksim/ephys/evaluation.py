@@ -14,17 +14,23 @@ import numpy as np
 from blocksim import metrics
 from blocksim._validation import whole
 from blocksim.backend import Backend
-from blocksim.ephys._fitting.data import near_spikes, repeats_of
+from blocksim.ephys._fitting.data import means_of, repeats_of
+from blocksim.ephys._fitting.doubts import squared_correlation
 from blocksim.ephys._fitting.model import Cell, Prediction
 from blocksim.ephys._gif.cell import GIFCell, Imposed
 from blocksim.ephys._gif.potential import r2_of
 from blocksim.ephys._gif.spikes import bits_per_spike, ks_distance, rescaled_times
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.errors import ArgumentError
-from blocksim.trains import SpikeTrains
+from blocksim.trains import SpikeTrains, checked_window, near_spikes
 
-# of scores, in ms: standard deviation of the Gaussian of ETV, and half-width of the window of coincidences
-SIGMA, WINDOW = 10.0, 4.0
+# of scores, in ms: standard deviation of the Gaussian of ETV, half-width of the window of coincidences, and the time
+# before and after a spike in which potentials are not compared
+SIGMA, WINDOW, NEAR = 10.0, 4.0, (2.0, 8.0)
+# by name: of every model, and of stochastic ones
+SCORES = ("rate_hz", "rate_recorded_hz", "etv", "etv_raw", "etv_reliability", "gamma", "md_star",
+          "md_star_2ms", "md_star_8ms", "intrinsic_reliability", "potential_r2")  # fmt: skip
+STOCHASTIC = ("bits", "ks")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +150,7 @@ def predict(
         current = np.concatenate([earlier.current, current], axis=1)
     lead = 0 if earlier is None else earlier.steps
     groups = repeats_of(current)
-    means = np.stack([current[group].mean(axis=0) for group in groups])
+    means = means_of(current, groups)
     if isinstance(cell, GIFCell):
         repeats = whole("repeats", repeats, 1) if cell.is_stochastic else 1
         return _predict_gif(cell, at, groups, means, earlier, backend, repeats, seed)
@@ -166,8 +172,8 @@ def _predict_gif(
     current = np.empty(fired.shape)
     for index, group in enumerate(groups):
         current[group] = means[index]
-    potential, threshold, hazard = cell.impose(current, fired, dt)
-    imposed = Imposed(potential[:, lead:], threshold[:, lead:], None if hazard is None else hazard[:, lead:])
+    everything = cell.impose(current, fired, dt)
+    imposed = Imposed(*(None if each is None else each[:, lead:] for each in everything))  # type: ignore[arg-type]
     first = [group[0] for group in groups]
     spikes = trains.take(range(0, len(trains), repeats)).to_steps(dt, at.steps) > 0
     traces = Prediction(spikes, imposed.potential[first], imposed.threshold[first])
@@ -179,7 +185,7 @@ def scores(
     *,
     sigma: float = SIGMA,
     window: float = WINDOW,
-    spike_window: tuple[float, float] = (2.0, 8.0),
+    spike_window: tuple[float, float] = NEAR,
 ) -> dict[str, float]:
     """Scores of a prediction, NaN where there is nothing to compare.
 
@@ -206,7 +212,8 @@ def scores(
     Of a stochastic cell "etv" is that of its mean rate; "potential_r2" is 1 - SSE / VAR with the recorded spikes
     imposed, where that of a cell whose potential has no unit of its own is the squared correlation; and there are
     "bits", by which it is more likely than a Poisson neuron for each spike, and "ks", the Kolmogorov-Smirnov distance
-    of the rescaled intervals.
+    of the rescaled intervals. Every spike counts for these, however unlikely, but those within the refractory period of
+    another, which the cell cannot have.
     """
     duration = predicted.recording.duration
     rows: list[tuple[int, dict[str, float]]] = []
@@ -235,32 +242,26 @@ def scores(
                 "intrinsic_reliability": metrics.intrinsic_reliability(trials, window=window),
             }
         rows.append((len(group), row))
-    names = ("rate_hz", "rate_recorded_hz", "etv", "etv_raw", "etv_reliability", "gamma", "md_star",
-             "md_star_2ms", "md_star_8ms", "intrinsic_reliability", "potential_r2")  # fmt: skip
     result: dict[str, float] = {}
-    for name in names:
+    for name in SCORES:
         found = [(weight, row[name]) for weight, row in rows if name in row and np.isfinite(row[name])]
         total = sum(weight for weight, _ in found)
         result[name] = sum(weight * value for weight, value in found) / total if found else float("nan")
-    if predicted.imposed is not None and predicted.imposed.hazard is not None:
-        counts, hazard = predicted.recording.spike_counts() > 0, predicted.imposed.hazard
-        live = hazard > 0
-        result["bits"] = bits_per_spike(hazard, counts, live)
-        result["ks"] = ks_distance(rescaled_times(hazard, counts & live))
+    if predicted.imposed is not None and predicted.imposed.log_hazard is not None:
+        fired, log_hazard = predicted.recording.spike_counts() > 0, predicted.imposed.log_hazard
+        result["bits"] = bits_per_spike(log_hazard, fired)
+        result["ks"] = ks_distance(rescaled_times(log_hazard, fired))
     return result
 
 
 def _potential(predicted: Predicted, index: int, group: list[int], spike_window: tuple[float, float]) -> float:
     recording = predicted.recording
-    counts = recording.spike_counts()[group]
-    near = near_spikes(counts, spike_window, recording.dt)
+    window = checked_window("spike_window", spike_window)
+    near = near_spikes(recording.spikes.take(group), window, recording.dt, recording.steps)
     if predicted.imposed is not None:
         return r2_of(predicted.imposed.potential[group], recording.voltage[group], ~near)
     away = ~near.any(axis=0)
-    recorded, modelled = recording.voltage[group].mean(axis=0)[away], predicted.traces.voltage[index][away]
-    if len(recorded) < 2 or not np.ptp(modelled) > 0 or not np.ptp(recorded) > 0:
-        return float("nan")
-    return float(np.corrcoef(recorded, modelled)[0, 1] ** 2)
+    return squared_correlation(recording.voltage[group].mean(axis=0)[away], predicted.traces.voltage[index][away])
 
 
 def arrays(predicted: Predicted, prefix: str) -> dict[str, Any]:

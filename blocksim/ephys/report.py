@@ -198,10 +198,11 @@ def _compared(result: Fit | GIFFit) -> str:
     """A table of the models that were compared on held-out data, where there were several."""
     if not isinstance(result, GIFFit) or len(result.compared) < 2:
         return ""
-    best = max(result.compared.values())
+    ranked = result.ranked()
+    best = ranked[0][1]
     rows = "\n".join(
         f"<tr><th scope='row'>{html.escape(name)}</th><td>{bits:.3f}</td><td>{bits - best:.3f}</td></tr>"
-        for name, bits in sorted(result.compared.items(), key=lambda item: -item[1])
+        for name, bits in ranked
     )
     counted = " (time constants of currents / rises / coupling)" if result.config.select else ""
     return (

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._validation import finite, found, items, milliseconds, real_array
+from blocksim._validation import finite, found, milliseconds, real_array
 from blocksim.errors import ArgumentError
 from blocksim.plotting._sheet import align, legend, sheet_of, text
 from blocksim.plotting._spikes import MOST_PANELS
-from blocksim.trains import SpikeTrains
+from blocksim.trains import SpikeTrains, checked_window, near_spikes
 
 STRETCHES, LEVELS, BARS = 1000, 30, 60  # of residuals: over time, over the potential, in the histogram
 BAND = (5.0, 50.0, 95.0)  # per cent of them
@@ -219,19 +219,17 @@ def residuals(
         raise ArgumentError(f"recording: expected a Recording; found {found(recording)}")
     modelled = _rows("potential", real_array("potential", potential, "mV"), recording.voltage.shape)
     finite("potential", modelled)
-    before, after = (milliseconds("window", each, zero=True) for each in items("window", window, "two times in ms", 2))
+    window = checked_window("window", window)
     trains = [recording.spikes] if spikes is None else [recording.spikes, SpikeTrains.of(spikes)]
     counted = np.ones(modelled.shape, np.bool_)
     for some in trains:
         if len(some) != len(modelled):
             raise ArgumentError(f"spikes: expected a train for each of {len(modelled)} sweeps; found {len(some)}")
-        for row, train in zip(counted, some, strict=True):
-            for time in train:
-                first, last = round((time - before) / recording.dt), round((time + after) / recording.dt)
-                row[max(0, first) : max(0, last + 1)] = False
+        counted &= ~near_spikes(some, window, recording.dt, recording.steps)
     if not counted.any():
         raise ArgumentError(
-            f"window: expected potentials further from spikes than {before:g} ms before, {after:g} ms after; found none"
+            f"window: expected potentials further from spikes than {window[0]:g} ms before, {window[1]:g} ms after; "
+            "found none"
         )
     left = np.where(counted, recording.voltage - modelled, np.nan)
     every = left[counted]

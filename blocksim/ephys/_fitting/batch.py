@@ -28,7 +28,7 @@ from blocksim.ephys._nwb import write_nwb
 from blocksim.ephys._recordings.electrode import ElectrodeKernel, compensate, electrode_kernel
 from blocksim.ephys._recordings.formats import open_parts, open_recording
 from blocksim.ephys._recordings.recording import Recording
-from blocksim.ephys.evaluation import arrays, predict, scores
+from blocksim.ephys.evaluation import SCORES, STOCHASTIC, arrays, predict, scores
 from blocksim.errors import ArgumentError, BlocksimError, FileError
 
 DONE, PREDICTIONS, REPORT, NWB = "fit.json", "predictions.npz", "report.html", "fit.nwb"
@@ -37,12 +37,10 @@ NUMBERS = {
     FitConfig: ("tau_mem_ms", "tau_adapt_ms", "adaptation", "gain_per_pa", "bias", "refractory_ms", "rheobase_pa",
                 "adaptation_pa", "reset_mv", "scale_mv", "dt_ms", "training_loss", "warnings"),
     GIFConfig: ("tau_mem_ms", "resistance_mohm", "capacitance_pf", "rest_mv", "reset_mv", "threshold_mv", "width_mv",
-                "refractory_ms", "dt_ms", "held_out_bits", "warnings"),
+                "refractory_ms", "dt_ms", "held_out_bits", "compared", "warnings"),
 }  # fmt: skip
-SCORES = ("rate_hz", "rate_recorded_hz", "etv", "etv_raw", "etv_reliability", "gamma", "md_star",
-          "md_star_2ms", "md_star_8ms", "intrinsic_reliability", "potential_r2")  # fmt: skip
-LATER = ("md_star_2ms", "md_star_8ms", "warnings")  # what results of 0.1.0 lack
-STOCHASTIC = ("bits", "ks")  # scores of stochastic models
+TEXTS = ("compared", "warnings")
+LATER = ("md_star_2ms", "md_star_8ms", *TEXTS)  # what results of 0.1.0 lack
 
 
 def columns_of(config: FitConfig | GIFConfig) -> dict[str, type]:
@@ -52,7 +50,7 @@ def columns_of(config: FitConfig | GIFConfig) -> dict[str, type]:
     texts: dict[str, type] = dict.fromkeys(("cell", "file", "model") if gif else ("cell", "file"), str)
     numbers = dict.fromkeys(NUMBERS[type(config)], float) | dict.fromkeys(["training_spikes", "test_spikes"], int)
     numbers |= {f"{part}_{name}": float for part in ("training", "test") for name in scored} | {"seconds": float}
-    return texts | {name: str if name == "warnings" else kind for name, kind in numbers.items()}
+    return texts | {name: str if name in TEXTS else kind for name, kind in numbers.items()}
 
 
 @dataclass(frozen=True)
@@ -287,6 +285,7 @@ def _row(
             "model": result.config.model, "resistance_mohm": neuron.resistance, "capacitance_pf": neuron.capacitance,
             "rest_mv": neuron.rest, "reset_mv": neuron.reset, "threshold_mv": neuron.threshold,
             "width_mv": neuron.width, "held_out_bits": result.scores["held_out_bits"],
+            "compared": "; ".join(f"{model} {bits:.3f}" for model, bits in result.ranked()),
             "warnings": "; ".join(result.warnings),
         }  # fmt: skip
     else:

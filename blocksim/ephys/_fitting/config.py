@@ -6,17 +6,19 @@ Owns their names, defaults and ranges.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from blocksim._options import check_choices
+from blocksim._settings import of_fields
 from blocksim._validation import choice, choices, instance, items, milliseconds, number, numbers_by_name, whole
 from blocksim.ephys._fitting.losses import SpikeLoss, spike_loss
 from blocksim.ephys._fitting.translation import PARAMETERS
 from blocksim.errors import ArgumentError
 from blocksim.surrogates import Surrogate
+from blocksim.trains import checked_window
 
 VALIDATION_BY = ("time", "windows")
 
@@ -141,8 +143,7 @@ class FitConfig:
         periods: Any = (self.refractory,) if np.isscalar(self.refractory) else self.refractory
         periods = items("refractory", periods, "periods in ms")
         set_field(self, "refractory", tuple(milliseconds("refractory", period, zero=True) for period in periods))
-        window = items("spike_window", self.spike_window, "two times in ms, before a spike and after it", 2)
-        set_field(self, "spike_window", tuple(milliseconds("spike_window", value, zero=True) for value in window))
+        set_field(self, "spike_window", checked_window("spike_window", self.spike_window))
         instance("bounds", self.bounds, Mapping, "a dict of (low, high) by name")
         bounds = {name: items(f"bounds: {name}", pair, "(low, high)", 2) for name, pair in self.bounds.items()}
         set_field(self, "bounds", bounds)
@@ -168,12 +169,7 @@ class FitConfig:
         ArgumentError
             A name is unknown, and the message names `source`; or a setting is out of range.
         """
-        names = [item.name for item in fields(cls)]
-        for name in settings:
-            if name not in names:
-                raise ArgumentError(f"{source}: expected settings out of {', '.join(names)}; found {name!r}")
-        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-        return cls(**given)
+        return cls(**of_fields(cls, source, settings))
 
     def to_dict(self) -> dict[str, Any]:
         """Settings by name, for JSON."""

@@ -1,6 +1,6 @@
 """What is fitted: the windows of one cell's recording as arrays, with repeats of one current merged.
 
-Owns `FitData`, and which steps of a potential belong to a spike.
+Owns `FitData`, and which sweeps repeat one current.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from blocksim._validation import finite, found, frozen, milliseconds, real_array, whole
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.errors import ArgumentError
+from blocksim.trains import checked_window, near_spikes, nearest_steps
 
 # sweeps are repeats of one current if they differ by no more than so much of its standard deviation
 SAME_CURRENT = 0.02
@@ -132,15 +133,18 @@ class FitData:
         """
         counts = recording.spike_counts()
         groups = repeats_of(recording.current) if merge else [[index] for index in range(recording.sweeps)]
-        near = near_spikes(counts, spike_window, recording.dt) if voltage else None
+        near = None
+        if voltage:
+            window = checked_window("spike_window", spike_window)
+            near = near_spikes(recording.spikes, window, recording.dt, recording.steps)
         return cls(
-            current=np.stack([recording.current[group].mean(axis=0) for group in groups]),
-            spikes=np.stack([counts[group].mean(axis=0) for group in groups]),
+            current=means_of(recording.current, groups),
+            spikes=means_of(counts, groups),
             dt=recording.dt,
             repeats=np.array([len(group) for group in groups]),
-            voltage=np.stack([recording.voltage[group].mean(axis=0) for group in groups]) if voltage else None,
+            voltage=means_of(recording.voltage, groups) if voltage else None,
             near_spike=None if near is None else np.stack([near[group].any(axis=0) for group in groups]),
-            warm_up=round(warm_up / recording.dt),
+            warm_up=nearest_steps(warm_up, recording.dt),
             name=recording.name or recording.source,
         )
 
@@ -159,12 +163,6 @@ def repeats_of(current: np.ndarray) -> list[list[int]]:
     return groups
 
 
-def near_spikes(counts: np.ndarray, window: tuple[float, float], dt: float) -> np.ndarray:
-    """Steps within `window` (ms before, ms after) of a spike."""
-    before, after = (round(milliseconds("spike_window", value, zero=True) / dt) for value in window)
-    steps = counts.shape[1]
-    edges = np.zeros((len(counts), steps + 1), np.int64)
-    for sweep, step in zip(*np.nonzero(counts), strict=True):
-        edges[sweep, max(0, step - before)] += 1
-        edges[sweep, min(steps, step + after + 1)] -= 1
-    return np.cumsum(edges, axis=1)[:, :-1] > 0
+def means_of(traces: np.ndarray, groups: list[list[int]]) -> np.ndarray:
+    """The mean trace of each group of sweeps, (groups, T)."""
+    return np.stack([traces[group].mean(axis=0) for group in groups])

@@ -44,8 +44,9 @@ def doubts_of(data: FitData, space: Space, values: Mapping[str, np.ndarray], pre
     if recorded and modelled < SILENT * recorded:
         told.append(f"the neuron is nearly silent: {modelled:g} spikes where {recorded:.4g} were recorded")
     x, y = potentials(data, predicted)
-    if len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0:
-        told += poorly_explained(float(np.corrcoef(x, y)[0, 1] ** 2), "mV and MOhm")
+    share = squared_correlation(x, y)
+    if np.isfinite(share):
+        told += poorly_explained(share, "mV and MOhm")
     return tuple(told)
 
 
@@ -64,6 +65,13 @@ def poorly_explained(r2: float, units: str) -> list[str]:
     if r2 >= POOR_R2:
         return []
     return [f"the potential is poorly explained (R2 {r2:.2f}): {units} of this fit mean little"]
+
+
+def squared_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Of two potentials, (n,) each: the share that one explains of the other; NaN where one of them does not vary."""
+    if len(x) < 2 or not np.ptp(x) > 0 or not np.ptp(y) > 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
 def potentials(data: FitData, predicted: Prediction) -> tuple[np.ndarray, np.ndarray]:

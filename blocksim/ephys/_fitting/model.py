@@ -14,10 +14,9 @@ import numpy as np
 
 from blocksim._layer import Layer
 from blocksim._simulation import simulate
-from blocksim._validation import finite, found, milliseconds, number, real_array
+from blocksim._validation import milliseconds, number, sweep_array
 from blocksim.backend import Backend
 from blocksim.ephys._fitting.translation import layer_of, parameters_of
-from blocksim.errors import ArgumentError
 
 
 class Prediction(NamedTuple):
@@ -242,8 +241,4 @@ def parameter_table(rows: Mapping[str, tuple[float, str]]) -> dict[str, np.ndarr
 
 def sweeps_of(current: Any) -> np.ndarray:
     """A current in pA, of one sweep (T,) or several, checked: (sweeps, T)."""
-    array = real_array("current", current)
-    if array.ndim not in (1, 2) or 0 in array.shape:
-        raise ArgumentError(f"current: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
-    finite("current", array)
-    return np.atleast_2d(array)
+    return np.atleast_2d(sweep_array("current", current, "pA"))

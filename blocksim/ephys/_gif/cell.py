@@ -5,6 +5,7 @@ Owns its parameters, what it predicts, and what it is as a neuron of the simulat
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from blocksim._simulation import simulate
 from blocksim._validation import found, milliseconds, number, real_array, whole
 from blocksim.backend import Backend
 from blocksim.ephys._fitting.model import Cell, parameter_table, sweeps_of
-from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, weighted
+from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, weighted, where_live
 from blocksim.errors import ArgumentError
 from blocksim.trains import SpikeTrains
 
@@ -38,11 +39,14 @@ class Imposed(NamedTuple):
         In mV.
     hazard : (sweeps, T) array or None
         Expected number of spikes in each step; 0 while refractory. None of a cell without noise.
+    log_hazard : (sweeps, T) array or None
+        Its logarithm, which does not underflow; minus infinity while refractory, and then alone.
     """
 
     potential: np.ndarray
     threshold: np.ndarray
     hazard: np.ndarray | None
+    log_hazard: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -144,17 +148,12 @@ class GIFCell:
 
     def basis(self, dt: float) -> Basis:
         """Its time constants and knots, as the loops over recorded sweeps take them."""
-        taus, knots = self._grid()
+        taus, knots = _grid(self)
         return Basis(
             dt, steps_of_ms("refractory", self.refractory, dt, "nearest"), tuple(tau for tau, _ in self.currents),
             tuple(tau for tau, _ in self.thresholds), taus,
             tuple(None if knot is None else knot - self.rest for knot in knots),
         )  # fmt: skip
-
-    def _grid(self) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
-        """The time constants and the knots of its coupling, each once."""
-        taus, knots = (tuple(dict.fromkeys(each[place] for each in self.coupling)) for place in (0, 1))
-        return taus, knots  # type: ignore[return-value]
 
     def gain(self, dt: float) -> float:
         """What a current of 1 pA adds to the potential in a step of dt ms, in mV."""
@@ -249,16 +248,18 @@ class GIFCell:
         above_rest, live = weighted(potential - self.rest, fired, basis, self._weights())
         threshold = self.rest + above_rest
         if not self.is_stochastic:
-            return Imposed(potential, threshold, None)
-        log = (potential - threshold) / self.width + np.log(self.rate * dt / 1000)
-        return Imposed(potential, threshold, hazard_of(log, live))
+            return Imposed(potential, threshold, None, None)
+        log_hazard = where_live((potential - threshold) / self.width + np.log(self.rate * dt / 1000), live)
+        return Imposed(potential, threshold, hazard_of(log_hazard), log_hazard)
 
     def _weights(self) -> np.ndarray:
         """What the threshold above rest is made of: weights of `threshold_regressors`, for its own basis."""
-        slopes = {(tau, knot): slope for tau, knot, slope in self.coupling}
-        taus, knots = self._grid()
+        slopes: dict[tuple[float, float | None], float] = defaultdict(float)
+        for tau, knot, slope in self.coupling:
+            slopes[tau, knot] += slope  # as neurons do that have the same coupling twice
+        taus, knots = _grid(self)
         rises = [amplitude for _, amplitude in self.thresholds]
-        rises += [slopes.get((tau, knot), 0.0) for tau in taus for knot in knots]
+        rises += [slopes[tau, knot] for tau in taus for knot in knots]
         return np.array([0.0, self.threshold - self.rest, *rises])
 
     def with_rate(self, rate: float) -> Self:
@@ -382,6 +383,22 @@ class GIFCell:
     def from_dict(cls, parameters: Mapping[str, Any]) -> Self:
         """The cell of `to_dict`."""
         return cls(**parameters)
+
+
+def _grid(cell: GIFCell) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
+    """The time constants and the knots of a cell's coupling, each once."""
+    taus = dict.fromkeys(tau for tau, _, _ in cell.coupling)
+    knots = dict.fromkeys(knot for _, knot, _ in cell.coupling)
+    return tuple(taus), tuple(knots)
+
+
+def shared_taus(cell: GIFCell) -> tuple[str, ...]:
+    """What a refined fit calls the time constant of each coupling: those that are equal are one number.
+
+    "coupling.tau.0" is the first of the time constants of `GIFCell.basis`, and so on.
+    """
+    taus, _ = _grid(cell)
+    return tuple(f"coupling.tau.{taus.index(tau)}" for tau, _, _ in cell.coupling)
 
 
 def side_by_side(cells: Sequence[GIFCell], dt: float) -> GIF:

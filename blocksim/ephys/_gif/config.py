@@ -6,12 +6,13 @@ Owns their names, defaults and ranges.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from blocksim._settings import of_fields
 from blocksim._validation import choice, flag, found, milliseconds, number, numbers_by_name, whole
 from blocksim.errors import ArgumentError
 
@@ -194,14 +195,7 @@ class GIFConfig:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
         """The settings of `to_dict`."""
-        known = {item.name for item in fields(cls)}
-        unknown = set(settings) - known
-        if unknown:
-            raise ArgumentError(
-                f"settings: expected names out of {', '.join(sorted(known))}; found {', '.join(unknown)}"
-            )
-        own: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-        return cls(**own)
+        return cls(**of_fields(cls, "settings", settings))
 
 
 def _numbers(name: str, given: Any) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from blocksim.ephys._gif.cell import GIFCell
 from blocksim.ephys._gif.config import MODELS, GIFConfig
-from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, threshold_regressors
+from blocksim.ephys._gif.imposed import Basis, impose, is_live, threshold_regressors, where_live
 from blocksim.ephys._gif.potential import Potential, fit_potential, r2_of, stretch_of
 from blocksim.ephys._gif.recorded import Recorded
 from blocksim.ephys._gif.spikes import Spikes, bits_per_spike, fit_spikes, log_likelihoods
@@ -52,7 +52,8 @@ class Rectangles(NamedTuple):
         array([ 7., 12.])
         """
         return {
-            "start_ms": self.edges[:-1], "stop_ms": self.edges[1:], "value": self.value, "standard_error": self.error,
+            "start_ms": self.edges[:-1].copy(), "stop_ms": self.edges[1:].copy(), "value": self.value.copy(),
+            "standard_error": self.error.copy(),
         }  # fmt: skip
 
 
@@ -69,8 +70,8 @@ class Estimate:
         Of the numbers that were fitted.
     covariance : (P, P) array
         Of these, in their units.
-    hazard, live : (B, T) arrays
-        With the recorded spikes imposed.
+    log_hazard : (B, T) array
+        The log of the hazard with the recorded spikes imposed; minus infinity while refractory.
     r2 : float
         Of the potential.
     at_edge, at_bound, converged : bool
@@ -81,8 +82,7 @@ class Estimate:
     series_resistance: float
     names: tuple[str, ...]
     covariance: np.ndarray
-    hazard: np.ndarray
-    live: np.ndarray
+    log_hazard: np.ndarray
     r2: float
     at_edge: bool
     at_bound: bool
@@ -100,7 +100,7 @@ def estimate(known: Recorded, config: GIFConfig) -> Estimate:
     names, covariance = _uncertainty(parts.potential, parts.spikes, parts.basis, config)
     series = 1000 * float(parts.potential.coefficients[-1]) if config.electrode == "series" else 0.0
     return Estimate(
-        _cell(parts.potential, parts.spikes, parts.basis), series, names, covariance, parts.hazard, parts.live,
+        _cell(parts.potential, parts.spikes, parts.basis), series, names, covariance, parts.log_hazard,
         parts.potential.r2, parts.potential.at_edge, parts.spikes.at_bound, parts.spikes.converged,
     )  # fmt: skip
 
@@ -121,8 +121,7 @@ class _Parts(NamedTuple):
     potential: Potential
     spikes: Spikes
     basis: Basis
-    hazard: np.ndarray
-    live: np.ndarray
+    log_hazard: np.ndarray
 
 
 def _fit(known: Recorded, config: GIFConfig, basis: Basis) -> _Parts:
@@ -151,16 +150,16 @@ def _fit(known: Recorded, config: GIFConfig, basis: Basis) -> _Parts:
         basis = replace(basis, coupling=config.coupling, knots=(None, *knots.tolist()))
     regressors, live = threshold_regressors(modelled, known.spikes, basis)
     spikes = _threshold(regressors, known, live, config, rest)
-    return _Parts(potential, spikes, basis, hazard_of(regressors @ spikes.weights, live), live)
+    return _Parts(potential, spikes, basis, where_live(regressors @ spikes.weights, live))
 
 
 def as_imposed(found: Estimate, known: Recorded) -> Estimate:
     """The estimate with the hazard and R2 of its cell, the recorded spikes imposed."""
     imposed = found.cell.impose(known.current, known.spikes, known.dt)
-    assert imposed.hazard is not None
+    assert imposed.log_hazard is not None
     modelled = found.recorded(imposed.potential, known.current)
     r2 = r2_of(modelled, known.voltage, known.counted)
-    return replace(found, hazard=imposed.hazard, live=imposed.hazard > 0, r2=r2)
+    return replace(found, log_hazard=imposed.log_hazard, r2=r2)
 
 
 class Score(NamedTuple):
@@ -180,15 +179,15 @@ def score(known: Recorded, fitted: Estimate, start: int) -> Score:
     """The score from step `start` on."""
     imposed = fitted.cell.impose(known.current, known.spikes, known.dt)
     scored = np.arange(known.current.shape[1]) >= start
-    assert imposed.hazard is not None
-    live = (imposed.hazard > 0) & scored
-    steps = log_likelihoods(imposed.hazard, known.spikes, live)[:, start:]
-    length = max(1, round(stretch_of(steps.size * known.dt) / known.dt))
+    assert imposed.log_hazard is not None
+    log_hazard = where_live(imposed.log_hazard, scored)  # what is not scored counts as little as a refractory step
+    steps = log_likelihoods(log_hazard, known.spikes)[:, start:]
+    length = stretch_of(steps.size, known.dt)
     bits = np.add.reduceat(steps, np.arange(0, steps.shape[1], length), axis=1).ravel() / np.log(2)
     return Score(
-        bits_per_spike(imposed.hazard, known.spikes, live),
+        bits_per_spike(log_hazard, known.spikes),
         r2_of(fitted.recorded(imposed.potential, known.current), known.voltage, known.counted & scored),
-        bits / max(int((known.spikes & live).sum()), 1),
+        bits / max(int((known.spikes & is_live(log_hazard)).sum()), 1),
     )
 
 

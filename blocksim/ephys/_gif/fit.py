@@ -22,9 +22,10 @@ from blocksim.ephys._gif.recorded import Recorded
 from blocksim.ephys._gif.refinement import optimiser, refine
 from blocksim.ephys._gif.result import GIFFit
 from blocksim.ephys._gif.selection import Selection, select
-from blocksim.ephys._gif.spikes import bits_per_spike, ks_distance, rescaled_times
+from blocksim.ephys._gif.spikes import bits_per_spike, ks_critical, ks_distance, rescaled_times
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.errors import ArgumentError
+from blocksim.trains import nearest_steps
 
 FEW_SPIKES = 50  # below, a fit of many numbers is not to be trusted
 WIDEST = 50.0  # mV: noise so wide hides the threshold
@@ -82,11 +83,11 @@ def fit_gif(data: Recording, config: GIFConfig | None = None, progress: Progress
     result = estimate(known, own)
     if own.refine != "none":
         result = refine(known, own, result, tell)
-    uniform = rescaled_times(result.hazard, known.spikes & result.live)
+    uniform = rescaled_times(result.log_hazard, known.spikes)
     scores = {
-        "bits": bits_per_spike(result.hazard, known.spikes, result.live), "r2": result.r2,
+        "bits": bits_per_spike(result.log_hazard, known.spikes), "r2": result.r2,
         "held_out_bits": chosen.bits, "held_out_r2": chosen.r2, "ks": ks_distance(uniform),
-        "ks_critical": 1.36 / float(np.sqrt(len(uniform))) if len(uniform) else float("nan"),
+        "ks_critical": ks_critical(len(uniform)),
     }  # fmt: skip
     cell = result.cell if own.noise else without_noise(result.cell, known.current, known.spikes, known.dt)
     tell(own.model, 1, 1)
@@ -129,7 +130,7 @@ def _warnings(known: Recorded, result: Estimate, chosen: Selection, wanted: GIFC
         told.append(f"the noise is as wide as {cell.width:.3g} mV: spikes hardly depend on the potential itself")
     if not result.converged:
         told.append("the ascent of the likelihood did not end: the threshold's numbers are not its maximum")
-    if known.refractory < round(config.refractory / known.dt):
+    if known.refractory < nearest_steps(config.refractory, known.dt):
         told.append(
             f"the refractory period is {known.refractory * known.dt:g} ms, for spikes come "
             f"{known.shortest * known.dt:g} ms apart (were some detected twice?)"

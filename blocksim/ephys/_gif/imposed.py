@@ -2,6 +2,9 @@
 
 Owns `Basis`, the time constants that a fit takes as given, and what of it the loops of `blocksim._imposed` read. They
 are the Numba backend's, in float64, whatever the backend of a simulation.
+
+A hazard is handed on as its logarithm, which does not underflow. It is minus infinity while the neuron is refractory,
+and then alone: so the logarithm also says where the neuron is live.
 """
 
 from __future__ import annotations
@@ -88,17 +91,17 @@ class Products(NamedTuple):
 
 def potential_products(
     current: np.ndarray, voltage: np.ndarray, spikes: np.ndarray, counted: np.ndarray, basis: Basis, tau_mem: float,
-    factor: float, *, series: bool, every: int, stretch: float,
+    factor: float, *, series: bool, every: int, stretch: int,
 ) -> Products:  # fmt: skip
     """The normal equations of the recorded potential: rest, current, after-spike currents, reset, series resistance.
 
     current, voltage : (B, T); spikes, counted : (B, T) bool; `factor`: the reset factor; `every`: one step in so many
-    is counted; `stretch`: length of a stretch in ms.
+    is counted; `stretch`: length of a stretch in steps.
     """
     size = 3 + len(basis.currents) + basis.rectangles + series
     products, spread = _fast(_imposed.potential_products)(
         current, voltage, spikes, counted, basis.refractory, float(np.exp(-basis.dt / tau_mem)), float(factor),
-        basis.decays("currents"), basis.edges, basis.gains(tau_mem), series, every, max(1, round(stretch / basis.dt)),
+        basis.decays("currents"), basis.edges, basis.gains(tau_mem), series, every, stretch,
     )  # fmt: skip
     stretches = products.reshape(-1, size + 1, size + 1)
     total, (count, sum_) = stretches.sum(axis=0), spread.sum(axis=0)
@@ -149,9 +152,19 @@ def weighted(
     return total, live
 
 
-def hazard_of(log_hazard: np.ndarray, live: np.ndarray) -> np.ndarray:
+def where_live(log_hazard: np.ndarray, live: np.ndarray) -> np.ndarray:
+    """The log of the hazard of each step; minus infinity while refractory."""
+    return np.where(live, log_hazard, -np.inf)
+
+
+def is_live(log_hazard: np.ndarray) -> np.ndarray:
+    """In which steps a neuron is not refractory: its hazard may underflow there, its logarithm does not."""
+    return log_hazard > -np.inf
+
+
+def hazard_of(log_hazard: np.ndarray) -> np.ndarray:
     """The hazard of each step; 0 while refractory."""
-    return np.where(live, np.exp(np.minimum(log_hazard, LARGEST_EXPONENT)), 0.0)
+    return np.asarray(np.exp(np.minimum(log_hazard, LARGEST_EXPONENT)))
 
 
 def _fast(function: F) -> F:

@@ -11,7 +11,7 @@ import numpy as np
 
 from blocksim._layer import Layer
 from blocksim._simulation import simulate
-from blocksim.ephys._fitting.data import repeats_of
+from blocksim.ephys._fitting.data import means_of, repeats_of
 from blocksim.ephys._gif.cell import GIFCell
 
 CANDIDATES = 33  # thresholds that are run at once, as neurons of one layer
@@ -26,7 +26,7 @@ def without_noise(cell: GIFCell, current: np.ndarray, spikes: np.ndarray, dt: fl
     groups = repeats_of(current)
     wanted = sum(spikes[group].sum() for group in groups)
     repeats = np.array([len(group) for group in groups])
-    x = np.stack([current[group].mean(axis=0) for group in groups])
+    x = means_of(current, groups)
     potential = cell.impose(x, np.zeros(x.shape, bool), dt).potential
     low, high = cell.threshold - np.ptp(potential), cell.threshold + np.ptp(potential)
     silent = replace(cell, width=0.0)

@@ -16,6 +16,7 @@ import numpy as np
 
 from blocksim.ephys._gif.imposed import Basis, Products, potential_products
 from blocksim.errors import ArgumentError
+from blocksim.trains import nearest_steps
 
 THINNED = 8  # the search counts one step in so many: neighbours say nearly the same
 SEARCH = 13  # golden sections: the interval shrinks to 1/500
@@ -77,7 +78,7 @@ def fit_potential(
     if 1 in known:
         known[1] /= 1000
 
-    stretch = stretch_of(current.size * basis.dt)
+    stretch = stretch_of(current.size, basis.dt)
 
     def products(tau: float, factor: float, every: int = 1) -> Products:
         return potential_products(
@@ -114,9 +115,9 @@ def fit_potential(
     )  # fmt: skip
 
 
-def stretch_of(duration: float) -> float:
-    """The length in ms of stretches whose residuals are taken as independent, of so many ms of recording."""
-    return min(max(duration / STRETCHES, STRETCH[0]), STRETCH[1])
+def stretch_of(steps: int, dt: float) -> int:
+    """The length of stretches whose residuals are taken as independent, of so many steps of dt ms: in steps."""
+    return max(1, nearest_steps(min(max(steps * dt / STRETCHES, STRETCH[0]), STRETCH[1]), dt))
 
 
 def r2_of(potential: np.ndarray, voltage: np.ndarray, counted: np.ndarray) -> float:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from blocksim.ephys._fitting.data import near_spikes
 from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.errors import ArgumentError
+from blocksim.trains import near_spikes, nearest_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +45,10 @@ class Recorded:
                 "of another channel?)"
             )
         shortest = min((int(np.diff(np.flatnonzero(row)).min()) for row in spikes if row.sum() > 1), default=at.steps)
-        refractory = min(round(config.refractory / at.dt), shortest - 1)
-        near = near_spikes(spikes, (config.before_spike, 0.0), at.dt)
-        after = near_spikes(spikes, (0.0, refractory * at.dt), at.dt)
+        refractory = min(nearest_steps(config.refractory, at.dt), shortest - 1)
+        near = near_spikes(at.spikes, (config.before_spike, refractory * at.dt), at.dt, at.steps)
         current, voltage = (np.ascontiguousarray(array) for array in (at.current, at.voltage))
-        return cls(at.dt, current, voltage, spikes, ~(near | after), refractory, shortest)
+        return cls(at.dt, current, voltage, spikes, ~near, refractory, shortest)
 
     def until(self, stop: int) -> Recorded:
         """The steps before `stop`."""

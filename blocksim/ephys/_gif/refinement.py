@@ -15,7 +15,7 @@ import numpy as np
 from blocksim._libraries import library
 from blocksim._parameters import values
 from blocksim._simulation import simulate
-from blocksim.ephys._gif.cell import GIFCell, side_by_side
+from blocksim.ephys._gif.cell import GIFCell, shared_taus, side_by_side
 from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._gif.estimate import Estimate, as_imposed, estimate
 from blocksim.ephys._gif.potential import stretch_of
@@ -117,7 +117,7 @@ class _Numbers:
             for k, (tau, amplitude) in enumerate(getattr(cell, part)):
                 known |= {f"{part}.{k}": amplitude, f"{part}.{k}.tau": tau}
         known |= {f"coupling.{k}": slope for k, (_, _, slope) in enumerate(cell.coupling)}
-        known |= {f"coupling.tau.{m}": tau for m, tau in enumerate(_taus(cell))}
+        known |= {name: tau for name, (tau, _, _) in zip(shared_taus(cell), cell.coupling, strict=True)}
         unseen = ("rest", "resistance", "series_resistance") if config.refine == "spikes" else ()
         names = [name for name in first.names if name not in unseen] + [name for name in known if ".tau" in name]
         return cls(tuple(names), known, cell)
@@ -144,16 +144,15 @@ class _Numbers:
     def cell(self, free: np.ndarray) -> GIFCell:
         """The cell with these numbers."""
         now, first = self._values(free), self.first
-        conductance, taus = 1000 / now["resistance"], _taus(first)
+        conductance = 1000 / now["resistance"]
         changed: dict[str, Any] = {name: now[name] for name in ("rest", "reset", "threshold", "width", "reset_factor")}
         for part in ("currents", "thresholds"):
             number = len(getattr(first, part))
             changed[part] = tuple((now[f"{part}.{k}.tau"], now[f"{part}.{k}"]) for k in range(number))
         changed["coupling"] = tuple(
-            (now[f"coupling.tau.{taus.index(tau)}"], None if knot is None else knot - first.rest + now["rest"],
-             now[f"coupling.{k}"])
-            for k, (tau, knot, _) in enumerate(first.coupling)
-        )  # fmt: skip
+            (now[name], None if knot is None else knot - first.rest + now["rest"], now[f"coupling.{k}"])
+            for k, (name, (_, knot, _)) in enumerate(zip(shared_taus(first), first.coupling, strict=True))
+        )
         return replace(first, capacitance=now["tau_mem"] * conductance, conductance=conductance, **changed)
 
     def _values(self, free: np.ndarray) -> dict[str, float]:
@@ -201,11 +200,6 @@ def _layer_numbers(cells: Sequence[GIFCell], dt: float) -> dict[str, np.ndarray]
     return {**values(side_by_side(cells, dt)), "weights": gains}
 
 
-def _taus(cell: GIFCell) -> list[float]:
-    """The time constants of the coupling, each once."""
-    return list(dict.fromkeys(tau for tau, _, _ in cell.coupling))
-
-
 def _scale(numbers: _Numbers, first: Estimate) -> np.ndarray:
     """A matrix whose columns are the free numbers' standard errors, in directions that are independent."""
     own = [place for place, name in enumerate(numbers.names) if name in first.names]
@@ -229,8 +223,7 @@ def _weight(known: Recorded, first: Estimate) -> float:
     modelled = first.cell.impose(known.current, known.spikes, known.dt).potential
     off = known.voltage - first.recorded(modelled, known.current)
     slope = np.where(known.counted, off * (modelled - modelled[known.counted].mean()), 0.0)
-    length = max(1, round(stretch_of(slope.size * known.dt) / known.dt))
-    sums = np.add.reduceat(slope.ravel(), np.arange(0, slope.size, length))
+    sums = np.add.reduceat(slope.ravel(), np.arange(0, slope.size, stretch_of(slope.size, known.dt)))
     squares = float(np.square(slope).sum())
     inflation = max(1.0, float(np.square(sums).sum()) / squares) if squares else 1.0
     return 1 / (max(float(np.square(off[known.counted]).mean()), LEAST_VARIANCE) * inflation)

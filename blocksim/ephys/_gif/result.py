@@ -17,7 +17,7 @@ from blocksim import _notebook
 from blocksim._array_io import plain, write_json
 from blocksim._validation import choice, real_array
 from blocksim.ephys._fitting.model import parameter_table
-from blocksim.ephys._gif.cell import GIFCell
+from blocksim.ephys._gif.cell import GIFCell, shared_taus
 from blocksim.ephys._gif.config import GIFConfig
 from blocksim.ephys._gif.estimate import Rectangles
 from blocksim.ephys._recordings.electrode import ElectrodeKernel
@@ -86,6 +86,16 @@ class GIFFit:
     config: GIFConfig
     rectangles: dict[str, Rectangles] = field(default_factory=dict)
 
+    def ranked(self) -> list[tuple[str, float]]:
+        """The models that were tried and their held-out bits a spike, the best first.
+
+        Returns
+        -------
+        list of (str, float)
+            A pair for each of `compared`.
+        """
+        return sorted(self.compared.items(), key=lambda item: -item[1])
+
     def __str__(self) -> str:
         cell, errors = self.cell, self.errors
 
@@ -144,11 +154,10 @@ class GIFFit:
         (['parameter', 'value', 'standard_error', 'unit'], ['tau_mem', 'resistance'])
         """
         own, errors = self.cell.table(), self.errors
-        # a refined fit has one time constant for the couplings that share it
-        taus = list(dict.fromkeys(tau for tau, _, _ in self.cell.coupling))
-        for number, (tau, _, _) in enumerate(self.cell.coupling):
-            if f"coupling.tau.{taus.index(tau)}" in errors:
-                errors[f"coupling.{number}.tau"] = errors[f"coupling.tau.{taus.index(tau)}"]
+        errors |= {
+            f"coupling.{number}.tau": errors[name] for number, name in enumerate(shared_taus(self.cell))
+            if name in errors
+        }  # fmt: skip
         if not self.cell.is_stochastic:
             errors.pop("width", None)  # of the noise that was taken away
         if self.config.electrode == "series":

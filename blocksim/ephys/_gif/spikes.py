@@ -1,7 +1,9 @@
 """The spikes' part of a fit: the log-likelihood (40) of imposed spikes, and Newton's ascent.
 
 Owns the likelihood of a hazard that is exponential in a sum of regressors, its gradient and Hessian, bits per spike,
-and time rescaling. Given the potential it is concave in the weights: there is one maximum.
+and time rescaling. Given the potential it is concave in the weights: there is one maximum. Hazards come as their
+logarithms, which are minus infinity while the neuron is refractory (`blocksim.ephys._gif.imposed`); a spike there,
+which the neuron cannot have, counts for nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from blocksim._escape import spike_terms
-from blocksim.numerics import LARGEST_EXPONENT
+from blocksim.ephys._gif.imposed import hazard_of, is_live
 
 CHUNK = 8192  # steps at a time: their regressors stay in a core's cache
 THINNED = 8  # the first iterations count one silent step in so many
 STEPS = 60
 LEAST_SLOPE = 1e-3  # of the log of the hazard, per mV: a neuron must spike more readily where its potential is higher
+CRITICAL = 1.36  # over the root of their number: what the Kolmogorov-Smirnov distance of many exceeds in 5 % of samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +43,16 @@ class Spikes:
     at_bound: bool
 
 
-def log_likelihood(hazard: np.ndarray, spikes: np.ndarray, live: np.ndarray) -> float:
-    """(40), in nats, from the hazard of each step."""
-    return float(log_likelihoods(hazard, spikes, live).sum())
+def log_likelihood(log_hazard: np.ndarray, spikes: np.ndarray) -> float:
+    """(40), in nats, from the log of the hazard of each step."""
+    return float(log_likelihoods(log_hazard, spikes).sum())
 
 
-def log_likelihoods(hazard: np.ndarray, spikes: np.ndarray, live: np.ndarray) -> np.ndarray:
+def log_likelihoods(log_hazard: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     """What each step adds to (40)."""
-    fired = spikes & live
-    steps = np.where(live, -hazard, 0.0)
-    steps[fired] = np.log(-np.expm1(-hazard[fired]))
+    fired, hazard = spikes & is_live(log_hazard), hazard_of(log_hazard)
+    steps = 0.0 - hazard
+    steps[fired] = spike_terms(hazard[fired], log_hazard[fired]).value
     return steps
 
 
@@ -62,24 +65,25 @@ def poisson_log_likelihood(spikes: np.ndarray, live: np.ndarray) -> float:
     return float(number * np.log(share) + (steps - number) * np.log1p(-share))
 
 
-def bits_per_spike(hazard: np.ndarray, spikes: np.ndarray, live: np.ndarray) -> float:
+def bits_per_spike(log_hazard: np.ndarray, spikes: np.ndarray) -> float:
     """By how much the model is more likely than a Poisson neuron, in bits for each spike; NaN without spikes."""
+    live = is_live(log_hazard)
     number = int((spikes & live).sum())
     if not number:
         return float("nan")
-    gained = log_likelihood(hazard, spikes, live) - poisson_log_likelihood(spikes, live)
+    gained = log_likelihood(log_hazard, spikes) - poisson_log_likelihood(spikes, live)
     return gained / number / float(np.log(2))
 
 
-def rescaled_times(hazard: np.ndarray, spikes: np.ndarray) -> np.ndarray:
+def rescaled_times(log_hazard: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     """1 - exp(-integral of the hazard between spikes): uniform on [0, 1] if the model is right.
 
-    hazard, spikes : (B, T); the hazard is 0 while refractory. Of each sweep the intervals between its spikes. Source:
-    Brown et al., "The time-rescaling theorem and its application to neural spike train data analysis", Neural
-    Computation 14 (2002). Within a spike's own step the integral ends where half of the step's spikes would have come.
+    log_hazard, spikes : (B, T). Of each sweep the intervals between its spikes. Source: Brown et al., "The
+    time-rescaling theorem and its application to neural spike train data analysis", Neural Computation 14 (2002).
+    Within a spike's own step the integral ends where half of the step's spikes would have come.
     """
     rescaled = [np.zeros(0)]
-    for of_sweep, fired in zip(hazard, spikes, strict=True):
+    for of_sweep, fired in zip(hazard_of(log_hazard), spikes & is_live(log_hazard), strict=True):
         until = np.concatenate([[0.0], np.cumsum(of_sweep)])
         steps = np.flatnonzero(fired)
         within = -np.log1p(0.5 * np.expm1(-of_sweep[steps]))
@@ -94,6 +98,11 @@ def ks_distance(uniform: np.ndarray) -> float:
         return float("nan")
     above = np.arange(1, number + 1) / number - ordered
     return float(max(above.max(), (ordered - np.arange(number) / number).max()))
+
+
+def ks_critical(number: int) -> float:
+    """What the Kolmogorov-Smirnov distance of so many intervals exceeds by chance in 5 % of fits; NaN of none."""
+    return CRITICAL / float(np.sqrt(number)) if number else float("nan")
 
 
 def fit_spikes(
@@ -166,11 +175,12 @@ class _Likelihood:
         for start in range(0, len(self.spikes), CHUNK):
             now = slice(start, start + CHUNK)
             x, fired = self.regressors[now], self.spikes[now]
-            hazard = np.exp(np.minimum(x @ own, LARGEST_EXPONENT)) * self.counts[now]
+            log_hazard = x @ own
+            hazard = hazard_of(log_hazard) * self.counts[now]
             value -= hazard.sum()
             first, second = -hazard, hazard  # derivatives in the log of the hazard
             if fired.any():
-                terms = spike_terms(hazard[fired])
+                terms = spike_terms(hazard[fired], log_hazard[fired])
                 value += hazard[fired].sum() + terms.value.sum()
                 second = hazard.copy()
                 first[fired], second[fired] = terms.slope, terms.curvature

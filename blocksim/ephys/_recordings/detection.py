@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._validation import choice, finite, found, instance, milliseconds, number, real_array
+from blocksim._validation import choice, instance, milliseconds, number, sweep_array
 from blocksim.errors import ArgumentError
-from blocksim.trains import SpikeTrains
+from blocksim.trains import SpikeTrains, nearest_steps, steps_that_hold
 
 METHODS = ("threshold", "dvdt")
 # between two onsets the potential comes down by this much, in mV
@@ -106,11 +106,8 @@ def detect_spikes(voltage: Any, dt: float, detection: Detection | None = None) -
     detection = Detection() if detection is None else detection
     instance("detection", detection, Detection, "a blocksim.ephys.Detection or None")
     dt = milliseconds("dt", dt)
-    voltage = real_array("voltage", voltage, "mV")
-    if voltage.ndim not in (1, 2) or 0 in voltage.shape:
-        raise ArgumentError(f"voltage: expected a non-empty array (T,) or (sweeps, T); found {found(voltage)}")
-    finite("voltage", voltage)
-    dead = int(np.ceil(detection.dead_time / dt - 1e-6))
+    voltage = sweep_array("voltage", voltage, "mV")
+    dead = steps_that_hold(detection.dead_time, dt)
     steps = [_alone(_candidates(trace, dt, detection), dead) for trace in np.atleast_2d(voltage)]
     return SpikeTrains.of([found_ * dt for found_ in steps])
 
@@ -163,12 +160,12 @@ def _candidates(trace: np.ndarray, dt: float, detection: Detection) -> np.ndarra
     if detection.method == "threshold":
         return np.flatnonzero(above[1:] & ~above[:-1]) + 1
     # where a stretch of fast rise begins; at high sampling rates the difference of neighbours is mostly noise
-    span = max(1, round(0.1 / dt))
+    span = max(1, nearest_steps(0.1, dt))
     values = trace.astype(np.float64)
     fast = values[span:] - values[:-span] >= detection.dvdt * span * dt
     begins = np.flatnonzero(fast & ~np.concatenate([[False], fast[:-1]]))
     reached = np.append(np.flatnonzero(above), np.iinfo(np.int64).max)
-    begins = begins[reached[np.searchsorted(reached, begins)] <= begins + int(np.ceil(detection.rise / dt))]
+    begins = begins[reached[np.searchsorted(reached, begins)] <= begins + steps_that_hold(detection.rise, dt)]
     # one rise may be fast in several stretches: a new spike comes after the potential has come down from the last
     fresh = begins[:1].tolist()
     for begin in begins[1:]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from blocksim._validation import finite, found, frozen, instance, items, milliseconds, number, real_array
-from blocksim.ephys._recordings.recording import Recording
+from blocksim.ephys._recordings.recording import Recording, samples_of
 from blocksim.errors import ArgumentError
+from blocksim.trains import near_spikes, nearest_steps
 
 STRETCH = 100.0  # ms at most, of steps that share an offset: slower changes of rest do not count
 MOST_LAGS = 5000  # steps of the full kernel: 200 MB of products
@@ -98,7 +99,7 @@ class ElectrodeKernel:
         >>> ElectrodeKernel(dt=0.5, kernel=[10.0, 4.0, 1.0]).table()
         {'time_ms': array([0. , 0.5, 1. ]), 'kernel_mohm': array([10.,  4.,  1.])}
         """
-        return {"time_ms": np.arange(len(self.kernel)) * self.dt, "kernel_mohm": self.kernel}
+        return {"time_ms": np.arange(len(self.kernel)) * self.dt, "kernel_mohm": self.kernel.copy()}
 
     @property
     def resistance(self) -> float:
@@ -190,7 +191,7 @@ def electrode_kernel(
             f"data: expected at least {ROWS_A_LAG * lags} steps away from spikes, {ROWS_A_LAG} for each of the {lags} "
             f"of the full kernel; found {rows} of {counted.size} (use a shorter after_spike or length, or another part)"
         )
-    starts, stops = _stretches(counted, max(2, round(STRETCH / data.dt)))
+    starts, stops = _stretches(counted, max(2, nearest_steps(STRETCH, data.dt)))
     current = data.current - data.current.mean(axis=1, keepdims=True)
     inverse = _inverse(_products(current, starts, stops, lags), current)
     answers = _answers(current, data.voltage, starts, stops, lags)
@@ -258,7 +259,7 @@ def _lengths(dt: float, duration: float, membrane_from: float | None, length: fl
     """Steps of the electrode's kernel, to the start of the tail, and of the full kernel."""
     duration, length = milliseconds("duration", duration), milliseconds("length", length)
     begin = duration if membrane_from is None else milliseconds("membrane_from", membrane_from)
-    lags, own, tail = round(length / dt), max(1, round(duration / dt)), max(1, round(begin / dt))
+    lags, own, tail = nearest_steps(length, dt), max(1, nearest_steps(duration, dt)), max(1, nearest_steps(begin, dt))
     if lags > MOST_LAGS:
         raise ArgumentError(
             f"length: expected at most {MOST_LAGS} steps of {dt:g} ms; found {length:g} ms, {lags} steps (use a longer "
@@ -283,17 +284,9 @@ def _counted(
     if part is not None:
         given = items("part", part, "a window (start, stop) in ms, or None", 2)
         start, stop = milliseconds("part[0]", given[0], zero=True), milliseconds("part[1]", given[1])
-        first, last = round(start / data.dt), round(stop / data.dt)
-        if not first < last <= data.steps:
-            raise ArgumentError(
-                f"part: expected 0 <= start < stop <= {data.duration:g} ms; found {start:g} and {stop:g}"
-            )
-    first = max(first, lags - 1)
-    counted = np.zeros((data.sweeps, data.steps), bool)
-    counted[:, first:last] = True
-    for own, spikes in zip(counted, data.spikes, strict=True):
-        for low, high in zip((spikes - before) / data.dt, (spikes + after) / data.dt, strict=True):
-            own[max(0, int(np.floor(low))) : max(0, int(np.ceil(high)) + 1)] = False
+        first, last = samples_of(data, "part", start, stop)
+    counted = ~near_spikes(data.spikes, (before, after), data.dt, data.steps)
+    counted[:, : max(first, lags - 1)] = counted[:, last:] = False
     return counted
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from blocksim._units import in_unit
-from blocksim._validation import finite, found, frozen, milliseconds, number, real_array
+from blocksim._validation import frozen, milliseconds, number, sweep_array
 from blocksim.ephys._recordings.detection import Detection, detect_spikes
 from blocksim.ephys._recordings.plausibility import doubt_in_memory
 from blocksim.ephys._recordings.resampling import resample, resampled_steps
 from blocksim.errors import ArgumentError, BlocksimWarning
-from blocksim.trains import SpikeTrains
+from blocksim.trains import SpikeTrains, nearest_steps
 
 Sweeps = str | int | Sequence[int | str]
 
@@ -83,10 +83,7 @@ class Recording:
     def __post_init__(self) -> None:
         traces = {}
         for argument, unit in (("current", "pA"), ("voltage", "mV")):
-            array = real_array(argument, getattr(self, argument), unit)
-            if array.ndim not in (1, 2) or 0 in array.shape:
-                raise ArgumentError(f"{argument}: expected a non-empty array (T,) or (sweeps, T); found {found(array)}")
-            finite(argument, array)
+            array = sweep_array(argument, getattr(self, argument), unit)
             # an array of our own may be shared between recordings: it is read-only
             own = array.dtype == np.float64 and array.ndim == 2 and not array.flags.writeable
             traces[argument] = array if own else frozen(np.atleast_2d(np.array(array, np.float64)))
@@ -243,12 +240,7 @@ class Recording:
         30.0
         """
         start, stop = milliseconds("start", start, zero=True), milliseconds("stop", stop)
-        first, last = round(start / self.dt), round(stop / self.dt)
-        if not first < last <= self.steps:
-            raise ArgumentError(
-                f"start, stop: expected 0 <= start < stop <= {self.duration:g} ms, a sample ({self.dt:g} ms) apart or "
-                f"more; found {start:g} and {stop:g}"
-            )
+        first, last = samples_of(self, "start, stop", start, stop)
         return replace(
             self,
             current=frozen(self.current[:, first:last].copy()),
@@ -316,6 +308,23 @@ class Recording:
             voltage=frozen(resample(self.voltage, self.dt, dt, end="mean")),
             sampling_rate=1000.0 / dt,
         )
+
+
+def samples_of(recording: Recording, argument: str, start: float, stop: float) -> tuple[int, int]:
+    """The first sample of a stretch of time, in ms, and the one after its last: each end at the nearest sample.
+
+    Raises
+    ------
+    ArgumentError
+        Not within the recording, or empty; the message begins with `argument`.
+    """
+    first, last = nearest_steps(start, recording.dt), nearest_steps(stop, recording.dt)
+    if not first < last <= recording.steps:
+        raise ArgumentError(
+            f"{argument}: expected 0 <= start < stop <= {recording.duration:g} ms, a sample ({recording.dt:g} ms) "
+            f"apart or more; found {start:g} and {stop:g}"
+        )
+    return first, last
 
 
 def choose_sweeps(labels: Sequence[str], sweeps: Sweeps) -> list[int]:

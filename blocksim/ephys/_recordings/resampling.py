@@ -11,7 +11,7 @@ import numpy as np
 
 from blocksim._validation import choice, finite, found, milliseconds, real_array
 from blocksim.errors import ArgumentError
-from blocksim.trains import EDGE
+from blocksim.trains import EDGE, steps_that_hold
 
 ENDS = ("zero", "mean")
 
@@ -20,7 +20,7 @@ MOST_STEPS = 2**31 - 1
 
 def resampled_steps(steps: int, dt: float, new_dt: float) -> int:
     """Number of steps of `new_dt` that hold `steps` steps of `dt`, the last one perhaps in part."""
-    return max(1, int(np.ceil(steps * dt / new_dt - EDGE)))
+    return max(1, steps_that_hold(steps * dt, new_dt))
 
 
 def resample(trace: Any, dt: float, new_dt: float, end: str = "zero") -> np.ndarray:
