@@ -58,7 +58,7 @@ class ScannedTape(Tape):
 def forward(
     engine: CupyBackend, layer: LayerArrays, x: Input, carry: Carry, history: Array, plan: Plan, scan: bool
 ) -> ForwardResult:
-    """Simulate a layer: one launch of the dynamics, or one for each block of a recurrent layer."""
+    """Simulate a layer: one launch of the dynamics, or one for each block of a wide recurrent layer."""
     length = WARP if scan else plan.block_length
     dtype, size = layer.dtype, layer.size
     batch, steps = x.shape[:2]
