@@ -105,13 +105,16 @@ def test_random_layers_come_back_bit_for_bit(seed, in_file, tmp_path_factory):
         assert_same_bits("voltage", ours.voltage, theirs.voltage)
 
 
+def plain_network(rng):
+    """Two layers of what other tools have too, and spikes for them."""
+    layers = [random_layer(rng, 4, 5, [np.float64], plain=True), random_layer(rng, 5, 3, [np.float64], plain=True)]
+    return Network(layers, dt=0.25), rng.random((60, 4)) < 0.4
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_graph_means_what_the_layers_do(seed):
     """Stepped from NIR's own equations by Euler's rule, and read as another tool's, it has our spikes."""
-    rng = np.random.default_rng(seed)
-    layers = [random_layer(rng, 4, 5, [np.float64], plain=True), random_layer(rng, 5, 3, [np.float64], plain=True)]
-    network = Network(layers, dt=0.25)
-    x = rng.random((60, 4)) < 0.4
+    network, x = plain_network(np.random.default_rng(seed))
     run = simulate(network, x, "numpy")
     assert run.layers[0].spikes.any()
     spikes, graph = run.layers[-1].spikes, to_nir(network)
@@ -360,10 +363,7 @@ def of_nirtorch(graph, dt):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_nirtorch_runs_the_graph_as_we_do(seed):
-    rng = np.random.default_rng(seed)
-    layers = [random_layer(rng, 4, 5, [np.float64], plain=True), random_layer(rng, 5, 3, [np.float64], plain=True)]
-    network = Network(layers, dt=0.25)
-    x = rng.random((60, 4)) < 0.4
+    network, x = plain_network(np.random.default_rng(seed))
     torch, module = of_nirtorch(to_nir(network), 0.25)
     state, theirs = None, []
     for row in x:

@@ -91,12 +91,15 @@ def forward(
         threads = 0 if layer.recurrent is None else threads_of_sample(engine, size, batch, most, most * 3 // 2)
         apart = layer.recurrent is not None and not threads
         launch = dynamics_of(engine, "forward", dtype, batch, size, threads)
+        before_run = engine.asarray(history)
         for start, stop in launches(steps, length if apart else None):
             if apart:
-                engine.add_spikes(out.spikes, history, layer.recurrent, current, start, stop - start, history.shape[1])
+                engine.add_spikes(
+                    out.spikes, before_run, layer.recurrent, current, start, stop - start, history.shape[1]
+                )
             launch(
                 *before, *state, out.spikes, out.voltage, out.threshold, out.free_voltage,
-                *arrays_or_null(starts, after), layer.recurrent, engine.asarray(history), np.int32(history.shape[1]),
+                *arrays_or_null(starts, after), layer.recurrent, before_run, np.int32(history.shape[1]),
                 *shape_of_run, np.int32(start), np.int32(stop), np.int32(length), smallest,
             )  # fmt: skip
     result = result_of(out, after, starts, history, plan)

@@ -316,7 +316,7 @@ __global__ void synapses_adjoint(
 // N): beta, theta_0, bias, f, v_reset, and where spikes are stochastic the seventh, -delta (U - theta); component_sums
 // INOUT (6, B, C, N): q, d, k, g, h, knot; kept: scratch (L, C, B, N).
 // RECURRENT: a block of threads has a sample, adds the recurrent terms to grad_spikes INOUT, of `span` steps at a time,
-// and filters; transposed IN: weights of `number` connections, 0 where nothing goes through recurrence.
+// and filters; transposed IN (connections, N, N): W^T of each; `number` of them, 0 where nothing goes through recurrence.
 template <typename T, int C, int KIND, int ABOVE, int NOISE, int RECURRENT>
 __global__ void linear_adjoint(
     const T* values, const T* components, const int* refractory, Index after, Index above, int mode,
@@ -354,7 +354,7 @@ __global__ void linear_adjoint(
                 T u[DEPTH];
                 Flag fired[DEPTH];
             } here, later;
-            const auto walk = [&](int from, auto& into) {
+            const auto look = [&](int from, auto& into) {
 #pragma unroll
                 for (int i = 0; i < DEPTH; ++i) {
                     const Index at = place.first + (Index)(from + i) * neurons;
@@ -362,9 +362,9 @@ __global__ void linear_adjoint(
                     into.fired[i] = from + i < stop ? spikes[at] : 0;
                 }
             };
-            walk(start, here);
+            look(start, here);
             for (int from = start; from < stop; from += DEPTH) {
-                walk(from + DEPTH, later);
+                look(from + DEPTH, later);
 #pragma unroll
                 for (int i = 0; i < DEPTH; ++i) {
                     const int t = from + i;
