@@ -14,7 +14,7 @@ from blocksim._connections import Alpha, Connection, Exponential
 from blocksim._escape import Escape
 from blocksim._events import Events
 from blocksim._layer import Layer
-from blocksim._linear_neurons import Component, LinearIF, Rectified
+from blocksim._linear_neurons import Component, LinearIF, Rectified, Softplus
 from blocksim._network import CountReadout, LeakyReadout, Network
 from blocksim._network_run import NetworkGradients, NetworkRun, NetworkState, NetworkStateGradient
 from blocksim._neurons import ALIF, LIF
@@ -82,6 +82,7 @@ __all__ = [
     "ReadoutGradients",
     "Rectified",
     "Run",
+    "Softplus",
     "State",
     "StateGradient",
     "Surrogate",

@@ -16,9 +16,9 @@ from blocksim._milliseconds import decay_of_ms
 from blocksim._neurons import Neuron, Number, membrane, refractory_period, threshold
 from blocksim._parameters import check_fields, decay, parameter, parts, setting, tuple_of
 from blocksim._validation import found, milliseconds
-from blocksim.arrays import ABOVE, AFTER, BEFORE
+from blocksim.arrays import ABOVE, AFTER, BEFORE, SOFTPLUS
 from blocksim.errors import ArgumentError
-from blocksim.transforms import Decay
+from blocksim.transforms import Decay, Positive
 
 REFRACTORY = ("ignore", "hold", "integrate")
 
@@ -170,6 +170,46 @@ class Rectified:
 
 
 @dataclass(frozen=True, eq=False)
+class Softplus(Rectified):
+    """A quantity that follows a smooth function of the potential, and moves the threshold alone: equation (34).
+
+    As `Rectified`, with softness log(1 + exp((U - knot) / softness)) in place of max(U - knot, 0), which it approaches
+    on both sides of the knot. Its slope, the sigmoid of a channel's steady state, has no jump. Source: Mensi et al.,
+    "Enhanced responsiveness to rapid synaptic inputs due to nonlinear threshold dynamics", PLoS Computational Biology
+    12, 2016, whose threshold settles at this function.
+
+    Parameters
+    ----------
+    decay, knot, jump, from_voltage, to_threshold : float or (N,) array
+        As for `Rectified`.
+    softness : float or (N,) array
+        How far from the knot the function bends, in the unit of the membrane potential, > 0: k_i, the slope factor of
+        the channel's inactivation. At the knot it is 0.69 softness above the rectified function, five times as far
+        away less than 0.01 softness.
+
+    Raises
+    ------
+    ArgumentError
+        A parameter is out of range or not finite.
+
+    Examples
+    --------
+    >>> from blocksim import LinearIF, Softplus
+    >>> coupling = Softplus.from_ms(tau=5, dt=0.1, knot=10, softness=2, to_threshold=0.4)
+    >>> neuron = LinearIF(0.99, theta=15, refractory_steps=40, components=[coupling])
+    >>> float(neuron.parameters()["components.0.softness"])
+    2.0
+    """
+
+    softness: Number = parameter(
+        "distance from the knot over which the function bends", expected="numbers above 0",
+        valid=lambda value: value > 0, unit="potential", default=1.0, transform=Positive(),
+    )  # fmt: skip
+
+    listens: ClassVar[str] = SOFTPLUS
+
+
+@dataclass(frozen=True, eq=False)
 class LinearIF(Neuron):
     """Integrate-and-fire neurons that are linear between spikes, equations (30)-(34).
 
@@ -183,7 +223,7 @@ class LinearIF(Neuron):
         Threshold with all components at zero (theta_0), in the unit of the membrane potential.
     refractory_steps : int or (N,) integer array
         Steps after a spike during which the neuron cannot spike.
-    components : sequence of Component or Rectified
+    components : sequence of Component, Rectified or Softplus
     v_reset, reset_factor : float or (N,) array
         After a spike the potential is reset_factor U + v_reset: to zero by default; by subtraction with factor 1 and
         -theta; not at all with factor 1 and 0.
@@ -221,8 +261,8 @@ class LinearIF(Neuron):
         components = tuple_of(self.components)
         for place, each in enumerate(components):
             if not isinstance(each, (Component, Rectified)):
-                raise ArgumentError(f"components: expected a sequence of Component or Rectified; found {found(each)} "
-                                    f"at index {place}")  # fmt: skip
+                raise ArgumentError(f"components: expected a sequence of Component, Rectified or Softplus; found "
+                                    f"{found(each)} at index {place}")  # fmt: skip
         object.__setattr__(self, "components", components)
         if self.spike is not None and not isinstance(self.spike, Escape):
             raise ArgumentError(f"spike: expected a blocksim.Escape or None; found {found(self.spike)}")
@@ -234,7 +274,7 @@ class LinearIF(Neuron):
         Returns
         -------
         tuple of str
-            "before" or "after" for each component.
+            For each component "before" or "after", "above" of a `Rectified`, "softplus" of a `Softplus`.
         """
         own = tuple(component.listens for component in self.components)
         return own if len(own) == components else super().listens(components)

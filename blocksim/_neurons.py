@@ -26,7 +26,8 @@ SIMPLE: dict[str, float | None] = {"beta": None, "p": 0.0, "b": 0.0, "theta": No
 # those of the linear family, (30)-(34), and of each of its components, in the order of `LinearParameters`
 FAMILY: dict[str, float | None] = {"beta": None, "theta": None, "v_reset": 0.0, "reset_factor": 0.0}
 COMPONENT: dict[str, float | None] = {
-    "decay": None, "jump": 1.0, "from_voltage": 0.0, "to_voltage": 0.0, "to_threshold": 0.0, "knot": 0.0
+    "decay": None, "jump": 1.0, "from_voltage": 0.0, "to_voltage": 0.0, "to_threshold": 0.0, "knot": 0.0,
+    "softness": 1.0,
 }  # fmt: skip
 # of the membrane and of stochastic spikes, but for the width, as kernels read them: its inverse follows
 MEMBRANE = ("beta", "theta", "bias", "reset_factor", "v_reset", "rate")

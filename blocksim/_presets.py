@@ -14,7 +14,7 @@ import numpy as np
 
 from blocksim._connections import Exponential, Synapse
 from blocksim._escape import Escape
-from blocksim._linear_neurons import Component, LinearIF, Rectified
+from blocksim._linear_neurons import Component, LinearIF, Rectified, Softplus
 from blocksim._milliseconds import decay_of_ms, propagators
 from blocksim._neurons import LIF, membrane_of_ms
 from blocksim._parameters import parts, tuple_of
@@ -143,10 +143,11 @@ class GIF(LinearIF):
             negative for one that hinders spikes. A current of I pA across a leak of g nS would hold I / g mV.
         thresholds : sequence of (tau, amplitude)
             Rises of the threshold: time constant in ms, and rise at a spike, in the unit of the potential.
-        coupling : sequence of (tau, knot, slope)
+        coupling : sequence of (tau, knot, slope) or (tau, knot, slope, softness)
             What the potential does to the threshold, as in the iGIF neuron (`Rectified`): time constant in ms; the
             potential above which it acts, None for the potential itself, on both sides of rest; and the rise of the
-            threshold, once settled, for each unit above it.
+            threshold, once settled, for each unit above it. With a softness, the potential over which that begins, it
+            is a smooth function (`Softplus`).
         spike : Escape or None
             Noise of the spikes, as in the GIF neuron of Pozzorini et al.
 
@@ -156,7 +157,7 @@ class GIF(LinearIF):
             A time constant is not a positive number of ms, or what describes a component is no pair or triple.
         """
         dt = milliseconds("dt", dt)
-        coupled = tuple(_follower(each, dt) for each in _tuples("coupling", coupling, "knot", "slope"))
+        coupled = tuple(_follower(each, dt) for each in _tuples("coupling", coupling, "knot", "slope", last="softness"))
         return cls(
             **membrane_of_ms(tau_mem, dt, theta, refractory, rounding),
             components=[*_components(currents, thresholds, tau_mem, dt), *coupled],
@@ -415,23 +416,26 @@ def _finite_array(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _tuples(name: str, given: Any, *numbers: str) -> list[tuple[Any, ...]]:
-    """What describes each component: a time constant, and numbers of these names."""
+def _tuples(name: str, given: Any, *numbers: str, last: str | None = None) -> list[tuple[Any, ...]]:
+    """What describes each component: a time constant, and numbers of these names, of which the last may be missing."""
     every = []
+    required = 1 + len(numbers)
+    numbers = numbers if last is None else (*numbers, last)
     for each in tuple_of(given):
-        if not isinstance(each, (tuple, list, np.ndarray)) or len(each) != 1 + len(numbers):
-            raise ArgumentError(
-                f"{name}: expected a sequence of ({', '.join(('tau in ms', *numbers))}); found {found(each)} in it"
-            )
+        if not isinstance(each, (tuple, list, np.ndarray)) or not required <= len(each) <= 1 + len(numbers):
+            names = ", ".join(("tau in ms", *numbers[: required - 1])) + (f"[, {last}]" if last else "")
+            raise ArgumentError(f"{name}: expected a sequence of ({names}); found {found(each)} in it")
         tau, *values = each
-        pairs = zip(numbers, values, strict=True)
+        pairs = zip(numbers, values, strict=False)
         every.append((tau, *(None if value is None else real_array(number, value) for number, value in pairs)))
     return every
 
 
 def _follower(coupling: tuple[Any, ...], dt: float) -> Component | Rectified:
     """What follows the potential above a knot, or the potential itself, and moves the threshold."""
-    tau, knot, slope = coupling
+    tau, knot, slope, *softness = coupling
+    if softness:
+        return Softplus.from_ms(tau, dt, knot=knot, to_threshold=slope, softness=softness[0])
     if knot is not None:
         return Rectified.from_ms(tau, dt, knot=knot, to_threshold=slope)
     factor = decay_of_ms("tau", tau, dt)

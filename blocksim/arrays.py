@@ -206,9 +206,9 @@ class AdjointResult:
     filtered: Array | None = None  # (B, R, T, N) dtype, dLoss/di of (38)
 
 
-# what a component listens to, (34): U, V after the reset, or max(U - knot, 0)
-LISTENS = ("before", "after", "above")
-BEFORE, AFTER, ABOVE = LISTENS
+# what a component listens to, (34): U, V after the reset, max(U - knot, 0), or the softplus that is bent there
+LISTENS = ("before", "after", "above", "softplus")
+BEFORE, AFTER, ABOVE, SOFTPLUS = LISTENS
 DIRECT = -1  # the receptor of currents without a time course
 
 
@@ -229,6 +229,7 @@ class LinearParameters(Record):
     to_voltage: Array  # (C, N), g
     to_threshold: Array  # (C, N), h
     knot: Array  # (C, N); of no meaning but for components that listen above it
+    softness: Array  # (C, N); of no meaning but for those with a softplus
     synapse_decay: Array  # (R, N), sigma
     gain: Array  # (R, N)
     gain_rising: Array  # (R, N); of no meaning but for alpha synapses
@@ -309,9 +310,9 @@ class LinearLayer(NeuronArrays):
         """The longest recurrent delay D."""
         return max((each.delay for each in self.recurrent), default=0)
 
-    def listening(self, to: str) -> tuple[bool, ...]:
-        """Which components listen to it."""
-        return tuple(each == to for each in self.listens)
+    def listening(self, *to: str) -> tuple[bool, ...]:
+        """Which components listen to one of these."""
+        return tuple(each in to for each in self.listens)
 
     @property
     def lead(self) -> int:

@@ -16,7 +16,7 @@ from blocksim._connections import MOST_SYNAPSES, Alpha, Connection, Exponential,
 from blocksim._containers import Container, open_container, write_container
 from blocksim._escape import Escape
 from blocksim._layer import Layer
-from blocksim._linear_neurons import Component, Rectified
+from blocksim._linear_neurons import Component, Rectified, Softplus
 from blocksim._milliseconds import MAX_STEPS
 from blocksim._network import CountReadout, LeakyReadout, Network
 from blocksim._neurons import Neuron
@@ -28,7 +28,9 @@ KIND = "blocksim network"
 VERSION = 1
 MOST_LATENCY = MAX_STEPS + 1
 # by what they listen to
-COMPONENTS: dict[str, type[Component | Rectified]] = {"before": Component, "after": Component, "above": Rectified}
+COMPONENTS: dict[str, type[Component | Rectified]] = {
+    "before": Component, "after": Component, "above": Rectified, "softplus": Softplus
+}  # fmt: skip
 SYNAPSES: dict[str, type[Synapse]] = {kind.__name__: kind for kind in (Exponential, Alpha)}
 SPIKES: dict[str, type[Escape]] = {Escape.__name__: Escape}
 # arrays that a file holds besides those of the network: a training's state, say

@@ -32,14 +32,14 @@ def exponential(x: np.ndarray) -> np.ndarray:
     """
     lowest, degree = EXPONENTIAL[x.dtype]
     one, number = x.dtype.type(1), x.dtype.type
-    x = np.minimum(x, number(LARGEST_EXPONENT))
-    k = np.rint(x * number(LOG2_E))
-    r = x - k * number(LN2[0])
+    within = np.clip(x, number(lowest), number(LARGEST_EXPONENT))
+    k = np.rint(within * number(LOG2_E))
+    r = within - k * number(LN2[0])
     r = r - k * number(LN2[1])
-    total = np.full_like(x, one)
+    total = np.full_like(r, one)
     for n in range(degree, 0, -1):
         total = total * r * number(1.0 / n) + one
-    powers = np.ldexp(total, np.maximum(k, -1000).astype(np.int32))
+    powers = np.ldexp(total, k.astype(np.int32))
     return np.asarray(np.where(x < number(lowest), number(0), powers))
 
 
@@ -47,6 +47,32 @@ def steepness(width: np.ndarray) -> np.ndarray:
     """1 / width of (39), of the computing precision; 0 where there is no neuron."""
     known = width > 0
     return np.where(known, 1 / np.where(known, width, 1), 0).astype(width.dtype)
+
+
+# of log(1 + y): terms beyond the exponential's degree, so that y up to 1 is exact to rounding
+MORE_TERMS = 4
+
+
+def bend(x: np.ndarray) -> np.ndarray:
+    """log(1 + exp(-|x|)), by how much a softplus is above max(x, 0): with y = exp(-|x|), twice atanh(y / (2 + y)).
+
+    By additions, multiplications and divisions in this order, as `exponential`.
+    """
+    number = x.dtype.type
+    y = exponential(-np.abs(x))
+    s = y / (number(2) + y)
+    square = s * s
+    terms = EXPONENTIAL[x.dtype][1] + MORE_TERMS
+    total = np.full_like(s, 1.0 / (2 * terms + 1))
+    for term in range(terms - 1, -1, -1):
+        total = total * square + number(1.0 / (2 * term + 1))
+    return np.asarray(number(2) * s * total)
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), the slope of a softplus."""
+    y = exponential(-np.abs(x))
+    return np.asarray(np.where(x > 0, x.dtype.type(1), y) / (x.dtype.type(1) + y))
 
 
 # A row of input with more spikes than this for each input is real-valued: spike counts rise that high by mistake only,

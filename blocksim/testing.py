@@ -16,7 +16,7 @@ from blocksim._connections import Alpha, Connection, Exponential
 from blocksim._escape import Escape
 from blocksim._events import Events
 from blocksim._layer import Layer
-from blocksim._linear_neurons import Component, LinearIF, Rectified
+from blocksim._linear_neurons import Component, LinearIF, Rectified, Softplus
 from blocksim._neurons import ALIF, LIF
 from blocksim._run import Run
 from blocksim._simulation import simulate
@@ -170,6 +170,7 @@ def _family_layer(rng: np.random.Generator, neuron: LIF | ALIF, weights: np.ndar
             str(rng.choice(["before", "after"])),
         ),
         Rectified(each(0.5, 0.99), each(-0.2, 0.6), each(-0.2, 0.2), each(-0.3, 0.3), each(-0.1, 0.4)),
+        Softplus(each(0.5, 0.99), each(-0.2, 0.6), each(-0.2, 0.2), each(-0.3, 0.3), each(-0.1, 0.4), each(0.02, 1.0)),
     ]  # fmt: skip
     delays = rng.integers(1, 9, (size, size)) if rng.random() < 0.5 else int(rng.integers(1, 9))
     own = rng.normal(0.05, 0.4 / np.sqrt(size), (size, size)).astype(dtype)

@@ -45,7 +45,7 @@ NAMES = ["rows_of_events", "bytes_as_bfloat", "floats_in_thirds"] + [
             for r in range(3)
             for recurrent in (0, 1)
         ),
-        *(f"linear_forward<{kind}, {c}, 2, 1, 0, 0>" for c in range(1, 5)),
+        *(f"linear_forward<{kind}, {c}, 2, {above}, 0, 0>" for c in range(1, 5) for above in (1, 2)),
         *(f"linear_forward<{kind}, {c}, 0, {int(c > 0)}, 1, 0>" for c in range(5)),
         *(f"linear_forward<{kind}, {c}, 0, {int(c > 0)}, 2, 0>" for c in (0, 4)),
         f"linear_forward<{kind}, 4, 2, 1, 1, 1>",
@@ -55,7 +55,12 @@ NAMES = ["rows_of_events", "bytes_as_bfloat", "floats_in_thirds"] + [
             for number in KINDS
             for recurrent in (0, 1)
         ),
-        *(f"linear_adjoint<{kind}, {c}, 0, 1, 0, {recurrent}>" for c in range(1, 5) for recurrent in (0, 1)),
+        *(
+            f"linear_adjoint<{kind}, {c}, 0, {above}, 0, {recurrent}>"
+            for c in range(1, 5)
+            for above in (1, 2)
+            for recurrent in (0, 1)
+        ),
         *(f"linear_adjoint<{kind}, {c}, {Hazard.kind}, {int(c > 0)}, 1, 0>" for c in range(5)),
         *(f"linear_adjoint<{kind}, 4, {Hazard.kind}, {above}, 1, 1>" for above in (0, 1)),
         f"synapses_adjoint<{kind}>",

@@ -16,7 +16,7 @@ from blocksim.backends.cupy_cuda import dynamics, linear
 from blocksim.backends.cupy_cuda.backend import CupyBackend
 from blocksim.backends.cupy_cuda.kernels import text
 
-from blocksim import Alpha, Component, Connection, Escape, Exponential, Layer, LinearIF, Rectified, simulate
+from blocksim import Alpha, Component, Connection, Escape, Exponential, Layer, LinearIF, Rectified, Softplus, simulate
 
 from .helpers import assert_close, assert_same_run, make_case
 
@@ -68,7 +68,9 @@ def exercise_family(cupy):
             each(0.6, 0.98), each(0.4, 1.0), rng.integers(2, 7, 40),
             [Component(each(0.5, 0.99), each(-0.5, 1), each(-0.1, 0.1), each(-0.2, 0.1), each(-0.1, 0.4), heard)
              for heard in ("before", "after")]
-            + [Rectified(each(0.5, 0.99), each(-0.2, 0.4), each(-0.2, 0.2), each(-0.2, 0.2), each(-0.1, 0.4))],
+            + [Rectified(each(0.5, 0.99), each(-0.2, 0.4), each(-0.2, 0.2), each(-0.2, 0.2), each(-0.1, 0.4)),
+               Softplus(each(0.5, 0.99), each(-0.2, 0.4), each(-0.2, 0.2), each(-0.2, 0.2), each(-0.1, 0.4),
+                        each(0.05, 0.5))],
             each(-0.4, 0.2), each(-0.3, 0.6), mode,
         )  # fmt: skip
         synapses = [Alpha(each(0.5, 0.95), each(0.3, 1), each(-0.3, 0.3)), Exponential(each(0.5, 0.95), each(0.3, 1))]
@@ -170,15 +172,23 @@ PLANTED_IN_FAMILY = {
     "a potential that moves while it is held": ("mode == HOLD && !live ? v : driven", "driven"),
     "no current while it is integrated": ("live || mode == INTEGRATE ? total", "live ? total"),
     "the potential before the reset is heard": ("is_set(after, j) ? v : u;", "u;"),
-    "the potential below the knot is heard": ("max(u - knots[(Index)j * neurons], T(0))", "u - knots[j * neurons]"),
-    "a gradient below the knot": ("neuron.over(j, u) == T(0)", "false"),
-    "a knot without a gradient": ("neurons] -= neuron.k[j] * into_c[j]", "neurons] -= T(0)"),
+    "the potential below the knot is heard": ("max(distance(j, u), T(0))", "distance(j, u)"),
+    "a gradient below the knot": ("neuron.slope_of_over(j, u) * pull", "pull"),
+    "a knot without a gradient": ("*of_knot -= through", "*of_knot -= T(0)"),
+    "a softplus that is not bent": ("? add(function, mul(softness(j), bend(bent(j, u)))) :", "? function :"),
+    "a softplus with the slope of a rectified one": ("is_soft(j) ? logistic(bent(j, u)) :", ""),
+    "a softness without a gradient": ("neuron.slope_in_softness(j, u) * pull", "T(0)"),
+    "the gradient of a bend that is not scaled": ("bend(size) + size * logistic(-size)", "bend(size)"),
+    "another component's softness": ("knots[(Index)(C + j) * neurons]", "knots[(Index)C * neurons]"),
+    "another component's sharpness": ("knots[(Index)(2 * C + j) * neurons]", "knots[(Index)2 * C * neurons]"),
+    "a logarithm's series that is short": ("(sizeof(T) == 4 ? 7 : 13) + 4", "(sizeof(T) == 4 ? 7 : 13) - 3"),
+    "a logistic function the wrong way round": ("(x > T(0) ? T(1) : y) / ", "(x > T(0) ? y : T(1)) / "),
     "a reset without its factor": ("spike ? add(mul(factor, u), reset) : u", "spike ? reset : u"),
     "components of the step after": ("kept[((Index)(t - start) * C + j) * units + unit] = c[j];",
                                      "kept[((Index)(max(t - 1 - start, 0)) * C + j) * units + unit] = c[j];"),
     "the jump's path left out": ("lambda_s += neuron.d[j] * into_c[j]", "lambda_s += T(0)"),
     "the reset's path with the wrong sign": ("(neuron.factor - T(1)) * u + neuron.reset", "(neuron.factor - T(1)) * u"),
-    "what is heard is not told": ("lambda_u += neuron.k[j] * into_c[j]", "lambda_u += T(0)"),
+    "what is heard is not told": ("lambda_u += through", "lambda_u += T(0)"),
     "a gradient where it is held": ("sum[0] += held ? T(0) : lambda_u * handed", "sum[0] += lambda_u * handed"),
     "a sum that is added twice": ("    part = T(0);", "    part = part / 2;"),
     "a sum's last steps left out": ("summed < STEPS_OF_A_SUM && start > first", "summed < STEPS_OF_A_SUM"),

@@ -56,6 +56,7 @@ VALID = {
     "blocksim.GLIF": {"beta": 0.9, "theta": 1.0}, "blocksim.AdLIF": {"beta": 0.9, "theta": 1.0},
     "blocksim.CubaLIF": {"beta": 0.9, "synapses": (Exponential(0.8),)},
     "blocksim.Rectified": {"decay": 0.9, "knot": 0.2, "jump": 0.1, "from_voltage": 0.1, "to_threshold": 0.1},
+    "blocksim.Softplus": {"decay": 0.9, "knot": 0.2, "jump": 0.1, "from_voltage": 0.1, "to_threshold": 0.1, "softness": 1},
     "blocksim.Escape": {"rate": 0.1, "width": 0.5},
     "blocksim.surrogates.Hazard": {},
     "blocksim.ephys.GIFConfig": {"model": "gif", "dt": 0.1, "refractory": 4.0, "currents": (10.0,), "thresholds": (20.0,),

@@ -1,4 +1,4 @@
-// Escape noise, equation (39): the hazard of a step, and what a neuron draws. blocksim.numerics.exponential and
+// Escape noise, equation (39): the hazard of a step, and what a neuron draws; and softplus. blocksim.numerics and
 // blocksim._escape, to the bit: only additions, multiplications and divisions that round as the CPU's do, in their order.
 
 __device__ __forceinline__ float power_of_two(float k) { return __int_as_float(((int)k + 127) << 23); }
@@ -14,6 +14,25 @@ template <typename T> __device__ __forceinline__ T exponential(T x) {
 #pragma unroll
     for (int n = DEGREE; n > 0; --n) total = add(mul(mul(total, r), T(1.0 / n)), T(1));
     return x < LOWEST ? T(0) : mul(total, power_of_two(k));
+}
+
+// exp(-|x|).
+template <typename T> __device__ __forceinline__ T decayed(T x) { return exponential(x > T(0) ? -x : x); }
+
+// log(1 + exp(-|x|)): blocksim.numerics.bend.
+template <typename T> __device__ __forceinline__ T bend(T x) {
+    constexpr int LAST = (sizeof(T) == 4 ? 7 : 13) + 4;
+    const T y = decayed(x), s = y / add(T(2), y), square = mul(s, s);
+    T total = T(1.0 / (2 * LAST + 1));
+#pragma unroll
+    for (int term = LAST - 1; term >= 0; --term) total = add(mul(total, square), T(1.0 / (2 * term + 1)));
+    return mul(mul(T(2), s), total);
+}
+
+// 1 / (1 + exp(-x)), its slope and that of max(x, 0) together.
+template <typename T> __device__ __forceinline__ T logistic(T x) {
+    const T y = decayed(x);
+    return (x > T(0) ? T(1) : y) / (T(1) + y);
 }
 
 // (39), of a step in which the neuron is live; distance: U - theta.

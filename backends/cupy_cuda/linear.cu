@@ -6,6 +6,9 @@ constexpr int HOLD = 1, INTEGRATE = 2;
 // The kind of surrogate that is the slope of a stochastic spike's probability.
 constexpr int HAZARD = 6;
 
+// ABOVE: some components hear U above a knot; SOFT: some of these by a softplus.
+constexpr int SOFT = 2;
+
 // NOISE: where spikes come from, if not from (32). The adjoint has DRAWN for both.
 constexpr int DRAWN = 1, IMPOSED = 2;
 
@@ -16,21 +19,22 @@ constexpr int room(int length) { return length > 0 ? length : 1; }
 __device__ __forceinline__ bool is_set(Index flags, int place) { return flags >> place & 1; }
 
 // Parameters of one neuron: values IN (7, N): beta, theta_0, bias, f, v_reset, and of (39) the rate and 1 / width, read
-// where spikes are stochastic, NOISE; components IN (6, C, N): q, d, k, g, h, knot.
-// `after` and, where ABOVE, `above` have the bits of components that hear V after the reset, or U above the knot, in
-// place of U.
+// where spikes are stochastic, NOISE; components IN (8, C, N): q, d, k, g, h, knot, softness, 1 / softness.
+// `after` has the bits of components that hear V after the reset in place of U, and `above`, where ABOVE, of those that
+// hear U above the knot; `soft`, where ABOVE is SOFT, of those among them that do so by a softplus.
 template <typename T, int C, int ABOVE, int NOISE> struct LinearNeuron {
     T beta, theta, bias, factor, reset, rate, steepness;
     T q[room(C)], d[room(C)], k[room(C)], g[room(C)], h[room(C)];
     int period, neurons;
-    Index after, above;
+    Index after, above, soft;
     const T* knots;  // read where they are needed: most neurons have none
     __device__ LinearNeuron(
-        const T* values, const T* components, const int* refractory, Index after, Index above, int n, int neurons)
+        const T* values, const T* components, const int* refractory, Index after, Index above, Index soft, int n,
+        int neurons)
         : beta(values[n]), theta(values[neurons + n]), bias(values[2 * neurons + n]), factor(values[3 * neurons + n]),
           reset(values[4 * neurons + n]), rate(NOISE ? values[5 * neurons + n] : T(0)),
           steepness(NOISE ? values[6 * neurons + n] : T(0)), period(refractory[n]), neurons(neurons), after(after),
-          above(above), knots(components + (Index)5 * C * neurons + n) {
+          above(above), soft(soft), knots(components + (Index)5 * C * neurons + n) {
 #pragma unroll
         for (int j = 0; j < C; ++j) {
             const T* first = components + (Index)j * neurons + n;
@@ -50,8 +54,24 @@ template <typename T, int C, int ABOVE, int NOISE> struct LinearNeuron {
     }
     __device__ T after_reset(T u, bool spike) const { return spike ? add(mul(factor, u), reset) : u; }  // (33)
     __device__ bool is_above(int j) const { return ABOVE && is_set(above, j); }
-    // How far U is above the knot of component j.
-    __device__ T over(int j, T u) const { return max(u - knots[(Index)j * neurons], T(0)); }
+    __device__ bool is_soft(int j) const { return ABOVE == SOFT && is_set(soft, j); }
+    __device__ T softness(int j) const { return knots[(Index)(C + j) * neurons]; }
+    // U - knot, and as a multiple of the softness.
+    __device__ T distance(int j, T u) const { return u - knots[(Index)j * neurons]; }
+    __device__ T bent(int j, T u) const { return mul(distance(j, u), knots[(Index)(2 * C + j) * neurons]); }
+    // How far U is above the knot of component j, or its softplus.
+    __device__ T over(int j, T u) const {
+        const T function = max(distance(j, u), T(0));
+        return is_soft(j) ? add(function, mul(softness(j), bend(bent(j, u)))) : function;
+    }
+    // The slopes of that in U, and in the softness.
+    __device__ T slope_of_over(int j, T u) const {
+        return is_soft(j) ? logistic(bent(j, u)) : T(distance(j, u) > T(0));
+    }
+    __device__ T slope_in_softness(int j, T u) const {
+        const T size = abs(bent(j, u));
+        return bend(size) + size * logistic(-size);
+    }
     __device__ T heard(int j, T u, T v) const { return is_above(j) ? over(j, u) : is_set(after, j) ? v : u; }
     // c of the next step, (34).
     __device__ void advance(T* c, T u, T v, bool spike, T tiny) const {
@@ -71,8 +91,8 @@ template <typename T, int C, int ABOVE, int NOISE> struct LinearNeuron {
 // `span` steps at a time: connections IN, history IN (B, longest, N).
 template <typename T, int C, int R, int ABOVE, int NOISE, int RECURRENT>
 __global__ void linear_forward(
-    const T* values, const T* components, const T* synapses, const int* refractory, Index after, Index above, Index alpha,
-    int mode, T* __restrict__ current, Index targets, Index target_pitch, Index batch_pitch, Index step_pitch,
+    const T* values, const T* components, const T* synapses, const int* refractory, Index after, Index above, Index soft,
+    Index alpha, int mode, T* __restrict__ current, Index targets, Index target_pitch, Index batch_pitch, Index step_pitch,
     Index unit_pitch, int add_bias, unsigned first_key, unsigned second_key, unsigned layer_place, Index first_unit,
     T* voltage_now, T* components_now, T* synapses_now, T* rising_now, int* refractory_now, T* remaining_now,
     int* draws_now, Flag* __restrict__ spikes, T* __restrict__ voltage, T* __restrict__ threshold,
@@ -83,7 +103,7 @@ __global__ void linear_forward(
     const Index unit = RECURRENT ? unit_of_sample(neurons) : thread_number();
     if (unit >= units) return;
     const Place place(unit, neurons, steps);
-    const LinearNeuron<T, C, ABOVE, NOISE> neuron(values, components, refractory, after, above, place.n, neurons);
+    const LinearNeuron<T, C, ABOVE, NOISE> neuron(values, components, refractory, after, above, soft, place.n, neurons);
     current += place.sample * batch_pitch + place.n * unit_pitch;
     T sigma[room(R)], kappa[room(R)], gain[room(R)], rising[room(R)];
     T c[room(C)], s[room(R)], z[room(R)];
@@ -314,12 +334,12 @@ __global__ void synapses_adjoint(
 // of (35) but for its last two terms; grad_voltage IN or null; into_voltage, into_components INOUT (B, N), (B, C, N):
 // gradient of the state after the last step, then of that before the first; grad_current OUT: lambda_J; sums INOUT (7, B,
 // N): beta, theta_0, bias, f, v_reset, and where spikes are stochastic the seventh, -delta (U - theta); component_sums
-// INOUT (6, B, C, N): q, d, k, g, h, knot; kept: scratch (L, C, B, N).
+// INOUT (7, B, C, N): q, d, k, g, h, knot, softness; kept: scratch (L, C, B, N).
 // RECURRENT: a block of threads has a sample, adds the recurrent terms to grad_spikes INOUT, of `span` steps at a time,
 // and filters; transposed IN (connections, N, N): W^T of each; `number` of them, 0 where nothing goes through recurrence.
 template <typename T, int C, int KIND, int ABOVE, int NOISE, int RECURRENT>
 __global__ void linear_adjoint(
-    const T* values, const T* components, const int* refractory, Index after, Index above, int mode,
+    const T* values, const T* components, const int* refractory, Index after, Index above, Index soft, int mode,
     const T* __restrict__ voltage, const Flag* __restrict__ spikes, const T* __restrict__ start_voltage,
     const T* __restrict__ start_components, const int* __restrict__ start_refractory,
     T* __restrict__ grad_spikes, const T* __restrict__ grad_voltage,
@@ -331,7 +351,7 @@ __global__ void linear_adjoint(
     const Index unit = RECURRENT ? unit_of_sample(neurons) : thread_number();
     if (unit >= units) return;
     const Place place(unit, neurons, steps);
-    const LinearNeuron<T, C, ABOVE, NOISE> neuron(values, components, refractory, after, above, place.n, neurons);
+    const LinearNeuron<T, C, ABOVE, NOISE> neuron(values, components, refractory, after, above, soft, place.n, neurons);
     const Index component = place.sample * C * neurons + place.n;
     T into_v = into_voltage[unit], into_c[room(C)];
 #pragma unroll
@@ -426,10 +446,15 @@ __global__ void linear_adjoint(
                     T lambda_u = now.grad_v[i] + delta + (spike ? neuron.factor * into_v : into_v);  // (36)
 #pragma unroll
                     for (int j = 0; j < C; ++j) {
-                        if (is_set(after, j) || (neuron.is_above(j) && neuron.over(j, u) == T(0))) continue;
-                        lambda_u += neuron.k[j] * into_c[j];
-                        if (neuron.is_above(j))  // few have one: no registers for their sums
-                            component_sums[5 * C * units + component + (Index)j * neurons] -= neuron.k[j] * into_c[j];
+                        if (is_set(after, j)) continue;
+                        const T pull = neuron.k[j] * into_c[j];
+                        const T through = neuron.is_above(j) ? neuron.slope_of_over(j, u) * pull : pull;
+                        lambda_u += through;
+                        if (!neuron.is_above(j) || through == T(0)) continue;
+                        // few have these: no registers for their sums
+                        double* of_knot = component_sums + 5 * C * units + component + (Index)j * neurons;
+                        *of_knot -= through;
+                        if (neuron.is_soft(j)) of_knot[C * units] += neuron.slope_in_softness(j, u) * pull;
                     }
                     lambda_u = flush(lambda_u, tiny);
                     const T lambda_j = moved ? lambda_u : T(0);

@@ -25,6 +25,7 @@ from blocksim._neurons import COMPONENT, MEMBRANE
 from blocksim.arrays import (
     ABOVE,
     AFTER,
+    SOFTPLUS,
     AdjointResult,
     AdjointRule,
     Array,
@@ -72,7 +73,7 @@ def forward(
     values, components, synapses = _values(engine, layer)
     launch = dynamics_of(
         engine, "linear_forward", dtype, batch, size, threads, len(components[0]), len(layer.alpha),
-        any(layer.listening(ABOVE)), 2 if layer.imposed else layer.stochastic,
+        _above(layer), 2 if layer.imposed else layer.stochastic,
     )  # fmt: skip
     neuron = (
         values, components, synapses, layer.refractory, *_listening(layer), _bits(layer.alpha),
@@ -127,7 +128,7 @@ def adjoint(
     threads = threads_of_sample(engine, size, batch, FAMILY, FAMILY) if layer.recurrent else 0
     dynamics = dynamics_of(
         engine, "linear_adjoint", dtype, batch, size, threads, number, rule.surrogate.kind,
-        any(layer.listening(ABOVE)), layer.stochastic,
+        _above(layer), layer.stochastic,
     )  # fmt: skip
     apart = bool(receptors) and not threads
     filters = engine.launch("synapses_adjoint", dtype, units(batch * receptors * size)) if apart else None
@@ -239,26 +240,31 @@ def _currents(
 
 
 def _values(engine: CupyBackend, layer: LinearLayer) -> tuple[Array, Array, Array]:
-    """A layer's parameters as kernels read them: (7, N), (6, C, N) and (4, R, N)."""
+    """A layer's parameters as kernels read them: (7, N), (8, C, N) and (4, R, N)."""
     neuron, stack = layer.neuron, engine.cupy.stack
 
     def make() -> tuple[Array, Array, Array]:
         sigma = neuron.synapse_decay
         # the logarithm is the host's, so that the CPU's backends have the same bits
         kappa = engine.asarray(rise(engine.to_numpy(sigma))) if any(layer.alpha) else sigma
-        steep = engine.asarray(steepness(engine.to_numpy(neuron.width)))
+        steep, sharp = (engine.asarray(steepness(engine.to_numpy(each))) for each in (neuron.width, neuron.softness))
         return (
             stack([*(getattr(neuron, name) for name in MEMBRANE), steep]),
-            stack([getattr(neuron, name) for name in COMPONENT]),
+            stack([*(getattr(neuron, name) for name in COMPONENT), sharp]),
             stack([sigma, kappa, neuron.gain, neuron.gain_rising]),
         )
 
     return engine.once(layer, "family", make)
 
 
-def _listening(layer: LinearLayer) -> tuple[Any, Any]:
-    """Which components listen to V after the reset, and which to U above a knot."""
-    return _bits(layer.listening(AFTER)), _bits(layer.listening(ABOVE))
+def _above(layer: LinearLayer) -> int:
+    """linear.cu's ABOVE: whether components listen to U above a knot, and whether by a softplus."""
+    return 2 if any(layer.listening(SOFTPLUS)) else int(any(layer.listening(ABOVE)))
+
+
+def _listening(layer: LinearLayer) -> tuple[Any, Any, Any]:
+    """Which components listen to V after the reset, which to U above a knot, and which of these by a softplus."""
+    return tuple(_bits(layer.listening(*each)) for each in ((AFTER,), (ABOVE, SOFTPLUS), (SOFTPLUS,)))
 
 
 def _bits(flags: tuple[bool, ...]) -> Any:

@@ -1,6 +1,6 @@
 """Escape noise, equation (39): the hazard of a step, and the random numbers that neurons draw after a spike.
 
-Owns the kernels' copies of `blocksim.numerics.exponential` and of the generator of `blocksim._escape`, to the bit.
+Owns the kernels' copies of the functions of `blocksim.numerics` and of the generator of `blocksim._escape`, to the bit.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocksim._escape import ATANH_TERMS, MULTIPLIERS, ROUNDS, WEYL, WORD, Noise
-from blocksim.numerics import LARGEST_EXPONENT, LN2, LOG2_E
+from blocksim.numerics import LARGEST_EXPONENT, LN2, LOG2_E, MORE_TERMS
 
 from .compiling import helper, inlined
-from .simd import add, fill, less, lowest_bit, mul, power_of_two, round_even, select, sub
+from .simd import absolute, add, div, fill, less, lowest_bit, mul, power_of_two, round_even, select, sub
 
 LEFT, RIGHT = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
 FIRST_STEP, SECOND_STEP = np.uint64(WEYL[0]), np.uint64(WEYL[1])
@@ -52,6 +52,24 @@ def exponential(x, lowest, terms):
     for n in range(len(terms), 0, -1):
         total = add(mul(mul(total, r), fill(1.0 / n, x)), one)
     return select(less(x, fill(lowest, x)), fill(0.0, x), mul(total, power_of_two(k)))
+
+
+@inlined
+def decayed(x, lowest, terms):
+    """exp(-|x|)."""
+    return exponential(sub(fill(0.0, x), absolute(x)), lowest, terms)
+
+
+@inlined
+def log_one_plus(y, terms):
+    """log(1 + y) of y = exp(-|x|): what `blocksim.numerics.bend` makes of x."""
+    s = div(y, add(fill(2.0, y), y))
+    square = mul(s, s)
+    last = len(terms) + MORE_TERMS
+    total = fill(1.0 / (2 * last + 1), y)
+    for back in range(last):
+        total = add(mul(total, square), fill(1.0 / (2 * (last - 1 - back) + 1), y))
+    return mul(mul(fill(2.0, y), s), total)
 
 
 @inlined

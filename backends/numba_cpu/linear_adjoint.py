@@ -16,7 +16,7 @@ from blocksim.surrogates import Hazard
 
 from .adjoint import surrogate_slope
 from .compiling import inlined, kernel
-from .escape import exponential, hazard_of
+from .escape import decayed, exponential, hazard_of, log_one_plus
 from .forward import CHUNK, flush
 from .linear_forward import (
     BETA,
@@ -27,10 +27,12 @@ from .linear_forward import (
     threshold_of,
 )
 from .simd import (
+    absolute,
     add,
     add_products,
     add_rows,
     both,
+    div,
     either,
     equal,
     fill,
@@ -91,7 +93,7 @@ class LinearAdjointArrays(NamedTuple):
     current: Any  # OUT (B * T, N), dLoss/dJ
     filtered: Any  # OUT (B * R * T, N), dLoss/di of each receptor
     sums: Any  # INOUT (6 * B, N) float64: of beta, theta_0, bias, f, v_reset, and delta U if spikes are stochastic
-    component_sums: Any  # INOUT (6 * B * C, N) float64: of q, d, k, g, h, and the knots
+    component_sums: Any  # INOUT (7 * B * C, N) float64: of q, d, k, g, h, the knots and the softness
     synapse_sums: Any  # INOUT (3 * B * R, N) float64: of sigma, gain, rising gain
 
 
@@ -176,6 +178,17 @@ def _gather(
 
 
 @inlined
+def _slopes_of_softplus(neurons, p, over):
+    """Of each component's softplus, the slopes in U and in its softness, at U - knot."""
+    x = mul(over, p.sharpness)
+    y = decayed(x, neurons.lowest, neurons.softens)
+    one = fill(1.0, y)
+    less_likely = div(y, add(one, y))
+    in_u = select(greater(x, fill(0.0, x)), sub(one, less_likely), less_likely)
+    return in_u, multiply_add(absolute(x), less_likely, log_one_plus(y, neurons.softens))
+
+
+@inlined
 def _add_sum(more, sums, row, n, valid, width):
     """sums INOUT float64 += a chunk's sum, so that long runs in float32 lose nothing."""
     store(add(load(sums, row, n, valid, width), widen(more)), sums, row, n, valid)
@@ -209,7 +222,8 @@ def _walk_backward(
         hold = opposite(never) if neurons.hold else never
         sum_beta, sum_theta, sum_bias, sum_factor, sum_reset = p.zero, p.zero, p.zero, p.zero, p.zero
         sum_width = p.zero
-        sum_decay, sum_jump, sum_pull, sum_drive, sum_rise, sum_knot = none, none, none, none, none, none
+        sum_decay, sum_jump, sum_pull, sum_drive, sum_rise = none, none, none, none, none
+        sum_knot, sum_softness = none, none
         spike = load(tape.spikes, row + rows - 1, n, valid, width)
         u = load(tape.voltage, row + rows - 1, n, valid, width)
         for back in range(rows):
@@ -241,9 +255,13 @@ def _walk_backward(
             if neurons.pulls:
                 pulled = mul(p.pull, into_c)
                 if neurons.rectifies:
-                    where_over = select(greater(repeat(u, c), p.knot), pulled, none)
-                    pulled = select(p.above, where_over, pulled)
-                    sum_knot = sub(sum_knot, select(p.above, where_over, none))
+                    through = select(greater(repeat(u, c), p.knot), pulled, none)
+                    if number_of_rows(neurons.softens):
+                        in_u, in_softness = _slopes_of_softplus(neurons, p, sub(repeat(u, c), p.knot))
+                        sum_softness = add(sum_softness, select(p.soft, mul(pulled, in_softness), none))
+                        through = select(p.soft, mul(pulled, in_u), through)
+                    pulled = select(p.above, through, pulled)
+                    sum_knot = sub(sum_knot, select(p.above, through, none))
                 lambda_u = add_rows(lambda_u, select(p.after, none, pulled))
             lambda_u = flush(lambda_u, p.tiny, p.zero)
             current = select(open_, lambda_u, p.zero)
@@ -288,6 +306,8 @@ def _walk_backward(
         _add_sums(sum_rise, out.component_sums, (4 * batch + sample) * number, n, valid, components, width)
         if neurons.rectifies:
             _add_sums(sum_knot, out.component_sums, (5 * batch + sample) * number, n, valid, components, width)
+        if number_of_rows(neurons.softens):
+            _add_sums(sum_softness, out.component_sums, (6 * batch + sample) * number, n, valid, components, width)
 
 
 @inlined

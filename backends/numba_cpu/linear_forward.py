@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compiling import inlined, kernel
-from .escape import hazard_of, renew
+from .escape import decayed, hazard_of, log_one_plus, renew
 from .forward import CHUNK, flush
 from .simd import (
     add,
@@ -41,7 +41,7 @@ from .simd import (
 )
 
 BETA, THETA, BIAS, RESET_FACTOR, V_RESET, RATE, STEEPNESS = 0, 1, 2, 3, 4, 5, 6
-DECAY, JUMP, FROM_VOLTAGE, TO_VOLTAGE, TO_THRESHOLD, KNOT = 0, 1, 2, 3, 4, 5
+DECAY, JUMP, FROM_VOLTAGE, TO_VOLTAGE, TO_THRESHOLD, KNOT, SOFTNESS, SHARPNESS = 0, 1, 2, 3, 4, 5, 6, 7
 SIGMA, KAPPA, GAIN, GAIN_RISING = 0, 1, 2, 3
 # where spikes come from, as the length of the tuple `noise`: (32), (39), or they are given
 CROSSING, DRAWN, IMPOSED = 0, 1, 2
@@ -51,10 +51,11 @@ class LinearNeurons(NamedTuple):
     """IN: parameters; N rounded up to the width."""
 
     values: Any  # (7, N): beta, theta_0, bias, f, v_reset, and of (39) the rate and 1 / width
-    components: Any  # (6 * C, N): the C rows of q, then those of d, k, g, h, and the knots
+    components: Any  # (8 * C, N): the C rows of q, then those of d, k, g, h, the knots, softness and 1 / softness
     synapses: Any  # (4 * R, N): the R rows of sigma, then those of kappa, gain, rising gain
     after: Any  # (C, N) bool: components that listen to V after the reset
     above: Any  # (C, N) bool: those that listen to U above a knot
+    soft: Any  # (C, N) bool: those of them that do so by a softplus
     alpha: Any  # (R,) bool
     refractory: Any  # (1, N) int32 steps
     hold: bool
@@ -62,6 +63,8 @@ class LinearNeurons(NamedTuple):
     pulls: bool  # some k is not zero
     listens_after: bool  # some of those components listen to V after the reset
     rectifies: bool  # some to U above a knot
+    softens: Any  # of a softplus among them the terms of `exponential`; else empty, and known to the compiler
+    lowest: Any  # of `exponential`
     drives: bool  # some g
     raises: bool  # some h
     tiny: Any  # magnitude below which values are flushed
@@ -172,8 +175,11 @@ class Constants(NamedTuple):
     drive: Any
     rise: Any
     knot: Any
+    softness: Any
+    sharpness: Any
     after: Any
     above: Any
+    soft: Any
     tiny: Any
     zero: Any
 
@@ -198,8 +204,11 @@ def constants_of(neurons, n, components, width):
         load_rows(neurons.components, TO_VOLTAGE * number, n, lanes, components, width),
         load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width),
         load_rows(neurons.components, KNOT * number, n, lanes, components, width),
+        load_rows(neurons.components, SOFTNESS * number, n, lanes, components, width),
+        load_rows(neurons.components, SHARPNESS * number, n, lanes, components, width),
         load_rows(neurons.after, 0, n, lanes, components, width),
         load_rows(neurons.above, 0, n, lanes, components, width),
+        load_rows(neurons.soft, 0, n, lanes, components, width),
         fill(neurons.tiny, beta),
         fill(0.0, beta),
     )
@@ -274,12 +283,17 @@ def threshold_of(neurons, p, c):
 
 @inlined
 def heard_of(neurons, p, like, u, v):
-    """What each component listens to: U, V after the reset, or U where it is above a knot."""
+    """What each component listens to: U, V after the reset, or a static function of U."""
     heard = repeat(u, like)
     if neurons.rectifies:
         over = sub(heard, p.knot)
         none = fill(0.0, p.knot)
-        heard = select(p.above, select(greater(over, none), over, none), heard)
+        function = select(greater(over, none), over, none)
+        if number_of_rows(neurons.softens):
+            y = decayed(mul(over, p.sharpness), neurons.lowest, neurons.softens)
+            more = mul(p.softness, log_one_plus(y, neurons.softens))
+            function = select(p.soft, add(function, more), function)
+        heard = select(p.above, function, heard)
     if neurons.listens_after:
         heard = select(p.after, repeat(v, like), heard)
     return heard

@@ -18,6 +18,7 @@ from blocksim.arrays import (
     ABOVE,
     AFTER,
     DIRECT,
+    SOFTPLUS,
     AdjointResult,
     AdjointRule,
     Drive,
@@ -225,7 +226,7 @@ def _adjoint(
         current=_rows(grad.direct, dtype),
         filtered=_rows(grad.filtered, dtype),
         sums=np.zeros((6 * batch, size)),
-        component_sums=np.zeros((6 * batch * components, size)),
+        component_sums=np.zeros((len(COMPONENT) * batch * components, size)),
         synapse_sums=np.zeros((3 * batch * receptors, size)),
     )
     cotangents = linear_adjoint.LinearCotangents(
@@ -269,7 +270,7 @@ def _adjoint(
     before = history_gradient(engine, layer, rule, grad, grad_history)
     sums = (
         out.sums.reshape(6, batch, size),
-        out.component_sums.reshape(6, batch, components, size),
+        out.component_sums.reshape(len(COMPONENT), batch, components, size),
         out.synapse_sums.reshape(3, batch, receptors, size),
     )
     return AdjointResult(grad.direct, None, None, sums, into, before, grad.filtered)
@@ -314,22 +315,27 @@ def _neurons(layer: LinearLayer, lanes: int) -> linear_forward.LinearNeurons:
             wide[:, layer.size :] = 0
             return wide
 
-        def flags(to: str) -> np.ndarray:
-            return np.broadcast_to(np.array(layer.listening(to), bool)[:, None], neuron.decay.shape)
+        def flags(*to: str) -> np.ndarray:
+            return np.broadcast_to(np.array(layer.listening(*to), bool)[:, None], neuron.decay.shape)
+
+        lowest, terms = series(dtype)
 
         made[lanes] = linear_forward.LinearNeurons(
             values=rows(*(getattr(neuron, name) for name in MEMBRANE), steepness(neuron.width)),
-            components=rows(*(getattr(neuron, name) for name in COMPONENT)),
+            components=rows(*(getattr(neuron, name) for name in COMPONENT), steepness(neuron.softness)),
             synapses=rows(neuron.synapse_decay, rise(neuron.synapse_decay), neuron.gain, neuron.gain_rising),
             after=rows(flags(AFTER)),
-            above=rows(flags(ABOVE)),
+            above=rows(flags(ABOVE, SOFTPLUS)),
+            soft=rows(flags(SOFTPLUS)),
             alpha=np.array(layer.alpha, bool),
             refractory=rows(layer.refractory),
             hold=layer.mode == "hold",
             integrate=layer.mode == "integrate",
             pulls=bool(neuron.from_voltage.any()),
             listens_after=any(layer.listening(AFTER)),
-            rectifies=any(layer.listening(ABOVE)),
+            rectifies=any(layer.listening(ABOVE, SOFTPLUS)),
+            softens=terms if any(layer.listening(SOFTPLUS)) else (),
+            lowest=lowest,
             drives=bool(neuron.to_voltage.any()),
             raises=bool(neuron.to_threshold.any()),
             tiny=dtype.type(tiny(dtype)),

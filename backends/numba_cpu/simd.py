@@ -406,6 +406,8 @@ mul = _binary("fmul", "mul", "x * y.")
 div = _binary("fdiv", None, "x / y.")
 both = _binary(None, "and_", "x and y, of masks.")
 either = _binary(None, "or_", "x or y, of masks.")
+bits_that_differ = _binary(None, "xor", "The bits in which integers x and y differ.")
+upper_bits = _binary(None, "lshr", "The bits of integers x, moved down by y.")
 
 
 @intrinsic
@@ -421,7 +423,8 @@ def opposite(typingctx: Any, mask: Any) -> Any:
 def _comparison(predicate: str) -> Any:
     def operation(typingctx: Any, x: Any, y: Any) -> Any:
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            compare = builder.fcmp_ordered if isinstance(x.dtype, types.Float) else builder.icmp_signed
+            of_integers = builder.icmp_signed if getattr(x.dtype, "signed", True) else builder.icmp_unsigned
+            compare = builder.fcmp_ordered if isinstance(x.dtype, types.Float) else of_integers
             return _by_row(context, builder, sig, args, lambda one, other: compare(predicate, one, other))
 
         return _of_dtype(_widest(x, y), types.boolean)(x, y), generate
@@ -541,15 +544,33 @@ def widen(typingctx: Any, lanes: Any) -> Any:
 
 
 @intrinsic
+def converted(typingctx: Any, lanes: Any, zero: Any) -> Any:
+    """Lanes as numbers of the type of `zero`: float64 as any float, unsigned integers as any float or shorter ones."""
+    kind = ir.VectorType(ELEMENTS[zero], lanes.count)
+    if isinstance(lanes.dtype, types.Float):
+        function = None if lanes.dtype == zero else "fptrunc"
+    else:
+        function = "uitofp" if isinstance(zero, types.Float) else "trunc"
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, function)(args[0], kind) if function else args[0]
+
+    return Lanes(zero, lanes.count)(lanes, zero), generate
+
+
+@intrinsic
 def power_of_two(typingctx: Any, lanes: Any) -> Any:
     """2 ** x for lanes that hold whole numbers within the exponents of normal numbers."""
     bits, mantissa, bias = (32, 23, 127) if lanes.dtype == types.float32 else (64, 52, 1023)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = ir.VectorType(ir.IntType(bits), lanes.count)
-        exponent = builder.fptosi(args[0], kind)
-        biased = builder.add(exponent, ir.Constant(kind, [bias] * lanes.count))
-        return builder.bitcast(builder.shl(biased, ir.Constant(kind, [mantissa] * lanes.count)), args[0].type)
+
+        def of_vector(x: Any) -> Any:
+            biased = builder.add(builder.fptosi(x, kind), ir.Constant(kind, [bias] * lanes.count))
+            return builder.bitcast(builder.shl(biased, ir.Constant(kind, [mantissa] * lanes.count)), x.type)
+
+        return _by_row(context, builder, sig, args, of_vector)
 
     return lanes(lanes), generate
 

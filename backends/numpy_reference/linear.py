@@ -13,6 +13,7 @@ import numpy as np
 from blocksim.arrays import (
     ABOVE,
     AFTER,
+    SOFTPLUS,
     AdjointRule,
     Drive,
     LinearAdjointCarry,
@@ -21,7 +22,7 @@ from blocksim.arrays import (
     LinearParameters,
     LinearTraces,
 )
-from blocksim.numerics import exponential, rise, steepness
+from blocksim.numerics import bend, exponential, logistic, rise, steepness
 from blocksim.surrogates import Hazard
 
 from .common import after_spike, first_crossing, flush, live_at_start, steps_left
@@ -136,10 +137,24 @@ def _components(neuron: LinearParameters, c: np.ndarray, heard: np.ndarray, spik
 
 
 def _heard(layer: LinearLayer, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """What each component listens to, (B, C, N): U, V after the reset, or U where it is above a knot."""
-    after, above = (_flags(layer.listening(each)) for each in (AFTER, ABOVE))
-    rectified = np.maximum(u[:, None] - layer.neuron.knot, 0)
-    return np.where(above, rectified, np.where(after, v[:, None], u[:, None]))
+    """What each component listens to, (B, C, N): U, V after the reset, or a static function of U."""
+    neuron = layer.neuron
+    after, above, soft = (_flags(layer.listening(each)) for each in (AFTER, ABOVE, SOFTPLUS))
+    over = u[:, None] - neuron.knot
+    function = np.maximum(over, 0)
+    if soft.any():
+        function = np.where(soft, function + neuron.softness * bend(over * steepness(neuron.softness)), function)
+    return np.where(above | soft, function, np.where(after, v[:, None], u[:, None]))
+
+
+def _function_slopes(layer: LinearLayer, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The slopes of what each component listens to, (B, C, N): in U, but for V after the reset, and in its softness."""
+    neuron = layer.neuron
+    above, soft = (_flags(layer.listening(each)) for each in (ABOVE, SOFTPLUS))
+    over = u[:, None] - neuron.knot
+    x = over * steepness(neuron.softness)
+    in_u = np.where(above, over > 0, np.where(soft, logistic(x), 1))
+    return in_u, np.where(soft, bend(x) + np.abs(x) * logistic(-np.abs(x)), 0)
 
 
 def _flags(flags: tuple[bool, ...]) -> np.ndarray:
@@ -189,7 +204,7 @@ def block_adjoint(
         heard[:, :, t] = _heard(layer, u[:, t], _reset(neuron, u[:, t], s[:, t]))
         now = _components(neuron, now, heard[:, :, t], s[:, t])
 
-    after, above = (_flags(layer.listening(each)) for each in (AFTER, ABOVE))
+    after, static = _flags(layer.listening(AFTER)), _flags(layer.listening(ABOVE, SOFTPLUS))
     lambda_j = grad.direct
     into_v, into_c = (
         grad_carry.voltage,
@@ -208,7 +223,8 @@ def block_adjoint(
         # (36)
         lambda_u = (0 if grad_voltage is None else grad_voltage[:, t]) + delta
         lambda_u = lambda_u + np.where(s[:, t], neuron.reset_factor * into_v, into_v)
-        pull = np.where(above & (u[:, None, t] <= neuron.knot), 0, neuron.from_voltage * into_c)
+        in_u, in_softness = _function_slopes(layer, u[:, t])
+        pull = in_u * (neuron.from_voltage * into_c)
         for place in np.flatnonzero(~after):
             lambda_u = lambda_u + pull[:, place]
         lambda_u = flush(lambda_u)
@@ -227,7 +243,8 @@ def block_adjoint(
         sums.from_voltage[...] += into_c * heard[:, :, t]
         sums.to_voltage[...] += lambda_j[:, None, t] * c[:, :, t]
         sums.to_threshold[...] -= delta[:, None] * c[:, :, t]
-        sums.knot[...] -= np.where(above, pull, 0)
+        sums.knot[...] -= np.where(static, pull, 0)
+        sums.softness[...] += in_softness * (neuron.from_voltage * into_c)
         # (37)
         into_c = flush(
             neuron.decay * into_c - neuron.to_threshold * delta[:, None] + neuron.to_voltage * lambda_j[:, None, t]
