@@ -17,7 +17,7 @@ import numpy as np
 
 from .compiling import helper, inlined, kernel
 from .escape import exponential
-from .forward import CHUNK, flush
+from .forward import CHUNK, counted_down, flush, raised, threshold_of
 from .simd import (
     absolute,
     add,
@@ -182,11 +182,11 @@ def _walk_forward(
             live = equal(left, none)
             store(live, live_steps, t, n, lanes)
             store(a, adaptation, t, n, lanes)
-            m = sub(v, add(theta, mul(b, a)))
+            m = sub(v, threshold_of(theta, b, a))
             s = surrogate_slope(m, rule, lowest, terms)
             store(select(live, s, zero), slope, t, n, lanes)
-            left = select(spike, period, select(live, none, sub(left, step)))
-            a = flush(add(mul(p, a), select(spike, one, zero)), tiny, zero)
+            left = select(spike, period, counted_down(left, live, none, step))
+            a = flush(raised(mul(p, a), spike, one, zero), tiny, zero)
 
 
 @helper

@@ -10,7 +10,7 @@ import numpy as np
 
 from .adjoint import add_sums, gather_grad_spikes, into_history, prefetch_streams, surrogate_slope
 from .compiling import helper, kernel
-from .forward import flush
+from .forward import counted_down, flush, raised, threshold_of
 from .simd import add, both, either, equal, fill, lanes_of, load, mul, opposite, select, store, sub
 
 
@@ -42,11 +42,11 @@ def _walk_forward_paper(
             store(live, live_steps, t, n, lanes)
             store(a, adaptation, t, n, lanes)
             store(free_a, free_adaptation, t, n, lanes)
-            m = sub(v, add(theta, mul(b, free_a)))
+            m = sub(v, threshold_of(theta, b, free_a))
             store(surrogate_slope(m, rule, lowest, terms), slope, t, n, lanes)
-            left = select(live, none, sub(left, step))
+            left = counted_down(left, live, none, step)
             free_a = flush(mul(p, free_a), tiny, zero)
-            a = flush(add(mul(p, a), select(spike, one, zero)), tiny, zero)
+            a = flush(raised(mul(p, a), spike, one, zero), tiny, zero)
 
 
 @helper

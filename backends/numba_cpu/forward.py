@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .compiling import helper, kernel
+from .compiling import helper, inlined, kernel
 from .simd import (
     absolute,
     add,
@@ -95,6 +95,33 @@ def flush(x, tiny, zero):
     return select(less(absolute(x), tiny), zero, x)
 
 
+# The formulas of a step stand here, for wide and narrow kernels, and for the adjoints, which walk forward too.
+
+
+@inlined
+def membrane_of(beta, v, live, current, zero):
+    """(3), before what is too small is set to zero."""
+    return add(mul(beta, v), select(live, current, zero))
+
+
+@inlined
+def threshold_of(theta, b, a):
+    """(4)."""
+    return add(theta, mul(b, a))
+
+
+@inlined
+def raised(a, spike, one, zero):
+    """What a spike adds in (6)."""
+    return add(a, select(spike, one, zero))
+
+
+@inlined
+def counted_down(left, live, none, step):
+    """The refractory steps that are left, (1), after a step without a spike."""
+    return select(live, none, sub(left, step))
+
+
 @helper
 def _fill(source, neurons, row, rows, begin, end, current, width):
     """current[: rows] OUT = bias + input, event by event in ascending order: (2) without recurrence."""
@@ -155,9 +182,8 @@ def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width
         step = fill(1, left)
         for t in range(rows):
             live = equal(left, none)  # (1)
-            u = add(mul(beta, v), select(live, load(current, t, n, lanes, width), zero))  # (3)
-            u = flush(u, tiny, zero)
-            threshold = add(theta, mul(b, a))  # (4)
+            u = flush(membrane_of(beta, v, live, load(current, t, n, lanes, width), zero), tiny, zero)  # (3)
+            threshold = threshold_of(theta, b, a)  # (4)
             spike = both(live, greater(u, threshold))  # (5)
             store(spike, out.spikes, row + t, n, valid)
             if out.keep_voltage:
@@ -165,9 +191,8 @@ def _dynamics(neurons, carry, sample, row, rows, begin, end, current, out, width
             if out.keep_threshold:
                 store(threshold, out.threshold, row + t, n, valid)
             v = select(spike, zero, u)
-            a = add(mul(p, a), select(spike, one, zero))  # (6)
-            a = flush(a, tiny, zero)
-            left = select(spike, period, select(live, none, sub(left, step)))
+            a = flush(raised(mul(p, a), spike, one, zero), tiny, zero)  # (6)
+            left = select(spike, period, counted_down(left, live, none, step))
         store(v, carry.voltage, sample, n, valid)
         store(a, carry.adaptation, sample, n, valid)
         store(left, carry.refractory, sample, n, valid)
@@ -188,10 +213,9 @@ def _free_dynamics(neurons, carry, sample, row, rows, begin, end, current, out, 
         step = fill(1, left)
         for t in range(rows):
             live = equal(left, none)
-            u = add(mul(beta, u), select(live, load(current, t, n, lanes, width), zero))
-            u = flush(u, tiny, zero)
+            u = flush(membrane_of(beta, u, live, load(current, t, n, lanes, width), zero), tiny, zero)
             store(u, out.free_voltage, row + t, n, valid)
-            left = select(live, none, sub(left, step))
+            left = counted_down(left, live, none, step)
         store(u, carry.free_voltage, sample, n, valid)
         store(left, carry.free_refractory, sample, n, valid)
 

@@ -17,7 +17,7 @@ from blocksim.surrogates import Hazard
 from .adjoint import surrogate_slope
 from .compiling import inlined, kernel
 from .escape import decayed, exponential, hazard_of, log_one_plus
-from .forward import CHUNK, flush
+from .forward import CHUNK, counted_down, flush
 from .linear_forward import (
     BETA,
     constants_of,
@@ -142,7 +142,7 @@ def _walk_forward(
             store(select(live, _slope(m, p, rule, lowest, terms, noise), p.zero), slope, t, n, lanes)
             v = select(spike, add(mul(p.factor, u), p.reset), u)
             c = next_components(neurons, p, c, u, v, spike)
-            left = select(spike, p.period, select(live, none, sub(left, step)))
+            left = select(spike, p.period, counted_down(left, live, none, step))
 
 
 @inlined

@@ -14,7 +14,7 @@ import numpy as np
 
 from .compiling import inlined, kernel
 from .escape import decayed, hazard_of, log_one_plus, renew
-from .forward import CHUNK, flush
+from .forward import CHUNK, counted_down, flush
 from .simd import (
     add,
     add_rows,
@@ -357,7 +357,7 @@ def _dynamics(
                 store(threshold, out.threshold, row + t, n, valid)
             v = select(spike, add(mul(p.factor, u), p.reset), u)  # (33)
             c = next_components(neurons, p, c, u, v, spike)
-            left = select(spike, p.period, select(live, none, sub(left, step)))
+            left = select(spike, p.period, counted_down(left, live, none, step))
         store(v, carry.voltage, sample, n, valid)
         store_rows(c, carry.components, sample * number, n, valid)
         store(left, carry.refractory, sample, n, valid)

@@ -2,8 +2,10 @@
 
 Owns the same recursions as `forward` and `adjoint`, arranged for a chain of many dependent steps of few values: a fit
 of one neuron to a long recording waits, from step to step, for a multiplication and an addition, and for nothing else.
-What seldom happens, a spike or a value to be flushed, is a branch. Arrays are flat; lane j of an item of work finds its
-values at places[:, j]. Lanes beyond the last neuron repeat it: they write the same values to the same places.
+What seldom happens, a spike or a value to be flushed, is a branch. The formulas of a step are those of `forward`; the
+adjoint arranges (8)-(10) so that each step waits for one multiplication and one addition. Arrays are flat; lane j of an
+item of work finds its values at places[:, j]. Lanes beyond the last neuron repeat it: they write the same values to the
+same places.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 
 from .adjoint import surrogate_slope
 from .compiling import helper, kernel
+from .forward import counted_down, membrane_of, raised, threshold_of
 from .simd import (
     add,
     bits,
@@ -86,20 +89,19 @@ def _forward(given, neurons, carry, out, starts, few, first, width):
         for t in range(block * few.block_length, min((block + 1) * few.block_length, few.steps)):
             live = equal(left, none)  # (1)
             current = add(bias, gather(given, source, t * few.pitch))  # (2)
-            v = add(mul(beta, v), select(live, current, zero))  # (3)
-            v = clear_seldom(v, neurons.tiny)
-            threshold = add(theta, mul(b, a))  # (4)
+            v = clear_seldom(membrane_of(beta, v, live, current, zero), neurons.tiny)  # (3)
+            threshold = threshold_of(theta, b, a)  # (4)
             spike = both(live, greater(v, threshold))  # (5)
             if out.keep_voltage:
                 scatter(v, out.voltage, trace, t * few.size)
             if out.keep_threshold:
                 scatter(threshold, out.threshold, trace, t * few.size)
             a = mul(p, a)
-            left = select(live, none, sub(left, step))
+            left = counted_down(left, live, none, step)
             if bits(spike) != np.uint64(0):
                 scatter(spike, out.spikes, trace, t * few.size)
                 v = select(spike, zero, v)
-                a = add(a, select(spike, one, zero))  # (6)
+                a = raised(a, spike, one, zero)  # (6)
                 left = select(spike, period, left)
             a = clear_seldom(a, neurons.tiny)
     scatter(v, carry.voltage, unit, 0)
@@ -147,7 +149,7 @@ def _walk_forward(neurons, tape, starts, rule, few, block, neuron, unit, trace, 
         v = gather(tape.voltage, trace, (begin + t) * few.size)
         spike = gather(tape.spikes, trace, (begin + t) * few.size)
         live = equal(left, none)
-        m = sub(v, add(theta, mul(b, a)))
+        m = sub(v, threshold_of(theta, b, a))
         s = surrogate_slope(m, rule, lowest, terms)
         store(v, walk.values, t, 0, lanes)
         store(a, walk.values, t, lanes, lanes)
@@ -155,9 +157,9 @@ def _walk_forward(neurons, tape, starts, rule, few, block, neuron, unit, trace, 
         store(spike, walk.marks, t, 0, lanes)
         store(live, walk.marks, t, lanes, lanes)
         a = mul(p, a)
-        left = select(live, none, sub(left, step))
+        left = counted_down(left, live, none, step)
         if bits(spike) != np.uint64(0):
-            a = add(a, select(spike, one, zero))
+            a = raised(a, spike, one, zero)
             left = select(spike, period, left)
         a = clear_seldom(a, neurons.tiny)
 
