@@ -253,7 +253,9 @@ def gradients_of(done: Differentiated, view: View) -> Gradients:
     def shaped(name: str, gradient: Any) -> Any:
         if name.rpartition(".")[2] in ("weights", "recurrent"):
             return view.whole.of(backend, gradient)
-        return float(gradient.sum()) if name in values and not values[name].ndim else gradient.astype(dtype)
+        if name in values and not values[name].ndim:
+            return gradient.item() if gradient.size == 1 else float(gradient.sum())  # of one neuron without NumPy's sum
+        return gradient.astype(dtype)
 
     every = {name: shaped(name, value) for name, value in parameter_gradients(layer, result, sums, backend).items()}
     return Gradients(

@@ -39,6 +39,7 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True, "_nrt": False}
 
 LOGGER = logging.getLogger("blocksim")
+NO_FOLDER = "no folder can be written to (set NUMBA_CACHE_DIR)"
 
 
 def folder_mark(folder: Path) -> str:
@@ -122,11 +123,14 @@ class _KernelCache(FunctionCache):
 
     def __init__(self, function: Any, mark: str) -> None:
         self.kept = True
+        self.why_not = ""
         self.kernel = function.__name__
         try:
             super().__init__(function)
-        except RuntimeError:  # no folder that Numba may write to
+        except RuntimeError as error:  # no folder that Numba may write to, or it does not know what it is told to try
             self.kept = False
+            named = "NUMBA_CACHE_LOCATOR_CLASSES" in str(error)
+            self.why_not = f"{error} (correct it, or unset it)" if named else NO_FOLDER
             return
         # Numba offers no public way to say what a kept kernel depends on; a test shows that this one works
         self._cache_file._source_stamp = mark
@@ -157,10 +161,8 @@ class _KernelCache(FunctionCache):
                 return
             except OSError as error:
                 self.kept = False
-                why = f"{self._cache_path}: {error.strerror or error}"
-        else:
-            why = "no folder that can be written to was found"
-        _warn_once(f"compiled kernels are not kept, and every process compiles them anew: {why} (set NUMBA_CACHE_DIR)")
+                self.why_not = f"{self._cache_path}: {error.strerror or error} (set NUMBA_CACHE_DIR)"
+        _warn_once(f"compiled kernels are not kept, and every process compiles them anew: {self.why_not}")
 
     def _drop(self) -> None:
         try:
@@ -209,6 +211,11 @@ class Kernel:
     def cache_path(self) -> str | None:
         """The folder in which this kernel is kept; None where it is not."""
         return self.dispatcher._cache.cache_path  # type: ignore[no-any-return]
+
+    @property
+    def why_not_kept(self) -> str:
+        """Why there is none."""
+        return self.dispatcher._cache.why_not  # type: ignore[no-any-return]
 
 
 class _Helper(CPUDispatcher):

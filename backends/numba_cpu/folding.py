@@ -23,6 +23,8 @@ def fold(array: np.ndarray | None, padded: int, axis: int = 0) -> Any:
     between = range(axis + 1, array.ndim - 1)
     neurons = array.shape[axis] * array.shape[-1]
     wide = np.zeros((*array.shape[:axis], 1, *array.shape[axis + 1 : -1], padded), array.dtype)
+    if not wide.size:
+        return wide
     moved = array.transpose(*range(axis), *between, axis, array.ndim - 1)
     wide[..., :neurons] = moved.reshape(*array.shape[:axis], 1, *array.shape[axis + 1 : -1], neurons)
     return wide
@@ -33,6 +35,8 @@ def unfold(array: np.ndarray | None, batch: int, size: int, axis: int = 0) -> An
     if array is None:
         return None
     outer, inner = array.shape[:axis], array.shape[axis + 1 : -1]
+    if not array.size:
+        return np.empty((*outer, batch, *inner, size), array.dtype)
     split = array[..., : batch * size].reshape(*outer, *inner, batch, size)
     last = split.ndim - 1
     return np.ascontiguousarray(split.transpose(*range(axis), last - 1, *range(axis, last - 1), last))

@@ -20,8 +20,11 @@ from .escape import decayed, exponential, hazard_of, log_one_plus
 from .forward import CHUNK, counted_down, flush
 from .linear_forward import (
     BETA,
+    component_of,
     constants_of,
+    flushed,
     heard_of,
+    may_spike,
     next_components,
     synapse_of,
     threshold_of,
@@ -104,6 +107,7 @@ class LinearScratch(NamedTuple):
     slope: Any  # (threads, L, N)
     live: Any  # (threads, L, N) bool
     grad_spikes: Any  # (threads, CHUNK, N)
+    into: Any  # (threads, CHUNK * C, lanes)
     places: Any  # (threads, N + 1) int64
 
 
@@ -140,9 +144,12 @@ def _walk_forward(
             store_rows(c, kept, t * number, n, lanes)
             m = sub(u, threshold_of(neurons, p, c))
             store(select(live, _slope(m, p, rule, lowest, terms, noise), p.zero), slope, t, n, lanes)
-            v = select(spike, add(mul(p.factor, u), p.reset), u)
-            c = next_components(neurons, p, c, u, v, spike)
-            left = select(spike, p.period, counted_down(left, live, none, step))
+            v = u
+            left = counted_down(left, live, none, step)
+            if may_spike(spike, width):
+                v = select(spike, add(mul(p.factor, u), p.reset), u)
+                left = select(spike, p.period, left)
+            c = next_components(neurons, p, c, u, v, spike, width)
 
 
 @inlined
@@ -201,11 +208,71 @@ def _add_sums(more, sums, row, n, valid, components, width):
 
 
 @inlined
+def _through_function(neurons, p, u, pulled):
+    """What a component pulls on U: `pulled`, times the slope of the static function that it hears."""
+    none = fill(0.0, pulled)
+    through = select(greater(repeat(u, pulled), p.knot), pulled, none)
+    if number_of_rows(neurons.softens):
+        in_u, _ = _slopes_of_softplus(neurons, p, sub(repeat(u, pulled), p.knot))
+        through = select(p.soft, mul(pulled, in_u), through)
+    return select(p.above, through, pulled)
+
+
+@inlined
+def _add_component_sums(
+    neurons, tape, out, sample, batch, row, offset, rows, n, valid, kept, delta, into, each, number, width
+):
+    """out.component_sums INOUT: one chunk of a component's sums over time, last step first."""
+    lanes = lanes_of(width)
+    one = (0,)
+    p = component_of(neurons, each, number, n, width)
+    zero = fill(0.0, load(delta, offset, n, lanes, width))
+    none = fill(0.0, p.decay)
+    sum_decay, sum_jump, sum_pull, sum_drive, sum_rise = none, none, none, none, none
+    sum_knot, sum_softness = none, none
+    for back in range(rows):
+        t = rows - 1 - back
+        c = load_rows(kept, (offset + t) * number + each, n, lanes, one, width)
+        into_c = load_rows(into, t * number + each, 0, lanes, one, width)
+        less_delta = repeat(sub(zero, load(delta, offset + t, n, lanes, width)), c)
+        current = repeat(load(out.current, row + t, n, valid, width), c)
+        spike = load(tape.spikes, row + t, n, valid, width)
+        u = load(tape.voltage, row + t, n, valid, width)
+        v = select(spike, multiply_add(p.factor, u, p.reset), u)
+        sum_decay = multiply_add(into_c, c, sum_decay)
+        # an addition that is then selected is one instruction; so is not one to which a selected zero is added
+        sum_jump = select(spike, add(sum_jump, into_c), sum_jump)
+        sum_pull = multiply_add(into_c, heard_of(neurons, p, c, u, v), sum_pull)
+        sum_drive = multiply_add(c, current, sum_drive)
+        sum_rise = multiply_add(c, less_delta, sum_rise)
+        if neurons.pulls and neurons.rectifies:
+            pulled = mul(p.pull, into_c)
+            sum_knot = sub(sum_knot, select(p.above, _through_function(neurons, p, u, pulled), none))
+            if number_of_rows(neurons.softens):
+                _, in_softness = _slopes_of_softplus(neurons, p, sub(repeat(u, c), p.knot))
+                sum_softness = add(sum_softness, select(p.soft, mul(pulled, in_softness), none))
+    place = sample * number + each
+    _add_sums(sum_decay, out.component_sums, 0 * batch * number + place, n, valid, one, width)
+    _add_sums(sum_jump, out.component_sums, 1 * batch * number + place, n, valid, one, width)
+    _add_sums(sum_pull, out.component_sums, 2 * batch * number + place, n, valid, one, width)
+    _add_sums(sum_drive, out.component_sums, 3 * batch * number + place, n, valid, one, width)
+    _add_sums(sum_rise, out.component_sums, 4 * batch * number + place, n, valid, one, width)
+    if neurons.rectifies:
+        _add_sums(sum_knot, out.component_sums, 5 * batch * number + place, n, valid, one, width)
+    if number_of_rows(neurons.softens):
+        _add_sums(sum_softness, out.component_sums, 6 * batch * number + place, n, valid, one, width)
+
+
+@inlined
 def _walk_backward(
     neurons, tape, cotangents, rule, out, now, sample, batch, row, offset, rows, begin, end, kept, slope, live_steps,
-    grad_spikes, noise, components, width,
+    grad_spikes, into, noise, components, width,
 ):  # fmt: skip
-    """One chunk of (35)-(37), last step first; `offset` is its first step within the block."""
+    """One chunk of (35)-(37), last step first; `offset` is its first step within the block.
+
+    slope INOUT: sigma', then delta; into OUT: lambda_c of the step after, (rows * C, lanes). Sums over time of the
+    components are for `_add_component_sums`: beside the state of this walk they would not find place in registers.
+    """
     lanes = lanes_of(width)
     number = number_of_rows(components)
     for n in range(begin, end, lanes):
@@ -222,8 +289,6 @@ def _walk_backward(
         hold = opposite(never) if neurons.hold else never
         sum_beta, sum_theta, sum_bias, sum_factor, sum_reset = p.zero, p.zero, p.zero, p.zero, p.zero
         sum_width = p.zero
-        sum_decay, sum_jump, sum_pull, sum_drive, sum_rise = none, none, none, none, none
-        sum_knot, sum_softness = none, none
         spike = load(tape.spikes, row + rows - 1, n, valid, width)
         u = load(tape.voltage, row + rows - 1, n, valid, width)
         for back in range(rows):
@@ -236,7 +301,7 @@ def _walk_backward(
                 spike_before = spike
                 u_before = u
                 handed = load(tape.start_voltage, now, n, valid, width)
-            c = load_rows(kept, (offset + t) * number, n, lanes, components, width)
+            store_rows(into_c, into, t * number, 0, lanes)
             live = load(live_steps, offset + t, n, lanes, width)
             open_ = either(live, integrate)
             held = both(hold, opposite(live))
@@ -248,6 +313,7 @@ def _walk_backward(
             if rule.through_reset:
                 lambda_s = multiply_add(multiply_add(lost, u, p.reset), into_v, lambda_s)
             delta = mul(load(slope, offset + t, n, lanes, width), lambda_s)
+            store(delta, slope, offset + t, n, lanes)
             lambda_u = delta  # (36)
             if cotangents.has_voltage:
                 lambda_u = add(lambda_u, load(cotangents.voltage, row + t, n, valid, width))
@@ -255,15 +321,9 @@ def _walk_backward(
             if neurons.pulls:
                 pulled = mul(p.pull, into_c)
                 if neurons.rectifies:
-                    through = select(greater(repeat(u, c), p.knot), pulled, none)
-                    if number_of_rows(neurons.softens):
-                        in_u, in_softness = _slopes_of_softplus(neurons, p, sub(repeat(u, c), p.knot))
-                        sum_softness = add(sum_softness, select(p.soft, mul(pulled, in_softness), none))
-                        through = select(p.soft, mul(pulled, in_u), through)
-                    pulled = select(p.above, through, pulled)
-                    sum_knot = sub(sum_knot, select(p.above, through, none))
+                    pulled = _through_function(neurons, p, u, pulled)
                 lambda_u = add_rows(lambda_u, select(p.after, none, pulled))
-            lambda_u = flush(lambda_u, p.tiny, p.zero)
+            lambda_u = flushed(neurons, lambda_u, width)
             current = select(open_, lambda_u, p.zero)
             store(current, out.current, row + t, n, valid)
             sum_bias = add(sum_bias, current)
@@ -274,19 +334,12 @@ def _walk_backward(
             # an addition that is then selected is one instruction; so is not one to which a selected zero is added
             sum_factor = select(spike, multiply_add(into_v, u, sum_factor), sum_factor)
             sum_reset = select(spike, add(sum_reset, into_v), sum_reset)
-            sum_decay = multiply_add(into_c, c, sum_decay)
-            sum_jump = select(spike, add(sum_jump, into_c), sum_jump)
-            v = select(spike, multiply_add(p.factor, u, p.reset), u)
-            sum_pull = multiply_add(into_c, heard_of(neurons, p, c, u, v), sum_pull)
-            sum_drive = multiply_add(c, repeat(current, c), sum_drive)
-            less_delta = repeat(sub(p.zero, delta), c)
-            sum_rise = multiply_add(c, less_delta, sum_rise)
             into_c = mul(p.decay, into_c)  # (37)
             if neurons.raises:
-                into_c = multiply_add(p.rise, less_delta, into_c)
+                into_c = multiply_add(p.rise, repeat(sub(p.zero, delta), into_c), into_c)
             if neurons.drives:
-                into_c = multiply_add(p.drive, repeat(current, c), into_c)
-            into_v = select(held, lambda_u, flush(mul(p.beta, lambda_u), p.tiny, p.zero))
+                into_c = multiply_add(p.drive, repeat(current, into_c), into_c)
+            into_v = select(held, lambda_u, flushed(neurons, mul(p.beta, lambda_u), width))
             spike = spike_before
             u = u_before
         store(into_v, out.voltage, sample, n, valid)
@@ -299,15 +352,10 @@ def _walk_backward(
         _add_sum(sum_reset, out.sums, 4 * batch + sample, n, valid, width)
         if number_of_rows(noise):
             _add_sum(sum_width, out.sums, 5 * batch + sample, n, valid, width)
-        _add_sums(sum_decay, out.component_sums, (0 * batch + sample) * number, n, valid, components, width)
-        _add_sums(sum_jump, out.component_sums, (1 * batch + sample) * number, n, valid, components, width)
-        _add_sums(sum_pull, out.component_sums, (2 * batch + sample) * number, n, valid, components, width)
-        _add_sums(sum_drive, out.component_sums, (3 * batch + sample) * number, n, valid, components, width)
-        _add_sums(sum_rise, out.component_sums, (4 * batch + sample) * number, n, valid, components, width)
-        if neurons.rectifies:
-            _add_sums(sum_knot, out.component_sums, (5 * batch + sample) * number, n, valid, components, width)
-        if number_of_rows(neurons.softens):
-            _add_sums(sum_softness, out.component_sums, (6 * batch + sample) * number, n, valid, components, width)
+        for each in range(number):
+            _add_component_sums(
+                neurons, tape, out, sample, batch, row, offset, rows, n, valid, kept, slope, into, each, number, width
+            )
 
 
 @inlined
@@ -371,6 +419,7 @@ def linear_adjoint(
     slope = scratch.slope[slot]
     live = scratch.live[slot]
     grad_spikes = scratch.grad_spikes[slot]
+    into = scratch.into[slot]
     places = scratch.places[slot]
     for item in range(first_item, stop_item):
         sample = item // parts
@@ -396,6 +445,6 @@ def linear_adjoint(
                 )  # fmt: skip
                 _walk_backward(
                     neurons, tape, cotangents, rule, out, now, sample, batch, row + offset, offset, rows, begin, end,
-                    kept, slope, live, grad_spikes, noise, components, width,
+                    kept, slope, live, grad_spikes, into, noise, components, width,
                 )  # fmt: skip
             _through_synapses(neurons, tape, out, now, sample, batch, steps, start, length, begin, end, width)

@@ -20,6 +20,7 @@ from .simd import (
     add_rows,
     bits,
     both,
+    clear_seldom,
     either,
     equal,
     fill,
@@ -43,6 +44,9 @@ from .simd import (
 BETA, THETA, BIAS, RESET_FACTOR, V_RESET, RATE, STEEPNESS = 0, 1, 2, 3, 4, 5, 6
 DECAY, JUMP, FROM_VOLTAGE, TO_VOLTAGE, TO_THRESHOLD, KNOT, SOFTNESS, SHARPNESS = 0, 1, 2, 3, 4, 5, 6, 7
 SIGMA, KAPPA, GAIN, GAIN_RISING = 0, 1, 2, 3
+# Few lanes wait, from step to step, for one operation after the other. For so many a branch that is seldom taken is
+# better than a selection: what follows does not wait for it.
+FEW = 8
 # where spikes come from, as the length of the tuple `noise`: (32), (39), or they are given
 CROSSING, DRAWN, IMPOSED = 0, 1, 2
 
@@ -214,6 +218,40 @@ def constants_of(neurons, n, components, width):
     )
 
 
+class ComponentConstants(NamedTuple):
+    """Of one component what its sums over time need, stacks of one row, and of the reset."""
+
+    factor: Any
+    reset: Any
+    decay: Any
+    pull: Any
+    knot: Any
+    softness: Any
+    sharpness: Any
+    after: Any
+    above: Any
+    soft: Any
+
+
+@inlined
+def component_of(neurons, each, number, n, width):
+    """Those of a component, of the neurons from n on."""
+    lanes = lanes_of(width)
+    one = (0,)
+    return ComponentConstants(
+        load(neurons.values, RESET_FACTOR, n, lanes, width),
+        load(neurons.values, V_RESET, n, lanes, width),
+        load_rows(neurons.components, DECAY * number + each, n, lanes, one, width),
+        load_rows(neurons.components, FROM_VOLTAGE * number + each, n, lanes, one, width),
+        load_rows(neurons.components, KNOT * number + each, n, lanes, one, width),
+        load_rows(neurons.components, SOFTNESS * number + each, n, lanes, one, width),
+        load_rows(neurons.components, SHARPNESS * number + each, n, lanes, one, width),
+        load_rows(neurons.after, each, n, lanes, one, width),
+        load_rows(neurons.above, each, n, lanes, one, width),
+        load_rows(neurons.soft, each, n, lanes, one, width),
+    )
+
+
 class SynapseConstants(NamedTuple):
     """A receptor's parameters in registers."""
 
@@ -300,13 +338,28 @@ def heard_of(neurons, p, like, u, v):
 
 
 @inlined
-def next_components(neurons, p, c, u, v, spike):
+def flushed(neurons, x, width):
+    """`flush`, of lanes or a stack; of few lanes by a branch."""
+    if lanes_of(width) <= FEW:
+        return clear_seldom(x, neurons.tiny)
+    return flush(x, fill(neurons.tiny, x), fill(0.0, x))
+
+
+@inlined
+def may_spike(spike, width):
+    """Whether some lanes spike; of many lanes true, for selections cost them less than a branch."""
+    return lanes_of(width) > FEW or bits(spike) != np.uint64(0)
+
+
+@inlined
+def next_components(neurons, p, c, u, v, spike, width):
     """(34)."""
     c = mul(p.decay, c)
-    c = select(spike, add(c, p.jump), c)
+    if may_spike(spike, width):
+        c = select(spike, add(c, p.jump), c)
     if neurons.pulls:
         c = add(c, mul(p.pull, heard_of(neurons, p, c, u, v)))
-    return flush(c, repeat(p.tiny, c), repeat(p.zero, c))
+    return flushed(neurons, c, width)
 
 
 @inlined
@@ -335,7 +388,7 @@ def _dynamics(
             if neurons.drives:
                 j = add_rows(j, mul(p.drive, c))  # (29)
             u = add(mul(p.beta, v), select(either(live, integrate), j, p.zero))  # (30)
-            u = select(both(hold, opposite(live)), v, flush(u, p.tiny, p.zero))
+            u = select(both(hold, opposite(live)), v, flushed(neurons, u, width))
             threshold = threshold_of(neurons, p, c)  # (31)
             if number_of_rows(noise) == IMPOSED:
                 spike = both(live, load(out.spikes, row + t, n, valid, width))
@@ -355,9 +408,12 @@ def _dynamics(
                 store(u, out.voltage, row + t, n, valid)
             if out.keep_threshold:
                 store(threshold, out.threshold, row + t, n, valid)
-            v = select(spike, add(mul(p.factor, u), p.reset), u)  # (33)
-            c = next_components(neurons, p, c, u, v, spike)
-            left = select(spike, p.period, counted_down(left, live, none, step))
+            v = u
+            left = counted_down(left, live, none, step)
+            if may_spike(spike, width):
+                v = select(spike, add(mul(p.factor, u), p.reset), u)  # (33)
+                left = select(spike, p.period, left)
+            c = next_components(neurons, p, c, u, v, spike, width)
         store(v, carry.voltage, sample, n, valid)
         store_rows(c, carry.components, sample * number, n, valid)
         store(left, carry.refractory, sample, n, valid)

@@ -95,10 +95,14 @@ def _are_few(layer: LinearLayer, batch: int) -> bool:
 
 def _folded(engine: Backend, layer: LinearLayer, batch: int) -> tuple[LinearLayer, int]:
     """The layer of all samples' neurons, and their number rounded up to the lanes of few."""
-    neurons = batch * layer.size
-    lanes = number_of_lanes(width_of(NARROW_BYTES, np.broadcast_to(layer.neuron.beta[:1], neurons)))
-    padded = round_up(neurons, lanes)
-    return engine.once(layer, ("folded", batch), lambda: fold_layer(layer, batch, padded)), padded
+
+    def make() -> tuple[LinearLayer, int]:
+        neurons = batch * layer.size
+        lanes = number_of_lanes(width_of(NARROW_BYTES, np.broadcast_to(layer.neuron.beta[:1], neurons)))
+        padded = round_up(neurons, lanes)
+        return fold_layer(layer, batch, padded), padded
+
+    return engine.once(layer, ("folded", batch), make)
 
 
 def _forward(
@@ -238,6 +242,7 @@ def _adjoint(
         slope=empty((threads, length, padded), dtype),
         live=empty((threads, length, padded), np.bool_),
         grad_spikes=empty((threads, min(length, forward.CHUNK), padded), dtype),
+        into=empty((threads, min(length, forward.CHUNK) * components, lanes), dtype),
         places=empty((threads, size + 1), np.int64),
     )
     traces = tape.traces

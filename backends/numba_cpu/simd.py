@@ -16,6 +16,7 @@ one without rows costs nothing. Their number is carried by the type of a tuple t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -406,8 +407,8 @@ mul = _binary("fmul", "mul", "x * y.")
 div = _binary("fdiv", None, "x / y.")
 both = _binary(None, "and_", "x and y, of masks.")
 either = _binary(None, "or_", "x or y, of masks.")
-bits_that_differ = _binary(None, "xor", "The bits in which integers x and y differ.")
-upper_bits = _binary(None, "lshr", "The bits of integers x, moved down by y.")
+exclusive = _binary(None, "xor", "The bits of either x or y, of integers.")
+shifted_down = _binary(None, "lshr", "x // 2**y, of unsigned integers.")
 
 
 @intrinsic
@@ -484,31 +485,40 @@ multiply_add = _llvm_function("fmuladd", 3, "x * y + z, in one rounding where th
 
 @intrinsic
 def clear_seldom(typingctx: Any, lanes: Any, tiny: Any) -> Any:
-    """Lanes, those smaller than `tiny` set to zero by a branch that is seldom taken.
+    """Lanes or a stack, those smaller than `tiny` set to zero by a branch that is seldom taken.
 
     What follows does not wait for the comparison, as it would for a selection: for chains of dependent steps.
     """
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         value, bound = args
-        kind = value.type
+        kind = ir.VectorType(ELEMENTS[lanes.dtype], lanes.count)
         zero = ir.Constant(kind, [0.0] * lanes.count)
         function = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(kind, [kind]), f"llvm.fabs.{_vector_name(kind)}"
         )
-        size = builder.call(function, [value])
-        small = builder.and_(
-            builder.fcmp_ordered("<", size, _splat(builder, bound, lanes.count)),
-            builder.fcmp_ordered(">", size, zero),
-        )
-        packed = builder.bitcast(small, ir.IntType(lanes.count))
+        rows = lanes.rows if isinstance(lanes, Stack) else None
+        parts = [value] if rows is None else [builder.extract_value(value, row) for row in range(rows)]
+        smalls = []
+        for part in parts:
+            size = builder.call(function, [part])
+            below = builder.fcmp_ordered("<", size, _splat(builder, bound, lanes.count))
+            smalls.append(builder.and_(below, builder.fcmp_ordered(">", size, zero)))
+        if not smalls:
+            return value
+        some = builder.bitcast(reduce(builder.or_, smalls), ir.IntType(lanes.count))
         before = builder.block
-        with builder.if_then(builder.icmp_unsigned("!=", packed, packed.type(0)), likely=False):
-            cleared = builder.select(small, zero, value)
+        with builder.if_then(builder.icmp_unsigned("!=", some, some.type(0)), likely=False):
+            cleared = [builder.select(small, zero, part) for small, part in zip(smalls, parts, strict=True)]
+            new = cleared[0]
+            if rows is not None:
+                new = ir.Constant(value.type, ir.Undefined)
+                for row, part in enumerate(cleared):
+                    new = builder.insert_value(new, part, row)
             inside = builder.block
-        result = builder.phi(kind)
+        result = builder.phi(value.type)
         result.add_incoming(value, before)
-        result.add_incoming(cleared, inside)
+        result.add_incoming(new, inside)
         return result
 
     return lanes(lanes, tiny), generate
