@@ -45,14 +45,11 @@ def blocksim_families() -> dict[str, Step]:
     steps = round(CHUNK / DT)
 
     def population() -> int:
-        rng, state, spikes = np.random.default_rng(0), None, 0
-        for _ in range(round(1000 * SECONDS / CHUNK)):
-            # spikes of all neurons in a chunk, and where each is: the same law as a count for each neuron and step
-            place = rng.integers(0, steps * NEURONS, rng.poisson(RATE * CHUNK / 1000 * NEURONS))
-            x = np.zeros(steps * NEURONS, np.float32)
-            np.add.at(x, place, np.float32(WEIGHT))
-            run = blocksim.simulate(layer, x.reshape(steps, NEURONS), state=state)
-            state, spikes = run.state, spikes + int(run.spikes.sum())
+        state, spikes = None, 0
+        for first in range(0, round(1000 * SECONDS / DT), steps):
+            x = blocksim.poisson_input(RATE, steps, dt=DT, neurons=NEURONS, weight=WEIGHT, seed=0, first_step=first)
+            run = blocksim.simulate(layer, x, state=state)
+            state, spikes = run.state, spikes + int(np.count_nonzero(run.spikes))
         return spikes
 
     work = SynapseLayer()
@@ -124,6 +121,63 @@ def jax_families() -> dict[str, Step]:
 
     def step() -> int:
         (_, count), gradients = both(trained, x, grad)
+        jax.block_until_ready(gradients)
+        return int(count)
+
+    return {"synapse step": step}
+
+
+def brainpy_families() -> dict[str, Step]:
+    """BrainPy's own synapse and neuron, whose decays are no parameters; the product comes before the loop, as above."""
+    import brainpy
+    import brainstate
+    import braintools
+    import brainunit as u
+    import jax
+    import jax.numpy as jnp
+
+    work = SynapseLayer()
+    dt = 1.0 * u.ms
+    brainstate.environ.set(dt=dt)
+
+    class Spiking(brainstate.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = brainstate.ParamState(jnp.asarray(work.weights))
+            self.synapse = brainpy.state.Expon(
+                work.neurons, tau=-dt / np.log(work.sigma), g_initializer=braintools.init.Constant(0.0 * u.mA)
+            )
+            self.neuron = brainpy.state.LIFRef(
+                work.neurons,
+                R=1 / (1 - work.beta) * u.ohm,
+                tau=-dt / np.log(work.beta),
+                tau_ref=(work.period + 0.5) * dt,  # a spike ends it, and half a step keeps rounding out
+                spk_fun=braintools.surrogate.InvSquareGrad(alpha=10.0),
+                spk_reset="hard",
+            )
+
+        def update(self, current: Any) -> Any:
+            return self.neuron(self.synapse(current))
+
+    layer = Spiking()
+    x, grad = jnp.asarray(work.dense, jnp.float32), jnp.asarray(work.grad).swapaxes(0, 1)
+
+    def loss() -> Any:
+        brainstate.nn.init_all_states(layer, batch_size=work.batch)
+
+        def one(t: Any, current: Any) -> Any:
+            with brainstate.environ.context(i=t, t=t * dt):
+                return layer(current)
+
+        currents = (x @ layer.weights.value).swapaxes(0, 1) * u.mA
+        spikes = brainstate.transform.for_loop(one, jnp.arange(work.steps), currents)
+        return (spikes * grad).sum(), spikes.sum()
+
+    trained = layer.states(brainstate.ParamState)
+    both = brainstate.transform.jit(brainstate.transform.grad(loss, trained, has_aux=True, return_value=True))
+
+    def step() -> int:
+        gradients, _, count = both()
         jax.block_until_ready(gradients)
         return int(count)
 

@@ -5,8 +5,8 @@ zero away from the threshold; `--data FILE` takes samples of an event file in pl
 process of its own, where its threads and its memory trouble no other, and does one step a round, one tool after the
 other; reported are medians over the rounds, quartiles, and ratios within a round: of the clock, and of the processors'
 time, which says more where others use the machine as well. What is not installed is left out, and said (extras of this
-package: peer-torch, peer-snntorch, peer-norse, peer-spikingjelly, peer-jax, peer-nest, peer-brian). The tools compute
-what they can of the work; `lacks` says what each leaves out.
+package: peer-torch, peer-snntorch, peer-norse, peer-spikingjelly, peer-jax, peer-brainpy, peer-nest, peer-brian). The
+tools compute what they can of the work; `lacks` says what each leaves out.
 """
 
 from __future__ import annotations
@@ -337,6 +337,11 @@ FAMILIES: dict[str, tuple[Callable[[], dict[str, Step]], tuple[str, ...], str]] 
     "blocksim": (peer_families.blocksim_families, ("blocksim", "numba"), ""),
     "JAX scan": (peer_families.jax_families, ("jax", "jaxlib"), ""),
     "PyTorch loop": (peer_families.torch_families, ("torch",), ""),
+    "BrainPy": (
+        peer_families.brainpy_families,
+        ("brainpy", "brainstate", "jax", "jaxlib"),
+        "gradients of the decays, a detached reset",
+    ),
     "NEST": (peer_families.nest_families, ("nest-simulator",), ""),
     "Brian 2, C++": (peer_families.brian_families, ("brian2",), "compiling"),
 }

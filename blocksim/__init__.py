@@ -18,6 +18,7 @@ from blocksim._linear_neurons import Component, LinearIF, Rectified, Softplus
 from blocksim._network import CountReadout, LeakyReadout, Network
 from blocksim._network_run import NetworkGradients, NetworkRun, NetworkState, NetworkStateGradient
 from blocksim._neurons import ALIF, LIF
+from blocksim._poisson import poisson_input
 from blocksim._presets import GIF, GLIF, MAT, AdLIF, CubaLIF
 from blocksim._readout import ReadoutGradients
 from blocksim._run import Gradients, Run
@@ -88,5 +89,6 @@ __all__ = [
     "Surrogate",
     "available_backends",
     "get_backend",
+    "poisson_input",
     "simulate",
 ]

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from blocksim._atomic_io import check_folder, check_output, make_folder, written
+from blocksim._atomic_io import check_folder, check_output, make_folder, named, written
 from blocksim._events import Events
 from blocksim._npy import (
     DAMAGED,
@@ -115,7 +115,7 @@ def open_input(path: str | Path, key: str | None = None, sweeps: bool = False) -
         The file cannot be read, is truncated or of another format, has no such array, or one of the wrong rank or
         dtype, or holds NaN or infinity.
     """
-    path = Path(path)
+    path = named(path)
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz"):
         raise FileError(f"{path}: expected a .npy or .npz file; found the suffix {path.suffix or 'none'!r}")

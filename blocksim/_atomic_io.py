@@ -101,7 +101,7 @@ def written(path: str | Path) -> Iterator[Path]:
     ...     [file.name for file in Path(folder).iterdir()]
     ['note.txt']
     """
-    path = Path(path)
+    path = named(path)
     _check_place(path)
     with _as_file_error(path, "to be able to write it"), temporary(path.parent, path.suffix) as part:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from blocksim._array_io import write_npz
-from blocksim._atomic_io import check_folder
+from blocksim._atomic_io import check_folder, named
 from blocksim._npy import DAMAGED, ZIP_MAGIC, Archive, Header, npz_archive, one_line, opened
 from blocksim.errors import ArgumentError, FileError
 
@@ -49,7 +49,7 @@ def write_container(
     FileError
         The name does not end in .npz, or the file cannot be written.
     """
-    path = Path(path)
+    path = named(path)
     if path.suffix.lower() != ".npz":
         raise FileError(f"{path}: expected a name that ends in .npz; found {path.name!r}")
     for name, array in arrays.items():
@@ -93,7 +93,7 @@ def open_container(path: str | Path, kind: str, version: int) -> Iterator[Contai
         The file cannot be read, is truncated or damaged, holds something else, or is of a newer version; from within
         the block too.
     """
-    path = Path(path)
+    path = named(path)
     expected = f"{path}: expected a whole {kind} file"
     with opened(path) as file:
         magic = file.read(4)

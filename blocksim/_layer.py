@@ -38,11 +38,11 @@ class Layer:
         Weights from spikes of this layer, row = from, column = to. None: no recurrence.
     latency_steps : int or None
         Steps D from a spike to its recurrent current, at least 1, where `recurrent` is an array; Connections have
-        delays of their own. None gives the (shortest) refractory period + 1, the longest block; a shorter latency makes
-        blocks as short as itself.
+        delays of their own. None gives the (shortest) refractory period + 1, the longest block; with a shorter latency,
+        blocks are only that long.
     inputs : sequence of Connection
         Connections that read x, in place of `weights`; each with a delay and a receptor of its own. They are kept as
-        the field `input_connections`, for `inputs` is the number of inputs.
+        the field `input_connections`, because `inputs` is the number of inputs.
     synapses : sequence of Exponential, Alpha or None
         The receptors by number. None, or a number beyond them: a receptor without a time course. `weights`, an array
         `recurrent`, and an input that is the current itself, act on receptor 0.

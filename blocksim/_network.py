@@ -38,7 +38,7 @@ class LeakyReadout:
     beta : float
         Factor by which the readout's potential U decays in one step, in [0, 1); 0 for no memory.
     decode : {"sum", "mean", "last", "max"}
-        What becomes of U over time: its sum, as in Taylor et al. 2023, its mean, its last value or its largest.
+        Which number U over time becomes: its sum, as in Taylor et al. 2023, its mean, its last value or its largest.
 
     Raises
     ------
@@ -97,12 +97,13 @@ class Network:
     Parameters
     ----------
     layers : sequence of Layer
-        Of any neurons, feed-forward or recurrent; each but the first has weights, as many inputs as the layer before
-        has neurons.
+        Of any neurons, feed-forward or recurrent. Each but the first has weights, and as many inputs as the layer
+        before has neurons.
     readout : LeakyReadout or CountReadout
     dt : float or None
         Step in ms that its time constants, which are in steps, were made or trained for; None if unknown.
-        `blocksim.training` refuses samples of another; `dataclasses.replace(network, dt=...)` says that it fits.
+        `blocksim.training` refuses samples of another step; `dataclasses.replace(network, dt=...)` declares that they
+        fit.
 
     Raises
     ------

@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from blocksim._atomic_io import named
 from blocksim._npy import opened
 from blocksim._validation import found
 from blocksim.errors import ArgumentError, FileError
@@ -33,7 +34,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     ArgumentError
         It holds something else than a table of settings.
     """
-    path = Path(path)
+    path = named(path)
     kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
     with opened(path) as file:
         raw = file.read(MOST_BYTES + 1)

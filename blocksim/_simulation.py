@@ -83,8 +83,9 @@ def simulate(
         Neurons and connections; or layers of them, each fed by the spikes of the one before, and a readout.
     x : array (T, K) or (B, T, K), Events, or SciPy CSR array (B * T, K)
         Input. Real values of any floating dtype, or spikes (bool, or whole numbers >= 0 in any integer or floating
-        dtype); spikes are projected event by event, real values by a matrix product. For a layer without weights, the
-        current itself: K = N, or K = 1 for one current shared by all neurons.
+        dtype); spikes are added one by one, real values multiplied and added in the order of the inputs (on a GPU by a
+        matrix product). For a layer without weights, the current itself: K = N, or K = 1 for one current shared by all
+        neurons.
     backend : {"numba", "numpy", "cupy", "auto"} or Backend
         What computes. "auto" takes the fastest that is ready and says which in `Run.backend`.
     method : {"blocks", "standard"}

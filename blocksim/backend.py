@@ -431,9 +431,9 @@ def _load(name: str) -> Backend:
     except MissingLibraryError:
         raise
     except ImportError as error:
-        raise MissingLibraryError(
-            f"backend {name!r}: importing it failed: {error}; install it with: {entry.install}"
-        ) from error
+        ours = (error.name or "").startswith("blocksim")  # no library is missing where a part of the package is
+        hint = "" if ours else f"; install it with: {entry.install}"
+        raise MissingLibraryError(f"backend {name!r}: importing it failed: {error}{hint}") from error
     except Exception as error:  # a broken library may raise anything; what is wrong with one backend is told, not met
         raise MissingLibraryError(
             f"backend {name!r}: it failed to start: {type(error).__name__}: {' '.join(str(error).split())}"

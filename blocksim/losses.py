@@ -27,7 +27,7 @@ class Loss(NamedTuple):
     Attributes
     ----------
     value : float
-        The loss. Whether it is a sum or a mean stands with each loss.
+        The loss. Each loss says whether that is a sum or a mean.
     gradient : float array of the shape of the loss's first argument
         dLoss/d(that argument): of spikes, pass it to `Run.backward` as `grad_spikes`; of scores or spike counts, to
         the `backward` of a network's run.
@@ -43,8 +43,8 @@ def van_rossum(
     """Van Rossum distance between spike trains and target trains, equation (19), and its gradient.
 
     Each train is filtered by a decaying exponential; the distance is the squared difference, integrated over the run
-    and divided by tau, summed over samples and neurons. A spike too many, or one too few, far from others, costs 1/2
-    (for steps well below tau), and one at the wrong time, by far, costs 1.
+    and divided by tau, summed over samples and neurons. An extra or a missing spike, far from others, costs 1/2 (for
+    steps well below tau); a spike far from its right time costs 1.
 
     Parameters
     ----------
@@ -133,8 +133,8 @@ def log_likelihood(run: Run) -> LogLikelihood:
     Parameters
     ----------
     run : Run
-        Of `simulate(..., impose=spikes, record=("voltage", "threshold"), tape=True)`; of a network's run one of its
-        `layers`.
+        Of `simulate(..., impose=spikes, record=("voltage", "threshold"), tape=True)`; for a network, one of the
+        `layers` of its run.
 
     Returns
     -------
@@ -149,8 +149,8 @@ def log_likelihood(run: Run) -> LogLikelihood:
     Notes
     -----
     `run.backward(loss.gradient)` has the gradient of every parameter, the rate and the width of the noise among them.
-    It is exact: spikes that were recorded are constants. A spike that is hardly possible, far below the threshold,
-    counts for what (40) says, however little that is: where its hazard underflows, the hazard's logarithm.
+    It is exact: spikes that were recorded are constants. A spike far below the threshold, which is hardly possible,
+    counts for what (40) says, however little that is: if its hazard underflows, for the hazard's logarithm.
 
     Sources: Paninski, Network 15, 2004; Pozzorini et al., PLoS Computational Biology 11, 2015.
 

@@ -5,9 +5,9 @@ ms, or one such array. Where a metric compares, it compares each of M models wit
 spike times, without a grid: times are looked up in sorted trains, and sums over pairs of spikes are taken through
 recursions, or over near neighbours only.
 
-A trial lasts from 0 to below its duration, and a window of it from its start to below its stop: a spike at the very end
-belongs to what follows, and does not count. The windows of coincidence are closed, ``|t - s| <= window``. Both with
-1e-9 ms of tolerance, for times that are multiples of a step in floating point.
+A trial lasts from 0 up to, but not including, its duration, and a window of it from its start up to, but not including,
+its stop: a spike at the very end belongs to what follows, and does not count. The windows of coincidence include both
+ends, ``|t - s| <= window``. Both with 1e-9 ms of tolerance, for times that are multiples of a step in floating point.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def van_rossum(models: Any, trials: Any, *, tau: float) -> np.ndarray:
     """Van Rossum distance of each model from each trial, squared, as equation (19) has it.
 
     Each spike becomes an exponential that decays with `tau`; the distance is the squared difference of the two sums,
-    integrated over all time and divided by tau. One spike too many costs 1/2, one at the wrong time, by far, 1. It is
+    integrated over all time and divided by tau. An extra spike costs 1/2, and a spike far from its right time 1. It is
     `blocksim.losses.van_rossum` in the limit of small steps, but from spike times.
 
     Parameters
@@ -161,7 +161,7 @@ def explained_variance(models: Any, trials: Any, *, sigma: float, duration: floa
 
 
 def reliability(trials: Any, *, sigma: float, duration: float, windows: Any = None) -> float:
-    """How much of the variance of a trial the mean of all trials explains, on average: what a model can hope for.
+    """How much of the variance of a trial the mean of all trials explains, on average: what a model can hope to reach.
 
     Parameters
     ----------
@@ -183,8 +183,8 @@ def reliability(trials: Any, *, sigma: float, duration: float, windows: Any = No
 
     Notes
     -----
-    Source: Teeter et al. (2018), as `explained_variance`. The mean holds the trial it is compared with, so this is
-    above 1/K even where trials have nothing in common.
+    Source: Teeter et al. (2018), as `explained_variance`. The mean includes the trial that it is compared with, so this
+    is above 1/K even where trials have nothing in common.
 
     Examples
     --------

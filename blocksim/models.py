@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from blocksim._atomic_io import named
 from blocksim._connections import MOST_SYNAPSES, Alpha, Connection, Exponential, Synapse
 from blocksim._containers import Container, open_container, write_container
 from blocksim._escape import Escape
@@ -134,7 +135,7 @@ def load_model(path: str | Path) -> Model:
     ...     load_model(Path(folder) / "model.npz").network.layers[0].weights.shape
     (2, 3)
     """
-    path = Path(path)
+    path = named(path)
     with open_container(path, KIND, VERSION) as container:
         # names, dtypes and shapes first: errors in them are reported before the arrays are read
         number = _layers(container)

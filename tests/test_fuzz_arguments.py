@@ -90,6 +90,8 @@ VALID = {
     "blocksim.Network": {"layers": NETWORK.layers, "readout": NETWORK.readout, "dt": 1.0},
     "blocksim.State": {"voltage": np.zeros((1, 2)), "adaptation": np.zeros((1, 2)), "refractory": np.zeros((1, 2), int),
                        "spikes": np.zeros((1, 0, 2), bool)},
+    "blocksim.poisson_input": {"rate": np.full((5, 2), 10.0), "steps": 5, "dt": 1.0, "neurons": 2, "batch": 1, "weight": 0.5,
+                               "seed": 1, "first_step": 3, "dtype": np.float32},
     "blocksim.get_backend": {"backend": "numpy"},
     "blocksim.available_backends": {},
     "blocksim.simulate": {"layer": LAYER, "x": X, "backend": "numpy", "method": "blocks", "block_length": 2, "state": None,

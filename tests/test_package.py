@@ -11,6 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numba
 import pytest
 
 import blocksim
@@ -166,6 +167,11 @@ def test_an_installed_package_without_a_folder_for_kernels_says_so(installed, tm
         assert hits == 0
         assert place == "none: no folder can be written to (set NUMBA_CACHE_DIR)"
         assert "BlocksimWarning: compiled kernels are not kept" in said
+    if hasattr(numba.config, "CACHE_LOCATOR_CLASSES"):  # newer than 0.61
+        hits, place, said = compile_in(installed, NUMBA_CACHE_LOCATOR_CLASSES="Misspelt")
+        assert hits == 0
+        assert place.startswith("none: Unknown cache locator class: 'Misspelt'")
+        assert "NUMBA_CACHE_DIR" not in said
 
 
 def test_python_started_in_a_checkout_finds_the_backends():

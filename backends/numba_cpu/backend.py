@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from blocksim import _distances, _imposed
+from blocksim import _distances, _imposed, _poisson
 from blocksim._events import Events
 from blocksim._linear import input_weight_gradients, receiving
 from blocksim.arrays import (
@@ -35,7 +35,7 @@ from blocksim.backend import FusedBackend, HostBackend
 from blocksim.numerics import MOST_SPIKES, spike_rows
 from blocksim.surrogates import Surrogate, require_compiled
 
-from . import events, filters, forward, imposed, launch, linear_launch
+from . import events, filters, forward, imposed, launch, linear_launch, poisson
 from .buffers import as_rows, empty, plain, release
 from .launch import FORWARD_BYTES, width_of
 from .simd import number_of_lanes, width_for
@@ -66,7 +66,7 @@ class NumbaBackend(FusedBackend, HostBackend):
         return launch.leaky_filter(x, decay, reverse)
 
     def fast(self, function: F) -> F:
-        """The distance of fits in one pass forward and one back; recorded sweeps in compiled loops."""
+        """The distance of fits in a pass forward and one back; recorded sweeps and Poisson input in compiled loops."""
         own: Any = FAST.get(function, function)
         return own  # type: ignore[no-any-return]
 
@@ -78,8 +78,7 @@ class NumbaBackend(FusedBackend, HostBackend):
         """Threads, and where compiled kernels are kept between processes, which NUMBA_CACHE_DIR may decide."""
         return {
             "threads": str(number_of_threads()),
-            "kernel cache": forward.layer_forward.cache_path
-            or "none: no folder can be written to (set NUMBA_CACHE_DIR)",
+            "kernel cache": forward.layer_forward.cache_path or f"none: {forward.layer_forward.why_not_kept}",
         }
 
     def check_surrogate(self, surrogate: Surrogate) -> None:
@@ -178,6 +177,7 @@ FAST: dict[Callable[..., Any], Callable[..., Any]] = {
     _imposed.impose: imposed.impose,
     _imposed.potential_products: imposed.potential_products,
     _imposed.threshold_regressors: imposed.threshold_regressors,
+    _poisson.counts: poisson.counts,
 }
 
 

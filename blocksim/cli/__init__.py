@@ -40,7 +40,7 @@ def _as_options(message: str) -> str:
 
 
 class _Notices(logging.Handler):
-    """Prints what the library tells, such as that it compiles kernels, as lines on stderr."""
+    """Prints what the library reports, such as that it compiles kernels, as lines on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(record.getMessage(), err=True)
@@ -78,7 +78,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(blocksim.__version__, prog_name="blocksim")
 def main() -> None:
-    """Simulate leaky and adaptive integrate-and-fire neurons, exactly, in blocks of time."""
+    """Simulate integrate-and-fire neurons exactly, in blocks of time; train networks; fit neurons to recordings."""
 
 
 for _command in (info, simulate, data, train, evaluate, fit, demo, compile_):

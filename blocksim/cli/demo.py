@@ -132,6 +132,7 @@ def demo(
         picture = output / "raster.svg"
         with written(picture) as part:
             part.write_text(plotting.plain_raster(step * DT, neuron, neurons, steps * DT, title=title))
+    (output / ("raster.svg" if picture.suffix == ".png" else "raster.png")).unlink(missing_ok=True)  # of an older run
     files = ("table.json", "table.csv", picture.name)
     screen.print(f"written: {', '.join(str(output / name) for name in files)}")
     if not all(row.identical for row in rows):

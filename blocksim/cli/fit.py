@@ -99,8 +99,8 @@ OF_LIKELIHOOD = {item.name for item in fields(GIFConfig)} - {item.name for item 
 @click.option(
     "--electrode",
     metavar="KIND",
-    help="series: fit a series resistance; or a recording below threshold through the same electrode, a file or a part "
-    "of FILES: compensate by its kernel.  [default: none]",
+    help="series: fit a series resistance. Or a recording below threshold through the same electrode, as a file or a "
+    "part of FILES: the electrode's kernel is measured there and compensated.  [default: none]",
 )
 @click.option("--restarts", type=int, help="alif: number of gradient descents.  [default: 16]")
 @click.option("--epochs", type=int, help="alif: maximum number of steps of a descent.  [default: 200]")

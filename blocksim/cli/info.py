@@ -61,8 +61,10 @@ def info(as_json: bool) -> None:
         click.echo(json.dumps({**machine(), "backends": backends}, indent=2))
         return
     screen = console()
-    for name, value in machine().items():
-        screen.print(Text.assemble((f"{name:11}", "bold"), value))
+    known = machine()
+    width = max(map(len, known)) + 1
+    for name, value in known.items():
+        screen.print(Text.assemble((f"{name:{width}}", "bold"), value))
     table = Table("backend", "status", "details", title="Backends", title_justify="left")
     for name, details in backends.items():
         status = details["status"]

@@ -105,7 +105,12 @@ class _Result:
 @click.option(
     "--dtype", type=click.Choice(["float32", "float64"]), help="Floating-point precision.  [default: that of the input]"
 )
-@click.option("--record", default="", help="Traces to record: voltage, threshold, or both, comma-separated.")
+@click.option(
+    "--record",
+    default="",
+    show_default=False,
+    help="Traces to record: voltage, threshold, or both, comma-separated.  [default: none]",
+)
 @click.option(
     "--chunk", type=click.IntRange(min=1), help="Number of steps to compute at a time.  [default: what fits in 64 MB]"
 )

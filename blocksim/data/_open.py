@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blocksim._array_io import DAMAGED, opened
+from blocksim._atomic_io import named
 from blocksim._validation import found, items, whole
 from blocksim.data._dataset import EventDataset
 from blocksim.data._hdf5 import HDF5Source
@@ -89,7 +90,7 @@ def open_dataset(
         sensor = (whole("sensor: height", height, 1), whole("sensor: width", width, 1))
     if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
         raise ArgumentError(f"path: expected the name of a file or folder; found {found(path)}")
-    source = _source(Path(path), channels, sensor)
+    source = _source(named(path), channels, sensor)
     return EventDataset(
         source, dt, steps, pool=pool, clip=clip, trim=trim, span=span, delays=delays, cache_bytes=cache_bytes
     )

@@ -27,7 +27,7 @@ def split(
         "sample": stratified, the same share of every class as nearly as whole numbers allow. "group": whole groups, so
         that no speaker is in both parts.
     seed : int
-        0 or more; decides with the number of samples and labels which are taken.
+        0 or more. Together with the number of samples and the labels, it decides which samples are taken.
 
     Returns
     -------

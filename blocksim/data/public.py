@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from blocksim._atomic_io import locked, make_folder, put_in_place, temporary
+from blocksim._atomic_io import locked, make_folder, named, put_in_place, temporary
 from blocksim._libraries import library
 from blocksim._npy import DAMAGED, one_line, opened
-from blocksim._validation import choice
+from blocksim._validation import choice, flag, instance
 from blocksim.errors import ArgumentError, FileError
 
 CHUNK = 2**20  # bytes at most that are asked for at a time
@@ -123,7 +123,7 @@ def download(
     Raises
     ------
     ArgumentError
-        Another name.
+        Another name, a folder that is no path, or an address that is not one of http or https.
     FileError
         The server cannot be reached, or has no such file; the download stopped; the checksum is another; another
         process is downloading it; or the folder cannot be written to.
@@ -131,7 +131,8 @@ def download(
         pooch is not installed.
     """
     item = PUBLIC[choice("name", name, PUBLIC)]
-    folder = make_folder(folder)
+    flag("unpack", unpack)
+    folder = make_folder(named(folder))
     target = folder / item.unpacked
     if unpack and target.exists():
         return target
@@ -178,7 +179,9 @@ def _is_it(pooch: Any, path: Path, md5: str) -> bool:
 
 
 def _url(item: PublicData, base_url: str | None) -> str:
-    base = os.environ.get(ENVIRONMENT) if base_url is None else base_url
+    base = (
+        os.environ.get(ENVIRONMENT) if base_url is None else instance("base_url", base_url, str, "an address, a text")
+    )
     if not base:
         return item.url
     if not re.match(r"https?://", base):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blocksim._atomic_io import named
 from blocksim._layer import Layer
 from blocksim._parameters import held, settings, with_values
 from blocksim._validation import flag, found, milliseconds
@@ -71,6 +72,8 @@ def load_cell(path: str | Path) -> FittedCell:
 
     Raises
     ------
+    ArgumentError
+        `path` is no name of a file or folder.
     FileError
         It cannot be read, or is no file of a fit.
 
@@ -92,7 +95,7 @@ def load_cell(path: str | Path) -> FittedCell:
     >>> cell == fit.cell, dt
     (True, 0.5)
     """
-    path = Path(path)
+    path = named(path)
     return read_fit(path / "fit.json" if path.is_dir() else path, "the result of a fit, fit.json", _cell_of)
 
 

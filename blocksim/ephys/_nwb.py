@@ -73,7 +73,7 @@ def write_nwb(
     path : str or Path
         A name that ends in .nwb. Written whole or not at all.
     recording : Recording, or dict of them by the name of the part
-        Parts, as training and test, may differ in length and sampling rate: `open_parts` has them.
+        Parts, such as training and test, may differ in length and sampling rate; `open_parts` returns them.
     prediction : blocksim.ephys.evaluation.Predicted, or dict of them by part, or None
         What ``blocksim.ephys.evaluation.predict`` makes of the recording, at any time step.
     fit : Fit, GIFFit, FittedCell or None

@@ -211,7 +211,7 @@ def scores(
     -----
     Of a stochastic cell "etv" is that of its mean rate; "potential_r2" is 1 - SSE / VAR with the recorded spikes
     imposed, where that of a cell whose potential has no unit of its own is the squared correlation; and there are
-    "bits", by which it is more likely than a Poisson neuron for each spike, and "ks", the Kolmogorov-Smirnov distance
+    "bits", the log-likelihood of each spike above that by a Poisson neuron, and "ks", the Kolmogorov-Smirnov distance
     of the rescaled intervals. Every spike counts for these, however unlikely, but those within the refractory period of
     another, which the cell cannot have.
     """

@@ -21,6 +21,7 @@ from blocksim.ephys._figures import KERNEL_WORDS, hazards, kernels, losses, para
 from blocksim.ephys._fitting.fit import Fit
 from blocksim.ephys._gif.config import MODELS
 from blocksim.ephys._gif.result import GIFFit
+from blocksim.ephys._recordings.recording import Recording
 from blocksim.ephys.evaluation import Predicted
 from blocksim.plotting import require_matplotlib
 
@@ -119,7 +120,7 @@ def _of_search(result: Fit) -> list[str]:
 def _of_gif_neuron(result: GIFFit, predicted: Mapping[str, Predicted]) -> list[str]:
     """What there is to see of a GIF neuron."""
     steps = " Dark steps: kernels without time constants, with 95 % of their errors." if result.rectangles else ""
-    held = f"it spikes at {result.cell.rate:g} Hz" if result.cell.is_stochastic else "it spikes"
+    held = "the cell spikes" + (f" at {result.cell.rate:g} Hz" if result.cell.is_stochastic else "")
     figures = [
         _figure(
             kernels(result),
@@ -148,17 +149,18 @@ def _of_gif_neuron(result: GIFFit, predicted: Mapping[str, Predicted]) -> list[s
 def _summary(result: Fit | GIFFit, predicted: Mapping[str, Predicted]) -> str:
     training, test = predicted["training"].recording, predicted["test"].recording
     if isinstance(result, GIFFit):
-        what, how = MODEL_WORDS[result.config.model], f"{result.seconds:.3g} s."
+        what, how = MODEL_WORDS[result.config.model], f"Fitted in {result.seconds:.3g} s."
         what += "" if result.cell.is_stochastic else ", without its noise"
     else:
         what = "Adaptive leaky integrate-and-fire neuron"
-        how = f"{len(result.restarts['fit'])} restarts, {sum(result.seconds.values()):.3g} s."
+        how = f"{len(result.restarts['fit'])} restarts, fitted in {sum(result.seconds.values()):.3g} s."
     how += "".join(f" Warning: {each}." for each in result.warnings)
-    return (
-        f"{what}, time step {result.dt:g} ms. Training: {training.sweeps} sweep(s) "
-        f"of {training.duration / 1000:g} s, {len(training.spikes.times)} spikes. Test: {test.sweeps} sweep(s) "
-        f"of {test.duration / 1000:g} s, {len(test.spikes.times)} spikes. {how}"
-    )
+    return f"{what}, time step {result.dt:g} ms. Training: {_extent(training)}. Test: {_extent(test)}. {how}"
+
+
+def _extent(recording: Recording) -> str:
+    sweeps = "1 sweep" if recording.sweeps == 1 else f"{recording.sweeps} sweeps"
+    return f"{sweeps} of {recording.duration / 1000:g} s, {len(recording.spikes.times)} spikes"
 
 
 def _parameter_table(result: Fit | GIFFit) -> str:
@@ -215,12 +217,14 @@ def _of_alif(result: Fit) -> list[tuple[str, str]]:
     cell = result.cell
     rows = [
         ("membrane time constant", f"{cell.tau_mem:.4g} ms"), ("adaptation time constant", f"{cell.tau_adapt:.4g} ms"),
-        ("rheobase", f"{cell.rheobase:.4g} pA"), ("threshold rise at a spike", f"{cell.adaptation_pa:.4g} pA"),
+        ("rheobase", f"{cell.rheobase:.4g} pA"),
+        ("threshold rise at a spike, as a current", f"{cell.adaptation_pa:.4g} pA"),
         ("gain", f"{cell.gain:.4g} /pA"), ("bias", f"{cell.bias:.4g}"), ("adaptation", f"{cell.adaptation:.4g}"),
         ("absolute refractory period", f"{cell.refractory:.4g} ms"),
     ]  # fmt: skip
     for name, value in (cell.millivolts or {}).items():
-        rows.append((name, f"{value:.4g}" + ("" if "MOhm" in name else " mV")))
+        of_resistance = name.endswith(" (MOhm)")
+        rows.append((name.removesuffix(" (MOhm)"), f"{value:.4g} {'MOhm' if of_resistance else 'mV'}"))
     return rows
 
 

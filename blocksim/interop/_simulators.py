@@ -83,8 +83,9 @@ def from_nest(model: str, params: Mapping[str, Any], dt: float, weights: Any = (
     -----
     Gains are the exact propagators of the subthreshold equations (Rotter, Diesmann, "Exact digital simulation of
     time-invariant linear systems with applications to neuronal modeling", Biological Cybernetics 81, 1999), so spike
-    times are NEST's (version 3.10). A NEST neuron spikes where it reaches its threshold, one of blocksim above it: the
-    layer's threshold is the next smaller number. glif_psc is in the family at levels 1 and 3, with asc_r = 1.
+    times are NEST's (version 3.10). A NEST neuron spikes when it reaches its threshold, one of blocksim when it is
+    above: so the layer's threshold is the next smaller number. glif_psc is in the family at levels 1 and 3, with asc_r
+    = 1.
 
     Examples
     --------

@@ -135,9 +135,9 @@ def from_nir(source: Any, dt: float | None = None, *, discretisation: str = "eul
     Raises
     ------
     ArgumentError
-        The graph holds a node that has no equal here, or is no chain of layers; a nested graph has several inputs or
-        outputs; a loop has no neurons in it; a time constant is shorter than dt, or a delay no whole number of steps;
-        no time step is known.
+        The graph holds a node that has no equivalent here, or is no chain of layers; a nested graph has several inputs
+        or outputs; a loop has no neurons in it; a time constant is shorter than dt, or a delay no whole number of
+        steps; no time step is known.
     FileError
         The file cannot be read, or is none of NIR.
 

@@ -1,8 +1,8 @@
 """Pictures of runs, layers, trainings and fits, one function for each. Owns how they are drawn; files are `save`'s.
 
-Every function draws in the axes that it is given, or in new ones, and returns them. Nothing is set but what is drawn,
-its labels and limits: colours are those of the caller's style. Only where no style was chosen, that is where the colour
-cycle is matplotlib's default, new axes look as our pictures do. matplotlib, the extra `plot`, is imported when needed.
+Every function draws in the axes that it is given, or in new ones, and returns them. It sets only what it draws, the
+labels and the limits; colours come from the caller's style. Only if no style was chosen, that is if the colour cycle is
+matplotlib's default, do new axes look as our pictures do. matplotlib, the extra `plot`, is imported when needed.
 """
 
 from blocksim.plotting._cells import f_i_curve, residuals, traces

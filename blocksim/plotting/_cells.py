@@ -35,7 +35,7 @@ def traces(
     threshold : array of the potential's shape, or None
     components : dict of arrays of the potential's shape, or None
         What else the neurons hold, by name: after-spike currents, adaptation. All in one panel. A run does not record
-        its components; the `state` of each piece of a run in pieces has them.
+        its components; simulate in pieces, and take them from the `state` of each piece.
     current : (S, T) or (T,) array, or None
         In pA.
     unit : str
@@ -117,7 +117,7 @@ def f_i_curve(curves: Mapping[str, Any], *, axes: Any = None, figure: Any = None
     Parameters
     ----------
     curves : dict of FICurve
-        By what each is called, "recorded" and "model" say; from `StepResponses.f_i_curve`.
+        Curves by name, such as "recorded" and "model", from `StepResponses.f_i_curve`.
     axes : matplotlib Axes, sequence of them, or None
         To draw in: one for the rate alone, two for the intervals also. None: new ones.
     figure : matplotlib Figure or None
@@ -184,7 +184,7 @@ def residuals(
     recording : Recording
     potential : (sweeps, T) array
         Modelled, in mV, with the recording's current; (T,) for one sweep. With recorded spikes imposed, as by
-        `GIFCell.impose`, it is what a fit compares; of a simulation, give its spikes too.
+        `GIFCell.impose`, it is what a fit compares; for a simulation, pass its spikes too.
     spikes : SpikeTrains, sequence of arrays of times in ms, or None
         Spikes of the model, near which potentials do not count either.
     window : (float, float)

@@ -20,9 +20,9 @@ def weights(weights: Any, *, name: str | None = None, ax: Any = None) -> Any:
     Parameters
     ----------
     weights : (K, N) array, sparse matrix of SciPy, Connection or Layer
-        Blank is what a sparse matrix does not store, what is not `present` in a Connection, and NaN in an array.
+        Blank is where a sparse matrix stores nothing, a Connection has nothing `present`, or an array has NaN.
     name : str or None
-        Of a Layer with several matrices, which: "weights" or "inputs.0", "inputs.1", ..., "recurrent" or
+        Which matrix of a Layer that has several: "weights" or "inputs.0", "inputs.1", ..., "recurrent" or
         "recurrent.0", ...; as in `Layer.parameters`, without ".weights".
     ax : matplotlib Axes or None
         To draw in; None for new ones. The colour bar takes some of their place.

@@ -33,12 +33,12 @@ def raster(
     label : str
         What a row is.
     title : str
-        What stands above; by default nothing.
+        Title above the picture; by default none.
     axes : matplotlib Axes, sequence of them, or None
         To draw in: one for the spikes alone, two for the rate also. None: new ones.
     figure : matplotlib Figure or None
-        An empty one for the new axes, `plt.figure()` say, which `plt.show()` shows. None: a new one, of which pyplot
-        knows nothing. It is the `figure` of the axes.
+        An empty figure for the new axes, such as `plt.figure()`, which `plt.show()` then shows. None: a new figure that
+        pyplot does not know; the axes have it as their `figure`.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def rates(times: np.ndarray, count: int, duration: float, *, width: float | None
     duration : float
         Length of the time axis in ms.
     width : float or None
-        Of a bin in ms. None: 5, or what gives 20 to 200 bins.
+        Width of a bin in ms. None: 5 ms, or a width that gives 20 to 200 bins.
     ax : matplotlib Axes or None
         To draw in; None for new ones.
 

@@ -36,7 +36,7 @@ class Variations:
     rounds : int
         Variations of each sample, at least 0; each takes as long as a plain evaluation.
     augmentation : blocksim.data.Augmentation or None
-        How samples are varied: within what no label is needed for, so without `blend`.
+        How samples are varied; without `blend`, which needs the labels.
     seed : int
         Of what is drawn.
 
@@ -77,7 +77,7 @@ class Variations:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How a network did: on each sample as it is, in one pass; what averaging makes of it is in `averaged`.
+    """How a network did on each sample as it is, in one pass; scores after averaging are in `averaged`.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Evaluation:
     accuracy : float
         Share of samples whose most probable class is their label.
     by_group : dict
-        The accuracy in each group, speaker say, by its name; empty without groups.
+        The accuracy in each group, such as a speaker, by its name; empty without groups.
     confusion : (C, C) int64 array
         Row: true class, column: predicted class.
     predicted : (n,) int64 array
@@ -94,9 +94,9 @@ class Evaluation:
     rates : tuple of float
         Mean firing rate of each layer in Hz.
     seconds : float
-        What it took, with reading the samples.
+        Time that it took, including reading the samples.
     passes : int
-        Passes of each sample that its class probabilities are the mean over: 1, and in `averaged` more.
+        Passes of each sample over which its class probabilities are averaged: 1, and more in `averaged`.
     averaged : Evaluation or None
         The same with class probabilities averaged over the sample and its variations, and rates and seconds of all
         passes; None without variations.

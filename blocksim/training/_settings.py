@@ -110,7 +110,7 @@ class Training:
     validation : float
         Share of the samples, from 0 to below 1, held out of training: they choose the best epoch.
     validation_by : {"sample", "group"}
-        What is held out: samples of each class, or all samples of some groups, speakers say.
+        What is held out: samples of each class, or all samples of some groups, such as speakers.
     monitor : {"accuracy", "loss"}
         By which the best epoch is chosen, on the held-out samples; equal accuracies by the loss.
     patience : int or None

@@ -114,7 +114,7 @@ def fit(
         Where training begins.
     data : EventDataset, or (x, labels) or (x, labels, dt)
         Training samples: of `blocksim.data`, or any input that `simulate` takes with a first axis of samples, (n,)
-        class numbers, and the step in ms (where it is not given the network's, or 1).
+        class numbers, and the step in ms (if it is left out, the network's, or 1).
     training : Training or None
         Every choice; None for the defaults.
     validation : as data, or None
@@ -145,8 +145,8 @@ def fit(
     Raises
     ------
     ArgumentError
-        Network, data and training do not fit together, the step of one being not that of another among them; or a
-        checkpoint is that of another training, or of samples that were binned in another way.
+        Network, data and training do not fit together, in their time steps for instance; or a checkpoint is that of
+        another training, or of samples that were binned in another way.
     FileError
         The folder cannot be written to, or holds a training already and `resume` is False, or another training is
         writing to it; a checkpoint is damaged.
@@ -160,9 +160,9 @@ def fit(
     BlocksimWarning
         Once, where a layer fires on no sample of a whole epoch.
     DivergenceError
-        An output, the loss, a gradient or a parameter after a step is not finite, or a parameter left the range that it
-        has a meaning in. The message says in which epoch and batch, and at which learning rate; the folder keeps the
-        last checkpoint and the best model.
+        An output, the loss, a gradient or a parameter after a step is not finite, or a parameter left the range in
+        which it has a meaning. The message says in which epoch and batch, and at which learning rate; the folder keeps
+        the last checkpoint and the best model.
     KeyboardInterrupt
         By Ctrl-C, after the batch at hand, with the state written to the folder. A second Ctrl-C does not wait.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.domains.python import PyXRefRole
 from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.inspect import signature as typed_signature
@@ -26,6 +27,7 @@ CITED = re.compile(r"(?<![\w)\]\d])\((?P<number>\d{1,2})\)(?![\w(])|\bdocs/(?P<p
 
 TUTORIALS = (
     "simulate_and_plot.py",
+    "neurons_of_the_family.py",
     "gradients_by_hand.py",
     "train_on_events.py",
     "train_within_pytorch.py",
@@ -154,6 +156,15 @@ class Citations(SphinxPostTransform):
         return {int(number): page for page in NUMBERED for number in TAG.findall(text[page])}
 
 
+class AsWritten(PyXRefRole):
+    """Names in single backticks, of which Sphinx would drop a leading dot: `.npz` is no name of an entry."""
+
+    def process_link(self, env, refnode, has_explicit_title, title, target):
+        """The text as it is written, and what it leads to."""
+        shown, target = super().process_link(env, refnode, has_explicit_title, title, target)
+        return (title if title.startswith(".") else shown), target
+
+
 def entry(domain, target):
     """Full name of the reference's one entry for a name as docstrings have it: `Layer`, `Run.backward`; or None."""
     entries = domain.objects
@@ -234,10 +245,11 @@ def link_tutorials(app, docname, source):
 
 
 def show_defaults(command):
-    """Have sphinx-click say the defaults that `--help` says."""
+    """Have sphinx-click show the defaults that `--help` shows: none of flags, and none where there is none."""
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.show_default is None:
-            parameter.show_default = True
+        if isinstance(parameter, click.Option) and parameter.show_default is None and not parameter.is_flag:
+            # where there is none, click has an object of its own that says so
+            parameter.show_default = isinstance(parameter.default, (str, int, float, tuple)) and parameter.default != ""
     for inner in getattr(command, "commands", {}).values():
         show_defaults(inner)
 
@@ -250,6 +262,7 @@ def setup(app):
     app.add_post_transform(Types)
     app.add_post_transform(ExactNames)
     app.add_post_transform(Citations)
+    app.add_role_to_domain("py", "obj", AsWritten(), override=True)
     app.connect("missing-reference", known_name)
     app.connect("autodoc-process-signature", signature_of)
     app.connect("autodoc-process-docstring", whole_sentence, priority=400)  # before napoleon's 500

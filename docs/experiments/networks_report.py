@@ -72,7 +72,8 @@ HEAD = """# Networks on spoken digits and N-MNIST
 
 The paper's second experiment (its figure 4): two recurrent layers of adaptive neurons, trained on events, over absolute
 refractory periods (ARP). `blocks` and `standard` are the same model by two ways of working off time; `gradient="paper"`
-is the surrogate gradient of the paper's code, without recurrence and adaptation. Written by
+is the surrogate gradient of the paper's code, without recurrence and adaptation. These commands
+train the networks and write this page:
 
 ```bash
 python docs/experiments/networks.py choose figure4 times --data FOLDER -o results   # training files only
@@ -82,8 +83,8 @@ python docs/experiments/networks.py report -o results                           
 
 FOLDER holds `spoken_digits/train.h5`, `spoken_digits/test.h5` (layout of the Spiking Heidelberg Digits),
 `nmnist/train800.npz` and `nmnist/test100.npz` ([formats](../data.md#formats)); files that lie elsewhere are named by
-`--spoken-digits TRAIN TEST`, `--nmnist TRAIN TEST`. `--quick` tries that all works, in a minute; `--jobs N` trains N
-networks at a time. A run that was stopped goes on where it stood. [spoken_digits.toml](spoken_digits.toml) and
+`--spoken-digits TRAIN TEST`, `--nmnist TRAIN TEST`. `--quick` checks in a minute that everything works; `--jobs N`
+trains N networks at a time. A run that was stopped goes on where it stood. [spoken_digits.toml](spoken_digits.toml) and
 [nmnist.toml](nmnist.toml) are what is trained; `blocksim train --config` takes them too. Layers begin with the rate
 that stands there, or, over refractory periods, with a quarter of what the period allows where that is less.
 """

@@ -31,7 +31,7 @@ ROWS = {
     "what is simulated": ("_network", "_layer", "_layer_arrays", "_connections", "_linear_neurons",
                           "_presets", "_state"),
     "backends": BACKENDS,
-    "computing": ("_distances", "_imposed", "backend", "_linear", "_blocks", "_neurons", "arrays", "_escape",
+    "computing": ("_distances", "_imposed", "_poisson", "backend", "_linear", "_blocks", "_neurons", "arrays", "_escape",
                   "_parameters", "_milliseconds", "numerics"),
     "apart from neurons": ("_events", "trains", "metrics", "classification", "surrogates", "transforms", "optimisers",
                            "schedules", "plotting", "_notebook"),
@@ -126,6 +126,11 @@ def direct(edges: dict[str, set[str]]) -> list[tuple[str, str]]:
     ]
 
 
+def half(box: str) -> float:
+    """Half the width of a box."""
+    return 0.045 * len(box.removeprefix("backends.")) + 0.1
+
+
 def draw() -> Figure:
     """The picture."""
     edges = graph()
@@ -138,23 +143,26 @@ def draw() -> Figure:
         y = 2 * (len(ROWS) - number) - 0.5
         axes.axhspan(y - 0.62, y + 0.75, color="#f4f6f8", linewidth=0)
         axes.text(0.05, y + 0.72, title, fontsize=9, va="top", color="#5a6570")
-        step = 12.9 / len(boxes)
-        for place, box in enumerate(boxes):
-            places[box] = 0.05 + step * (place + 0.5), y - 0.12
+        widths = [2 * half(box) for box in boxes]
+        gap = (12.9 - sum(widths)) / len(boxes)
+        left = 0.05 + gap / 2
+        for box, width in zip(boxes, widths, strict=True):
+            places[box] = left + width / 2, y - 0.12
+            left += width + gap
     for box, target in direct(edges):
         if target in ROWS["files, checks, errors"] and box not in ROWS["files, checks, errors"]:
             continue
         axes.add_patch(FancyArrowPatch(places[box], places[target], arrowstyle="-|>", mutation_scale=8, shrinkA=13,
                                        shrinkB=13, color="#9aa4ae", linewidth=0.7, connectionstyle="arc3,rad=0.08"))  # fmt: skip
     for first, second in itertools.pairwise(WAY):
+        bend = -0.35 if places[first][1] == places[second][1] else -0.12  # over what stands between them
         axes.add_patch(FancyArrowPatch(places[first], places[second], arrowstyle="-|>", mutation_scale=13, shrinkA=14,
-                                       shrinkB=14, color=RATE, linewidth=2, alpha=0.8, connectionstyle="arc3,rad=-0.12",
+                                       shrinkB=14, color=RATE, linewidth=2, alpha=0.8, connectionstyle=f"arc3,rad={bend}",
                                        zorder=3))  # fmt: skip
     for box, (x, y) in places.items():
         text = box.removeprefix("backends.")
-        half = 0.045 * len(text) + 0.1
         edge = SPIKE if not text.startswith("_") else GRID
-        axes.add_patch(FancyBboxPatch((x - half, y - 0.2), 2 * half, 0.4, boxstyle="round,pad=0.04", facecolor="white",
+        axes.add_patch(FancyBboxPatch((x - half(box), y - 0.2), 2 * half(box), 0.4, boxstyle="round,pad=0.04", facecolor="white",
                                       edgecolor=edge, linewidth=1, zorder=4))  # fmt: skip
         axes.text(x, y, text, ha="center", va="center", fontsize=8.5, zorder=5)
     return figure

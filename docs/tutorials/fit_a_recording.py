@@ -249,7 +249,7 @@ axes[0].set_ylabel("fitted")
 plt.show()
 
 # %%
-# :doc:`Fits </fitting>` tells what is minimised and how; :doc:`the experiment on recordings </experiments/recordings>`
+# :doc:`Fits </fitting>` says what is minimised and how; :doc:`the experiment on recordings </experiments/recordings>`
 # has real cells.
 
 temporary.cleanup()

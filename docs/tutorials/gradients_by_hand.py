@@ -229,9 +229,9 @@ for ax, spikes, title in zip(axes, (before, after), ("before", "after"), strict=
     ax.plot(step * dt, row, "o", color=plotting.RATE, fillstyle="none", markersize=9, label="wanted")
     step, row = np.nonzero(spikes)
     ax.plot(step * dt, row, "|", color=plotting.SPIKE, markersize=11, markeredgewidth=1.4, label="spike")
-    ax.set(xlabel="time (ms)", title=title, xlim=(0, steps * dt))
+    ax.set(xlabel="time (ms)", title=title, xlim=(0, steps * dt), ylim=(-0.7, size + 1))
 axes[0].set(ylabel="neuron", yticks=range(0, size, 3))
-axes[1].legend(fontsize="small", loc="upper right", frameon=True)
+axes[1].legend(fontsize="small", loc="upper right", ncols=2)
 plt.show()
 
 # %%

@@ -3,7 +3,7 @@ Fit a neuron with noise
 =======================
 
 Real cells do not repeat themselves: the same current, injected again, gives other spikes. ``fit_gif`` fits neurons that spike at
-random, the more readily the nearer they are to their threshold. It takes well under a second, and tells how certain its
+random, the more readily the nearer they are to their threshold. It takes well under a second, and reports how certain its
 numbers are.
 
 The recording is made up here, of a hidden neuron, so that what was found can be held to the truth.
@@ -134,4 +134,4 @@ print("spikes of the fitted and of the hidden cell in 20 s:", run.spikes.sum(axi
 
 # %%
 # On the command line ``blocksim fit cell.npz -o cell`` does all of this for a file, and ``blocksim simulate stimulus.npy --fit
-# cell -o out.npz`` runs the cell again. :doc:`Fits </fitting>` tells how it is done.
+# cell -o out.npz`` runs the cell again. :doc:`Fits </fitting>` says how it is done.

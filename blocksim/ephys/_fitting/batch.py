@@ -184,7 +184,7 @@ def digest(task: Task) -> str:
 
 
 def finished(task: Task) -> dict[str, Any] | None:
-    """The row of a file that was fitted before, or None; so too where it was, but without the NWB that is wanted now.
+    """The row of a file that was fitted before, or None; so too where a report or NWB that is wanted is missing.
 
     Raises
     ------
@@ -203,7 +203,8 @@ def finished(task: Task) -> dict[str, Any] | None:
             f"{place}: expected the result of a fit; found another file ({type(error).__name__}: {error})"
         ) from error
     if same:
-        return None if task.nwb and not place.with_name(NWB).is_file() else row
+        wanted = [name for name, asked in ((REPORT, task.report), (NWB, task.nwb)) if asked]
+        return row if all(place.with_name(name).is_file() for name in wanted) else None
     if task.overwrite:
         return None
     raise FileError(
@@ -246,7 +247,7 @@ def fit_file(task: Task, progress: Progress | None = None, parts: Parts | None =
     measured = {name: scores(part) for name, part in predicted.items()}
     row = _row(task, parts, result, measured, time.perf_counter() - began)
     make_folder(folder)
-    for name in (DONE, NWB):
+    for name in (DONE, REPORT, NWB):  # none of an older fit stays beside the new one
         (folder / name).unlink(missing_ok=True)
     write_npz(
         folder / PREDICTIONS,
@@ -310,6 +311,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, type], 
         import pyarrow
         import pyarrow.parquet
     except ImportError:
+        (folder / "cells.parquet").unlink(missing_ok=True)  # of older cells
         return [place]
     kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64()}
     table = pyarrow.table(

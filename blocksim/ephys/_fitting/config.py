@@ -33,7 +33,7 @@ class FitConfig:
         Time step of the model in ms; None: the recording's. With several, `fit` fits each in a run of its own and
         returns the fit with the lowest validation loss (or training loss, if nothing is held out).
     loss : str or SpikeLoss
-        What is made small: "van_rossum", the distance (19), or an object of a class of your own.
+        What is minimised: "van_rossum", the distance (19), or an object of a class of your own.
     tau : float
         Time constant of the van Rossum distance in ms.
     voltage_weight : float or None

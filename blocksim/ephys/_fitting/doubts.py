@@ -1,4 +1,4 @@
-"""What a reader of a fitted adaptive neuron must know: numbers that the data do not bear out.
+"""What a reader of a fitted adaptive neuron must know: numbers that the data do not support.
 
 Owns the rules, and their words; those of a potential that is poorly explained, and of several cells, are of every fit.
 """

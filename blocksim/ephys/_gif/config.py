@@ -88,7 +88,7 @@ class GIFConfig:
     validation : float
         Share of each sweep, at its end, held out for the scores of a first fit; the final one is to all. 0: none.
     noise : bool
-        False: a neuron without noise, of which spikes are certain. It is fitted as with noise; then its threshold is
+        False: a neuron without noise, whose spikes are certain. It is fitted as with noise; then its threshold is
         raised until it spikes as often as recorded.
     ridge : float
         Penalty on the squared weights of the threshold's regressors, each scaled to a standard deviation of 1. It keeps

@@ -15,7 +15,8 @@ import numpy as np
 
 from blocksim import _notebook
 from blocksim._array_io import plain, write_json
-from blocksim._validation import choice, real_array
+from blocksim._atomic_io import named
+from blocksim._validation import choice, instance, real_array
 from blocksim.ephys._fitting.model import parameter_table
 from blocksim.ephys._gif.cell import GIFCell, shared_taus
 from blocksim.ephys._gif.config import GIFConfig
@@ -252,8 +253,9 @@ class GIFFit:
         Raises
         ------
         ArgumentError
-            Something is missing.
+            It is no dict, or something is missing.
         """
+        instance("values", values, Mapping, "a dict, as GIFFit.to_dict returns it")
         names = ("cell", "config", "covariance", "names", "scores", "compared", "warnings", "dt", "series_resistance",
                  "seconds")  # fmt: skip
         missing = [name for name in names if name not in values]
@@ -274,7 +276,7 @@ class GIFFit:
 
     def save(self, path: str | Path) -> None:
         """Write the fit as JSON; a file that is there is replaced as a whole."""
-        write_json(Path(path), self.to_dict())
+        write_json(named(path), self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -282,10 +284,12 @@ class GIFFit:
 
         Raises
         ------
+        ArgumentError
+            `path` is no name of a file.
         FileError
             It is no file of a fit of a stochastic neuron.
         """
-        return read_fit(Path(path), "a fit of a stochastic neuron, as GIFFit.save writes it", cls.from_dict)
+        return read_fit(named(path), "a fit of a stochastic neuron, as GIFFit.save writes it", cls.from_dict)
 
 
 def read_fit(path: Path, expected: str, make: Callable[[dict[str, Any]], T]) -> T:

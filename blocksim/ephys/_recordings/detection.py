@@ -113,9 +113,9 @@ def detect_spikes(voltage: Any, dt: float, detection: Detection | None = None) -
 
 
 def missed(voltage: Any, dt: float, spikes: SpikeTrains, *, dvdt: float = 20.0, height: float = -20.0) -> int:
-    """How many fast rises, of at least `dvdt` mV/ms and to above `height` mV, are none of `spikes`.
+    """How many fast rises, of at least `dvdt` mV/ms and to above `height` mV, are not among `spikes`.
 
-    Not 0 where the threshold may be too high for some spikes: see `Detection`.
+    If it is not 0, the threshold may be too high for some spikes: see `Detection`.
 
     Parameters
     ----------

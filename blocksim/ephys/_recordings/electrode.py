@@ -129,8 +129,8 @@ def electrode_kernel(
     data : Recording
         Current clamp through one electrode, not compensated, with a current that varies from step to step: noise.
     duration : float
-        In ms: the electrode's kernel is 0 from then on. As short as the electrode allows: what is longer leaves more to
-        tell apart from the membrane.
+        In ms: the electrode's kernel is 0 from then on. Choose it as short as the electrode allows: a longer kernel is
+        harder to separate from the membrane's.
     membrane_from : float or None
         In ms: the membrane's exponential is fitted to the full kernel from then on. None: from `duration` on.
     length : float

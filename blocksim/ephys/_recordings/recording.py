@@ -49,7 +49,7 @@ class Recording:
     ------
     ArgumentError
         Shapes, rate, spikes or labels do not fit together, or values are not finite. Sweeps of unequal length are
-        refused: whether to cut them or to leave some out changes the result, so it is the caller's to say.
+        refused: to cut them or to leave some out changes the result, so the caller decides.
 
     Warns
     -----
