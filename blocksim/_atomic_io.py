@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from blocksim._npy import PASS_BYTES, kind_of
-from blocksim._validation import flag, instance
-from blocksim.errors import FileError
+from blocksim._validation import flag, found, instance
+from blocksim.errors import ArgumentError, FileError
 
 PART = re.compile(r"\.blocksim-([0-9a-f]{8})-(\d+)-(\d+)-\d+\.part(\.\w+)?")
 # parts of this process, and of those it was forked from, with the number of the process
@@ -58,7 +58,16 @@ def check_output(
 
 def named(path: Any) -> Path:
     """A caller's name of a file; `ArgumentError` where it is none."""
-    return Path(instance("path", path, (str, os.PathLike), "the name of a file, a text or a Path"))
+    name = os.fspath(instance("path", path, (str, os.PathLike), "the name of a file, a text or a Path"))
+    if not isinstance(name, str):
+        raise ArgumentError(f"path: expected the name of a file, a text or a Path; found {found(name)}")
+    try:
+        possible = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ArgumentError(f"path: expected the name of a file; found {name!r}, which no file can have")
+    return Path(name)
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -76,7 +85,7 @@ def check_folder(folder: str | Path) -> Path:
 
 def make_folder(folder: str | Path) -> Path:
     """The folder, made if its parent is there; `FileError` unless files can be written to it."""
-    folder = Path(folder)
+    folder = named(folder)
     with _as_file_error(folder, "a folder that can be made"):
         if not folder.exists() and folder.parent.is_dir():
             folder.mkdir(exist_ok=True)

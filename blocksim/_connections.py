@@ -13,12 +13,12 @@ import numpy as np
 
 from blocksim._milliseconds import decay_of_ms
 from blocksim._parameters import check_fields, decay, one_length, parameter, whole_numbers
-from blocksim._validation import finite, found, frozen, milliseconds, real_array, whole
+from blocksim._validation import finite, found, frozen, milliseconds, real_array, whole_number
 from blocksim.errors import ArgumentError
 from blocksim.transforms import Decay
 
 Number = float | np.ndarray
-MOST_SYNAPSES = 2**16
+MAX_SYNAPSES = 2**16
 WORDS = ("one a weight", "a delay in ms, over dt")  # of delays, in errors
 
 
@@ -198,7 +198,7 @@ class Connection:
             set_field(self, "delay_steps", frozen(np.asarray(flat).reshape(delays.shape)))
         else:
             set_field(self, "delay_steps", whole_numbers("delay_steps", self.delay_steps, *WORDS))
-        set_field(self, "synapse", whole("synapse", self.synapse, 0, MOST_SYNAPSES))
+        set_field(self, "synapse", whole_number("synapse", self.synapse, 0, MAX_SYNAPSES))
 
     @property
     def shortest_delay(self) -> int:

@@ -23,7 +23,7 @@ from blocksim.errors import ArgumentError, FileError
 # the array that holds the JSON text; no name of ours begins so
 META = "meta"
 # characters of it
-MOST_META = 2**24
+MAX_META = 2**24
 
 
 def write_container(
@@ -135,7 +135,7 @@ def _meta(expected: str, archive: Archive, headers: dict[str, Header], kind: str
     meta: Any = None
     # other programs store texts as bytes
     if header is not None and header.size == 1 and header.dtype.kind in "US":
-        if header.nbytes > 4 * MOST_META:
+        if header.nbytes > 4 * MAX_META:
             raise FileError(f"{expected}; found one with {header.nbytes} bytes of description")
         text = archive[META].item()
         with contextlib.suppress(ValueError, RecursionError):

@@ -18,14 +18,14 @@ from blocksim._validation import found, milliseconds, real_array
 from blocksim.errors import ArgumentError
 from blocksim.transforms import Positive
 
-MOST_SEED = 2**64
+MAX_SEED = 2**64
 # of Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 WORD = 0xFFFFFFFF
 ATANH_TERMS = 12  # of the series of the logarithm: its argument is at most 0.172
-LEAST_HAZARD = 1e-300  # below, float64 loses its digits, and then the number
+MIN_HAZARD = 1e-300  # below, float64 loses its digits, and then the number
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,8 +206,8 @@ def spike_terms(hazard: np.ndarray, log_hazard: np.ndarray) -> SpikeTerms:
     does not, is therefore the value: finite, and to rounding what (40) says. Minus infinity, or a floor, would be wrong
     by hundreds of nats, and flat, where an ascent needs the slope of 1 that is still there.
     """
-    known = hazard >= LEAST_HAZARD
-    hazard = np.maximum(hazard, LEAST_HAZARD)
+    known = hazard >= MIN_HAZARD
+    hazard = np.maximum(hazard, MIN_HAZARD)
     probability = -np.expm1(-hazard)
     slope = hazard * np.exp(-hazard) / probability
     return SpikeTerms(np.where(known, np.log(probability), log_hazard), slope, slope * (hazard / probability - 1))
@@ -218,7 +218,7 @@ def checked_seed(seed: Any) -> int:
     if seed is None:
         return int.from_bytes(os.urandom(8), "little")  # NumPy would import its generators here, in the middle of a run
     whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, (bool, np.bool_))
-    if not whole or not 0 <= int(seed) < MOST_SEED:
+    if not whole or not 0 <= int(seed) < MAX_SEED:
         raise ArgumentError(f"seed: expected a whole number from 0 to 2**64 - 1, or None for another each time; found "
                             f"{seed if whole else found(seed)}")  # fmt: skip
     return int(seed)

@@ -13,9 +13,9 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim._units import in_unit
-from blocksim._validation import found, frozen, items, milliseconds, real_array, whole
+from blocksim._validation import found, frozen, items, milliseconds, real_array, whole_number
 from blocksim.errors import ArgumentError
-from blocksim.trains import FREE_SPIKES, MOST_ROWS, SPIKES_A_STEP, given_times, plausible_rows, steps_of
+from blocksim.trains import FREE_SPIKES, MAX_ROWS, SPIKES_A_STEP, given_times, plausible_rows, steps_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,11 @@ class Events:
             batch, time, inputs = self.shape
         except (TypeError, ValueError):
             raise ArgumentError(f"shape: expected (batch, time, K); found {found(self.shape)}") from None
-        shape = (whole("shape: batch", batch, 1), whole("shape: time", time, 1), whole("shape: K", inputs, 1))
+        shape = (
+            whole_number("shape: batch", batch, 1),
+            whole_number("shape: time", time, 1),
+            whole_number("shape: K", inputs, 1),
+        )
         if shape[2] > np.iinfo(np.int32).max:
             raise ArgumentError(f"shape: expected at most 2**31 - 1 inputs; found {shape[2]}")
         indptr, indices = real_array("indptr", self.indptr), real_array("indices", self.indices)
@@ -170,7 +174,7 @@ class Events:
         >>> Events.from_lists([[0.3, 1.2], [0.0]], [[0, 1], [1]], channels=2, dt=0.5)
         Events(3 events, shape=(2, 3, 2), density=0.25)
         """
-        channels = whole("channels", channels, 1)
+        channels = whole_number("channels", channels, 1)
         dt = milliseconds("dt", dt)
         if channels > np.iinfo(np.int32).max:
             raise ArgumentError(f"channels: expected at most 2**31 - 1 inputs; found {channels}")
@@ -187,7 +191,7 @@ class Events:
             bins.append(steps_of(when, dt))
             inputs.append(which.astype(np.int32))
         last = max((int(b.max()) for b in bins if b.size), default=0)
-        total = last + 1 if steps is None else whole("steps", steps, 1)
+        total = last + 1 if steps is None else whole_number("steps", steps, 1)
         number, events = len(bins) * total, sum(len(b) for b in bins)
         if steps is None and not plausible_rows(number, events):
             latest = int(np.argmax([b.max(initial=0) for b in bins]))
@@ -195,7 +199,7 @@ class Events:
                 f"times: expected times in ms, {events} events in a plausible number of steps of {dt:g} ms; found one "
                 f"at {last * dt:g} ms in sample {latest}, step {last} (is the unit right? steps= fixes the duration)"
             )
-        if number > MOST_ROWS:
+        if number > MAX_ROWS:
             raise ArgumentError(f"steps: expected at most 2**31 steps of all samples together; found {number}")
         for sample, when in enumerate(bins):
             if when.size and not 0 <= when.min() <= when.max() < total:
@@ -238,7 +242,7 @@ class Events:
             raise ArgumentError(
                 f"matrix: expected a SciPy CSR array of shape (batch * time, K); found {found(matrix)}{advice}"
             )
-        batch = whole("batch_size", batch, 1)
+        batch = whole_number("batch_size", batch, 1)
         rows, inputs = matrix.shape
         if rows % batch:
             raise ArgumentError(
@@ -387,7 +391,7 @@ class Events:
                [0, 0, 0, 1]], dtype=uint8)
         """
         wanted = "steps in ascending order, at least one"
-        shifts = [whole("delays", delay, 0) for delay in items("delays", delays, wanted)]
+        shifts = [whole_number("delays", delay, 0) for delay in items("delays", delays, wanted)]
         if not shifts or any(later <= sooner for sooner, later in pairwise(shifts)):
             raise ArgumentError(f"delays: expected {wanted}; found {shifts}")
         batch, time, inputs = self.shape
@@ -432,7 +436,7 @@ class Events:
         (1, 2, 2)
         """
         batch, time, inputs = self.shape
-        start, stop = whole("events.samples: start", start, 0), whole("events.samples: stop", stop, 0)
+        start, stop = whole_number("events.samples: start", start, 0), whole_number("events.samples: stop", stop, 0)
         if not start < stop <= batch:
             raise ArgumentError(f"events.samples: expected 0 <= start < stop <= {batch}; found {start}, {stop}")
         indptr = self.indptr[start * time : stop * time + 1]

@@ -16,7 +16,7 @@ from blocksim._connections import Connection, Synapse, matrix
 from blocksim._milliseconds import MAX_STEPS
 from blocksim._neurons import Neuron
 from blocksim._parameters import held, parameter, parts, replacements, tuple_of, values, with_values
-from blocksim._validation import found, whole
+from blocksim._validation import found, whole_number
 from blocksim._validation import parameter as checked
 from blocksim.errors import ArgumentError
 
@@ -167,7 +167,7 @@ class Layer:
         if self.recurrent_connections:
             return
         default = self.neuron.block_length
-        latency = default if self.latency_steps is None else whole("latency_steps", self.latency_steps, 1)
+        latency = default if self.latency_steps is None else whole_number("latency_steps", self.latency_steps, 1)
         if latency > MAX_STEPS + 1:
             raise ArgumentError(f"latency_steps: expected at most {MAX_STEPS + 1}; found {latency}")
         set_field(self, "latency_steps", latency)

@@ -43,7 +43,7 @@ from blocksim.errors import ArgumentError
 from blocksim.numerics import spike_rows
 
 # bytes of a state's spikes, one a neuron and step of delay; and of its input
-MOST_HISTORY = 1 << 34
+MAX_HISTORY = 1 << 34
 
 
 @dataclass(frozen=True)
@@ -183,14 +183,14 @@ def _start(
     form, dtype, batch = form_of(arrays), arrays.dtype, x.shape[0]
     delays = layer.recurrent_delays
     latency = 0 if delays is None else delays[1]
-    if batch * latency * arrays.size > MOST_HISTORY:
+    if batch * latency * arrays.size > MAX_HISTORY:
         raise ArgumentError(
-            f"latency_steps: expected the spikes of {latency} steps to fit into {MOST_HISTORY} bytes; found "
+            f"latency_steps: expected the spikes of {latency} steps to fit into {MAX_HISTORY} bytes; found "
             f"{batch} samples of {arrays.size} neurons (a shorter latency needs less)"
         )
-    if batch * lead * x.shape[2] * dtype.itemsize > MOST_HISTORY:
+    if batch * lead * x.shape[2] * dtype.itemsize > MAX_HISTORY:
         raise ArgumentError(
-            f"delay_steps: expected the input of {lead} steps to fit into {MOST_HISTORY} bytes; found {batch} samples "
+            f"delay_steps: expected the input of {lead} steps to fit into {MAX_HISTORY} bytes; found {batch} samples "
             f"of {x.shape[2]} inputs (a shorter delay needs less)"
         )
     shapes = arrays.carry_shapes(batch) | {"spikes": (batch, latency, arrays.size)}

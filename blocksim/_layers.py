@@ -29,27 +29,27 @@ def passes(
     options: Options,
 ) -> list[Pass]:
     """Simulate the layers; x as `blocksim._inputs.read_input` returns it."""
-    done: list[Pass] = []
+    layer_passes: list[Pass] = []
     for place, (layer, state) in enumerate(zip(layers, states, strict=True)):
-        given = done[-1].spikes if done else prepare(x, layer, options.backend, dtype)
-        done.append(forward_pass(layer, given, layer.size or given.shape[2], dtype, state, options, place))
-    return done
+        given = layer_passes[-1].spikes if layer_passes else prepare(x, layer, options.backend, dtype)
+        layer_passes.append(forward_pass(layer, given, layer.size or given.shape[2], dtype, state, options, place))
+    return layer_passes
 
 
 def adjoints(
-    done: Sequence[Pass],
+    layer_passes: Sequence[Pass],
     grad_spikes: Sequence[SpikeGradient],
     grad_voltages: Sequence[Array | None],
     grad_states: Sequence[StateGradient | LinearStateGradient | None],
 ) -> list[Differentiated]:
     """Differentiate the layers, the last first; gradients with respect to spikes are those of the loss itself."""
     results: list[Differentiated] = []
-    for number in reversed(range(len(done))):
+    for number in reversed(range(len(layer_passes))):
         of_spikes = grad_spikes[number]
-        if done[number].plan.imposed is not None:  # the layers above hear spikes that nothing changes
+        if layer_passes[number].plan.imposed is not None:  # the layers above hear spikes that nothing changes
             of_spikes = SpikeGradient(of_spikes.spikes)
         elif results:
-            above = done[number + 1].arrays
+            above = layer_passes[number + 1].arrays
             if isinstance(above, LinearLayer):
                 through = results[-1].input_gradient
                 own = of_spikes.spikes
@@ -57,8 +57,8 @@ def adjoints(
             else:
                 current = results[-1].result.current
                 of_spikes = replace(of_spikes, above_current=current, above_weights=above.weights)
-        result, of_last = done[number].adjoint(of_spikes, grad_voltages[number], grad_states[number])
-        results.append(Differentiated(done[number], result, of_last))
+        result, of_last = layer_passes[number].adjoint(of_spikes, grad_voltages[number], grad_states[number])
+        results.append(Differentiated(layer_passes[number], result, of_last))
     return results[::-1]
 
 

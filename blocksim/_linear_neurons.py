@@ -151,7 +151,7 @@ class Rectified:
         tau, dt
             As in `Component.from_ms`.
         **others
-            The other parameters, as for `Rectified`; `knot` is required.
+            The other parameters, as for `Rectified`.
 
         Raises
         ------

@@ -192,9 +192,11 @@ class NetworkRun:
         return _backward(self, *handed_in)
 
 
-def network_run_of(network: Network, done: Sequence[Pass], state: Any, view: View, options: Options) -> NetworkRun:
+def network_run_of(
+    network: Network, layer_passes: Sequence[Pass], state: Any, view: View, options: Options
+) -> NetworkRun:
     """The layers' passes, and the readout of the last one's spikes, as the caller's."""
-    engine, last = options.backend, done[-1]
+    engine, last = options.backend, layer_passes[-1]
     dtype = last.arrays.dtype
     readout = None
     if isinstance(network.readout, LeakyReadout):
@@ -206,14 +208,14 @@ def network_run_of(network: Network, done: Sequence[Pass], state: Any, view: Vie
         output=view.of(engine, output),
         readout=view.of(engine, recorded),
         state=NetworkState(
-            tuple(state_of(each, view) for each in done),
+            tuple(state_of(each, view) for each in layer_passes),
             None if readout is None else view.whole.of(engine, readout.potential[:, -1].copy()),
         ),
         backend=engine.name,
         method=options.method,
-        seed=next((each.plan.noise.seed for each in done if each.plan.noise is not None), None),
+        seed=next((each.plan.noise.seed for each in layer_passes if each.plan.noise is not None), None),
         _network=network,
-        _passes=tuple(done),
+        _passes=tuple(layer_passes),
         _readout=readout,
         _view=view,
     )

@@ -16,7 +16,7 @@ import numpy as np
 from blocksim import plotting
 from blocksim.errors import MissingLibraryError
 
-MOST_SPIKES = 100_000  # of a raster: more are ink alone, and slow
+MAX_SPIKES = 100_000  # of a raster: more are ink alone, and slow
 
 
 def shown(words: str, draw: Callable[[], Any]) -> str:
@@ -45,7 +45,7 @@ def _raster(batch: np.ndarray) -> Any:
     """Axes of spikes (B, T, N): of one neuron those of all samples, else those of the first sample."""
     rows, label = (batch[..., 0], "sample") if batch.shape[2] == 1 else (batch[0].T, "neuron")
     row, step = np.nonzero(rows)
-    every = max(1, -(-len(step) // MOST_SPIKES))
+    every = max(1, -(-len(step) // MAX_SPIKES))
     axes = plotting.raster(step[::every].astype(np.float64), row[::every], len(rows), rows.shape[1], label=label)
     top, bottom = axes
     bottom.set_xlabel("step")

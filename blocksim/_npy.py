@@ -30,7 +30,7 @@ NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
 # what a pass over a file holds at a time
 PASS_BYTES = 16 * 2**20
 # NumPy's own bounds
-MOST_HEADER, MOST_AXES = 10_000, 32
+MAX_HEADER, MAX_AXES = 10_000, 32
 # deflate makes at most 1032 bytes of one. Arrays that large in all, in a file so many times smaller, are no data
 DEFLATE_RATIO = 1032
 PLAUSIBLE_BYTES, PLAUSIBLE_RATIO = 2**30, 200
@@ -69,8 +69,8 @@ def read_header(file: IO[bytes], total: int) -> Header:
         raise ValueError(f"expected a header of version 1 to 3; found {version}")
     width = 2 if version == 1 else 4
     length = int.from_bytes(begin[8 : 8 + width], "little")
-    if not 2 <= length <= MOST_HEADER:
-        raise ValueError(f"expected a header of at most {MOST_HEADER} bytes; found {length}")
+    if not 2 <= length <= MAX_HEADER:
+        raise ValueError(f"expected a header of at most {MAX_HEADER} bytes; found {length}")
     rest = begin[8 + width :]
     raw = rest + file.read(length - len(rest))
     if len(raw) != length:
@@ -87,7 +87,7 @@ def read_header(file: IO[bytes], total: int) -> Header:
         raise ValueError(f"expected a header of NumPy; found another text ({type(error).__name__})") from error
     if fields or not isinstance(fortran, bool) or not isinstance(dtype, np.dtype) or not isinstance(shape, tuple):
         raise ValueError(f"expected a header of descr, fortran_order and shape; found {text.strip()[:80]!r}")
-    if len(shape) > MOST_AXES or any(type(n) is not int or n < 0 for n in shape):
+    if len(shape) > MAX_AXES or any(type(n) is not int or n < 0 for n in shape):
         raise ValueError(f"expected a shape of whole numbers; found {str(shape)[:80]}")
     if dtype.hasobject:
         raise ValueError("expected numbers or texts; found pickled objects")
@@ -119,7 +119,10 @@ def opened(path: str | Path) -> Iterator[IO[bytes]]:
         why = getattr(error, "strerror", None) or error
         raise FileError(f"{path}: expected a file that can be read; found: {why}") from error
     with file:
-        yield file
+        try:
+            yield file
+        except OSError as error:
+            raise FileError(f"{path}: expected a file that can be read; found: {error.strerror or error}") from error
 
 
 def kind_of(mode: int) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from blocksim._escape import Noise, checked_seed
 from blocksim._layer import Layer
-from blocksim._validation import choice, choices, whole
+from blocksim._validation import choice, choices, whole_number
 from blocksim.arrays import AdjointRule, Plan
 from blocksim.backend import Backend, get_backend
 from blocksim.errors import ArgumentError
@@ -140,7 +140,7 @@ class Options:
         longest = layer.block_length
         if self.block_length is None:
             return longest if self.method == "blocks" else 1
-        length = whole("block_length", self.block_length, 1)
+        length = whole_number("block_length", self.block_length, 1)
         if self.method == "standard" and length != 1:
             raise ArgumentError(f"block_length: expected 1 or None for method='standard'; found {length}")
         if length > longest:

@@ -13,19 +13,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocksim._escape import Noise, checked_seed, philox
-from blocksim._validation import MOST_SIZE, decimal, finite, found, milliseconds, precision, real_array, whole
+from blocksim._validation import MAX_SIZE, decimal, finite, found, milliseconds, precision, real_array, whole_number
 from blocksim.backend import get_backend
 from blocksim.errors import ArgumentError, MissingLibraryError
 from blocksim.numerics import exponential
 
 WORDS = 4  # of a counter: as many steps of a neuron
-MOST_SAMPLES, MOST_STEPS = 2**32, 2**32 * WORDS
-MOST_ENTRIES = 2**40  # at a time
+MAX_SAMPLES, MAX_STEPS = 2**32, 2**32 * WORDS
+MAX_ENTRIES = 2**40  # at a time
 # The last word of the counters. Escape noise has the place of a layer there: with one seed the two never meet.
 UPPER, LOWER = 2**32 - 1, 2**32 - 2
 UNIT = 2.0**-32
 KEPT = 2**32 - 2**11  # the bits of the second word that are used: 53 make a number
 NEGLIGIBLE = 2.0**-54
+MAX_COUNT = 1000  # beyond any that is drawn of the largest mean
 LARGEST_MEAN = 500.0  # the distribution function begins at exp(-mean), which must not underflow
 STRETCH = 1024  # steps that NumPy draws at a time
 
@@ -86,7 +87,7 @@ def poisson_input(
     first_step : int
         Number of the first step. A long input is drawn in parts: steps first_step .. first_step + T - 1 of it.
     dtype : float32 or float64
-        Of the result.
+        Of the result; None is float32.
 
     Returns
     -------
@@ -121,14 +122,14 @@ def poisson_input(
     array([33, 32, 35])
     """
     means = _means(rate, milliseconds("dt", dt))
-    weights = _weights(weight, precision("dtype", dtype))
+    weights = _weights(weight, precision("dtype", np.float32 if dtype is None else dtype))
     if steps is None and means.ndim < 2:
         raise ArgumentError("steps: expected a number of steps, for the rate has none of its own; found None")
     samples, moments, units = own = (1,) * (3 - means.ndim) + means.shape
     shape = (
-        samples if batch is None else whole("batch", batch, 1, MOST_SAMPLES),
-        moments if steps is None else whole("steps", steps, 1, MOST_STEPS),
-        max(units, weights.size) if neurons is None else whole("neurons", neurons, 1, MOST_SIZE),
+        samples if batch is None else whole_number("batch", batch, 1, MAX_SAMPLES),
+        moments if steps is None else whole_number("steps", steps, 1, MAX_STEPS),
+        max(units, weights.size) if neurons is None else whole_number("neurons", neurons, 1, MAX_SIZE),
     )
     for each, wanted in zip(own, shape, strict=True):
         if each not in (1, wanted):
@@ -137,12 +138,12 @@ def poisson_input(
             )
     if weights.size not in (1, shape[2]):
         raise ArgumentError(f"weight: expected a number, or one for each of {shape[2]} neurons; found {found(weights)}")
-    if math.prod(shape) > MOST_ENTRIES:
+    if math.prod(shape) > MAX_ENTRIES:
         raise ArgumentError(
             f"steps: expected at most 2**40 numbers at a time; found (batch, time, neurons) = {shape} (draw a long "
             "input in parts, with first_step)"
         )
-    first = whole("first_step", first_step, 0, MOST_STEPS - shape[1])
+    first = whole_number("first_step", first_step, 0, MAX_STEPS - shape[1])
     drawn = _fastest()(means.reshape(own), weights, Entries(Noise(checked_seed(seed)).key, shape, first))
     return drawn if batch is not None or means.ndim == 3 else drawn[0]
 
@@ -177,6 +178,10 @@ def _weights(weight: Any, dtype: np.dtype[Any]) -> np.ndarray:
         converted = each.astype(dtype)
     finite("weight", each)
     finite(f"weight (as {dtype})", converted)
+    if np.abs(converted).max() > np.finfo(dtype).max / MAX_COUNT:
+        raise ArgumentError(
+            f"weight: expected a number that {dtype} holds times {MAX_COUNT} events; found {np.abs(each).max():g}"
+        )
     return np.atleast_1d(converted)
 
 

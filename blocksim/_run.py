@@ -57,7 +57,7 @@ class Gradients:
     recurrent: np.ndarray | None
     state: StateGradient | LinearStateGradient
     _others: dict[str, Any] = field(repr=False)  # by parameter
-    _done: Differentiated = field(repr=False)
+    _differentiated: Differentiated = field(repr=False)
     _view: View = field(repr=False)
 
     def __getattr__(self, name: str) -> Any:
@@ -83,13 +83,13 @@ class Gradients:
     def parameters(self) -> dict[str, np.ndarray]:
         """The gradients by the names, and of the shapes, of `Layer.parameters`; those of weights may be on a device."""
         gradients = self.__dict__ | self._others
-        layer = self._done.layer_pass.layer
+        layer = self._differentiated.layer_pass.layer
         return {name: of_dtype(gradients[name], value.dtype) for name, value in layer.parameters().items()}
 
     @cached_property
     def current(self) -> Any:
         """dLoss/dI, of the run's shape, equation (11); copied from a device when first asked for."""
-        return self._view.of(self._done.layer_pass.backend, self._done.result.current)
+        return self._view.of(self._differentiated.layer_pass.backend, self._differentiated.result.current)
 
     @cached_property
     def x(self) -> Any:
@@ -97,11 +97,11 @@ class Gradients:
 
         Computed when first asked for: training the first layer does not need it, and it is a dense product.
         """
-        layer_pass = self._done.layer_pass
+        layer_pass = self._differentiated.layer_pass
         if layer_pass.layer.is_simple and layer_pass.layer.inputs is None:
             of_x = self.current
         else:
-            of_x = self._view.of(layer_pass.backend, self._done.input_gradient)
+            of_x = self._view.of(layer_pass.backend, self._differentiated.input_gradient)
         return of_x.sum(axis=-1, keepdims=True) if layer_pass.shared_current else of_x
 
 
@@ -189,8 +189,8 @@ class Run:
         shape = self.spikes.shape
         of_spikes = SpikeGradient(cotangent("grad_spikes", grad_spikes, shape, layer_pass, self._view))
         of_voltage = cotangent("grad_voltage", grad_voltage, shape, layer_pass, self._view)
-        (done,) = adjoints([layer_pass], [of_spikes], [of_voltage], [grad_state])
-        return gradients_of(done, self._view)
+        (differentiated,) = adjoints([layer_pass], [of_spikes], [of_voltage], [grad_state])
+        return gradients_of(differentiated, self._view)
 
 
 @dataclass(frozen=True)
@@ -240,12 +240,12 @@ def state_of(layer_pass: Pass, view: View) -> Any:
     return form_of(layer_pass.arrays).state(*(arrays if view.on_device else layer_pass.backend.fetch(arrays)))
 
 
-def gradients_of(done: Differentiated, view: View) -> Gradients:
+def gradients_of(differentiated: Differentiated, view: View) -> Gradients:
     """An adjoint's result as the caller's, each gradient of its parameter's shape."""
-    layer_pass, result = done.layer_pass, done.result
+    layer_pass, result = differentiated.layer_pass, differentiated.result
     backend, layer, dtype = layer_pass.backend, layer_pass.layer, layer_pass.arrays.dtype
     totals = result.sums.map(lambda total: total.sum(axis=0))
-    into = done.state()
+    into = differentiated.state()
     fetched = backend.fetch(totals.arrays() if view.on_device else totals.arrays() + into)
     sums = dict(zip((name for name, _ in totals.items()), fetched, strict=False))
     values = layer.parameters()
@@ -264,7 +264,7 @@ def gradients_of(done: Differentiated, view: View) -> Gradients:
         recurrent=every.pop("recurrent", None),
         state=form_of(layer_pass.arrays).state_gradient(*(into if view.on_device else fetched[len(sums) :])),
         _others=every,
-        _done=done,
+        _differentiated=differentiated,
         _view=view,
     )
 

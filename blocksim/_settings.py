@@ -21,7 +21,7 @@ from blocksim._npy import opened
 from blocksim._validation import found
 from blocksim.errors import ArgumentError, FileError
 
-MOST_BYTES = 1 << 20  # of a configuration file; people write them by hand
+MAX_BYTES = 1 << 20  # of a configuration file; people write them by hand
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -37,9 +37,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     path = named(path)
     kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
     with opened(path) as file:
-        raw = file.read(MOST_BYTES + 1)
-    if len(raw) > MOST_BYTES:
-        raise FileError(f"{path}: expected a {kind} file of settings; found more than {MOST_BYTES} bytes")
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise FileError(f"{path}: expected a {kind} file of settings; found more than {MAX_BYTES} bytes")
     try:
         text = raw.decode("utf-8-sig")  # some editors begin a file with a byte-order mark
         read = json.loads(text) if kind == "JSON" else tomllib.loads(text)

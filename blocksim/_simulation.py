@@ -174,8 +174,12 @@ def simulate(
     dtype = computing_dtype(x, layer.floating_dtypes)
     view = View(batched, on_device)
     states: Any = [state] if network is None else layer_states(state, network, x.shape[0], dtype, engine)
-    done = passes(layers, x, dtype, states, options)
-    return run_of(done[0], view, method) if network is None else network_run_of(network, done, state, view, options)
+    layer_passes = passes(layers, x, dtype, states, options)
+    return (
+        run_of(layer_passes[0], view, method)
+        if network is None
+        else network_run_of(network, layer_passes, state, view, options)
+    )
 
 
 def _imposed(impose: Any, layers: Sequence[Layer], network: bool) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from blocksim.errors import ArgumentError
 # of times, in ms: a femtosecond, and thirty years
 SHORTEST, LONGEST = 1e-12, 1e12
 # of neurons, inputs and classes: what indices of 32 bits reach
-MOST_SIZE = 2**31 - 1
+MAX_SIZE = 2**31 - 1
 
 
 def found(value: Any) -> str:
@@ -61,7 +61,7 @@ def items(argument: str, value: Any, what: str, number: int | None = None) -> tu
     raise ArgumentError(f"{argument}: expected {what}; found {found(value)}")
 
 
-def whole(argument: str, value: Any, minimum: int, most: int | None = None) -> int:
+def whole_number(argument: str, value: Any, minimum: int, most: int | None = None) -> int:
     """Return `value` as an int if it is a whole number of at least `minimum`, and at most `most`."""
     is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
     if not is_whole or value < minimum or (most is not None and value > most):

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._validation import finite, found, real_array, whole
+from blocksim._validation import finite, found, real_array, whole_number
 from blocksim.errors import ArgumentError
 
-MOST_CLASSES = 30_000  # of a confusion matrix, which has their square
+MAX_CLASSES = 30_000  # of a confusion matrix, which has their square
 
 
 def class_labels(argument: str, labels: Any, number: int | None, classes: int | None) -> np.ndarray:
@@ -94,10 +94,10 @@ def confusion_matrix(labels: Any, predicted: Any, classes: int | None = None) ->
     array([[1, 1],
            [0, 1]])
     """
-    count = None if classes is None else whole("classes", classes, 1, MOST_CLASSES)
+    count = None if classes is None else whole_number("classes", classes, 1, MAX_CLASSES)
     true = class_labels("labels", labels, None, count)
     guess = class_labels("predicted", predicted, len(true), count)
     if count is None:
         highest = int(max(true.max(initial=-1), guess.max(initial=-1)))
-        count = whole("labels: number of classes", highest + 1, 0, MOST_CLASSES)
+        count = whole_number("labels: number of classes", highest + 1, 0, MAX_CLASSES)
     return np.bincount(true * count + guess, minlength=count * count).reshape(count, count)

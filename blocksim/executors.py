@@ -26,7 +26,7 @@ from typing import Any
 
 from blocksim._atomic_io import discard_parts
 from blocksim._libraries import library
-from blocksim._validation import found, whole
+from blocksim._validation import found, whole_number
 from blocksim.errors import ArgumentError, BlocksimError, ExecutorError
 
 # what the linear-algebra libraries under NumPy read when a process starts
@@ -241,7 +241,7 @@ def open_executor(jobs: int = 1, dask: Any = None) -> Iterator[Executor]:
     ...     sorted(outcome.value for outcome in run_tasks(abs, [-3, 2], executor))
     [2, 3]
     """
-    jobs = whole("jobs", jobs, 1)
+    jobs = whole_number("jobs", jobs, 1)
     if dask is not None:
         with _dask_executor(dask) as executor:
             yield executor

@@ -20,7 +20,18 @@ from blocksim._network_run import NetworkRun
 from blocksim._neurons import ALIF, LIF, Neuron
 from blocksim._presets import AdLIF
 from blocksim._simulation import simulate
-from blocksim._validation import MOST_SIZE, choice, flag, found, instance, items, milliseconds, number, precision, whole
+from blocksim._validation import (
+    MAX_SIZE,
+    choice,
+    flag,
+    found,
+    instance,
+    items,
+    milliseconds,
+    number,
+    precision,
+    whole_number,
+)
 from blocksim.errors import ArgumentError
 
 # Gains that `calibrate` tries lie within these factors of the weights it is given.
@@ -56,7 +67,7 @@ def log_uniform(low: float, high: float, size: int, rng: np.random.Generator, dt
     array([21.7,  9.3,  5.5], dtype=float32)
     """
     low, high = number("low", low), number("high", high)
-    size, dtype = whole("size", size, 0, MOST_SIZE), precision("dtype", dtype)
+    size, dtype = whole_number("size", size, 0, MAX_SIZE), precision("dtype", dtype)
     if not 0 < low <= high:
         raise ArgumentError(f"low, high: expected 0 < low <= high; found {low} and {high}")
     return np.exp(_generator(rng).uniform(math.log(low), math.log(high), size)).astype(dtype)
@@ -121,7 +132,7 @@ def fluctuating_weights(
     >>> weights.shape, round(float(weights.std()), 2)
     ((100, 50), 0.19)
     """
-    inputs, neurons = whole("inputs", inputs, 1, MOST_SIZE), whole("neurons", neurons, 1, MOST_SIZE)
+    inputs, neurons = whole_number("inputs", inputs, 1, MAX_SIZE), whole_number("neurons", neurons, 1, MAX_SIZE)
     density, beta = number("density", density, above=0), number("beta", beta)
     deviation, dtype = number("deviation", deviation, least=0), precision("dtype", dtype)
     synapse = number("synapse", synapse)
@@ -216,10 +227,10 @@ def make_network(
     layer  neurons ...
     """
     dtype = precision("dtype", dtype)
-    inputs, classes = whole("inputs", inputs, 1, MOST_SIZE), whole("classes", classes, 1, MOST_SIZE)
+    inputs, classes = whole_number("inputs", inputs, 1, MAX_SIZE), whole_number("classes", classes, 1, MAX_SIZE)
     recurrent = flag("recurrent", recurrent)
     hidden = items("hidden", hidden, "the number of neurons of each layer")
-    sizes = [whole("hidden", size, 1, MOST_SIZE) for size in hidden]
+    sizes = [whole_number("hidden", size, 1, MAX_SIZE) for size in hidden]
     dt = milliseconds("dt", dt)
     per_step = dt / 1000  # spikes in a step, from Hz
     input_rate = number("input_rate", input_rate, above=0, what="a rate in Hz")
@@ -227,7 +238,7 @@ def make_network(
     recurrent_share = number("recurrent_share", recurrent_share, least=0)
     adaptation = number("adaptation", adaptation)
     choice("neuron", neuron, NEURONS)
-    rng = np.random.default_rng(whole("seed", seed, 0))
+    rng = np.random.default_rng(whole_number("seed", seed, 0))
 
     def constants(name: str, value: Any, size: int) -> np.ndarray:
         pair = value if isinstance(value, (tuple, list)) else (value, value)

@@ -23,7 +23,7 @@ from blocksim.errors import ArgumentError
 from blocksim.trains import TOLERANCE, SpikeTrains, before, given_times, steps_of
 
 # of a rate for pictures
-MOST_STEPS = 2**28
+MAX_STEPS = 2**28
 MODEL_PAIRS = ("all", "different")
 # a Gaussian this many standard deviations out is below the rounding errors of float64
 _REACH = 8.5
@@ -299,10 +299,10 @@ def smoothed_rate(trains: Any, *, sigma: float, duration: float, dt: float = 1.0
     """
     trains, _, duration = _within(trains, trains, duration)
     sigma, dt = milliseconds("sigma", sigma), milliseconds("dt", dt)
-    if duration / dt > MOST_STEPS:
+    if duration / dt > MAX_STEPS:
         raise ArgumentError(f"dt: expected at most 2**28 steps in {duration:g} ms; found {duration / dt:.3g}")
     rate = np.zeros(max(1, math.ceil(duration / dt - 1e-9)))
-    reach = min(math.ceil(min(_REACH * sigma / dt, MOST_STEPS)) + 1, len(rate))
+    reach = min(math.ceil(min(_REACH * sigma / dt, MAX_STEPS)) + 1, len(rate))
     near = np.arange(-reach, reach + 1)
     step = steps_of(trains.times, dt)[:, None] + near
     kernel = np.exp(-0.5 * (((step + 0.5) * dt - trains.times[:, None]) / sigma) ** 2)

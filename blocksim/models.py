@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from blocksim._atomic_io import named
-from blocksim._connections import MOST_SYNAPSES, Alpha, Connection, Exponential, Synapse
+from blocksim._connections import MAX_SYNAPSES, Alpha, Connection, Exponential, Synapse
 from blocksim._containers import Container, open_container, write_container
 from blocksim._escape import Escape
 from blocksim._layer import Layer
@@ -27,7 +27,7 @@ from blocksim.errors import ArgumentError, FileError
 
 KIND = "blocksim network"
 VERSION = 1
-MOST_LATENCY = MAX_STEPS + 1
+MAX_LATENCY = MAX_STEPS + 1
 # by what they listen to
 COMPONENTS: dict[str, type[Component | Rectified]] = {
     "before": Component, "after": Component, "above": Rectified, "softplus": Softplus
@@ -271,17 +271,17 @@ def _is_layer(described: Mapping[str, Any]) -> bool:
 
     def numbers(name: str) -> bool:
         given = described.get(name, [])
-        return isinstance(given, list) and all(type(each) is int and 0 <= each <= MOST_SYNAPSES for each in given)
+        return isinstance(given, list) and all(type(each) is int and 0 <= each <= MAX_SYNAPSES for each in given)
 
     components, synapses = described.get("components", []), described.get("synapses", [])
     latency, connected = described.get("latency_steps"), numbers("inputs") and numbers("recurrent")
     return (
         connected
-        and (type(latency) is int and 0 < latency <= MOST_LATENCY) != bool(described.get("recurrent"))
+        and (type(latency) is int and 0 < latency <= MAX_LATENCY) != bool(described.get("recurrent"))
         and isinstance(components, list)
-        and all(each in COMPONENTS for each in components)
+        and all(isinstance(each, str) and each in COMPONENTS for each in components)
         and isinstance(synapses, list)
-        and all(each is None or each in SYNAPSES for each in synapses)
+        and all(each is None or (isinstance(each, str) and each in SYNAPSES) for each in synapses)
         and isinstance(described.get("settings", {}), dict)
         and described.get("spike") in (None, *SPIKES)
     )

@@ -44,9 +44,11 @@ def exponential(x: np.ndarray) -> np.ndarray:
 
 
 def steepness(width: np.ndarray) -> np.ndarray:
-    """1 / width of (39), of the computing precision; 0 where there is no neuron."""
+    """1 / width of (39), of the computing precision and finite; 0 where there is no neuron."""
     known = width > 0
-    return np.where(known, 1 / np.where(known, width, 1), 0).astype(width.dtype)
+    with np.errstate(over="ignore"):
+        inverse = np.minimum(1 / np.where(known, width, 1), np.finfo(width.dtype).max)
+    return np.where(known, inverse, 0).astype(width.dtype)
 
 
 # of log(1 + y): terms beyond the exponential's degree, so that y up to 1 is exact to rounding
@@ -75,22 +77,28 @@ def logistic(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(x > 0, x.dtype.type(1), y) / (x.dtype.type(1) + y))
 
 
+def bend_slope(x: np.ndarray) -> np.ndarray:
+    """The slope of a softplus in its softness, at a distance of x times that from the knot."""
+    size = np.minimum(np.abs(x), x.dtype.type(-EXPONENTIAL[x.dtype][0]))  # farther away it is 0, and no number times 0
+    return np.asarray(bend(size) + size * logistic(-size))
+
+
 # A row of input with more spikes than this for each input is real-valued: spike counts rise that high by mistake only,
 # as where a recording's integers are taken for counts, and their events would take more memory than the array.
-MOST_SPIKES = 8
+MAX_SPIKES = 8
 
 
 def spike_rows(rows: np.ndarray) -> np.ndarray:
-    """Which rows (R, K) hold spike counts: whole numbers >= 0, at most `MOST_SPIKES` an input on average. (R,) bool.
+    """Which rows (R, K) hold spike counts: whole numbers >= 0, at most `MAX_SPIKES` an input on average. (R,) bool.
 
     Spikes are added one at a time, other values are multiplied with their weights; by this rule, of one step of one
     sample, a sum has the same order whatever else is in the batch or in the call.
     """
     if rows.dtype == np.bool_:
         return np.ones(len(rows), np.bool_)
-    counts = (rows >= 0) & (rows <= MOST_SPIKES * rows.shape[1])
+    counts = (rows >= 0) & (rows <= MAX_SPIKES * rows.shape[1])
     if rows.dtype.kind == "f":
         counts &= rows == np.floor(rows)
     spikes: np.ndarray = counts.all(axis=1)
-    spikes &= rows.sum(axis=1, dtype=np.float64, where=counts) <= MOST_SPIKES * rows.shape[1]
+    spikes &= rows.sum(axis=1, dtype=np.float64, where=counts) <= MAX_SPIKES * rows.shape[1]
     return spikes

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from blocksim._validation import found, number, whole
+from blocksim._validation import found, number, whole_number
 from blocksim.errors import ArgumentError
 
 
@@ -89,7 +89,7 @@ class Milestones(Schedule):
         object.__setattr__(self, "factor", number("factor", self.factor, above=0))
         if not isinstance(self.steps, Sequence):
             raise ArgumentError(f"steps: expected a sequence of numbers of steps; found {found(self.steps)}")
-        steps = tuple(whole("steps", step, 1) for step in self.steps)
+        steps = tuple(whole_number("steps", step, 1) for step in self.steps)
         if any(after <= before for before, after in pairwise(steps)):
             raise ArgumentError(f"steps: expected ascending numbers of steps; found {steps}")
         object.__setattr__(self, "steps", steps)
@@ -142,8 +142,8 @@ class Cosine(Schedule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", number("rate", self.rate, above=0))
         object.__setattr__(self, "final", number("final", self.final, least=0))
-        object.__setattr__(self, "steps", whole("steps", self.steps, 1))
-        object.__setattr__(self, "warmup", whole("warmup", self.warmup, 0))
+        object.__setattr__(self, "steps", whole_number("steps", self.steps, 1))
+        object.__setattr__(self, "warmup", whole_number("warmup", self.warmup, 0))
         if self.warmup >= self.steps:
             raise ArgumentError(f"warmup: expected fewer steps than all {self.steps}; found {self.warmup}")
 

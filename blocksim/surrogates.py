@@ -29,7 +29,7 @@ import numpy as np
 from blocksim._validation import found, number
 from blocksim.errors import ArgumentError
 
-MOST_SCALE = 1e15
+MAX_SCALE = 1e15
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Surrogate:
             name, least = f"{type(self).__name__}.{field.name}", None if field.name in self.heights else 0
             checked = number(name, getattr(self, field.name), above=least)
             # squares of scales must be numbers of single precision
-            if abs(checked) > MOST_SCALE or (least == 0 and checked < 1 / MOST_SCALE):
-                bounds = f"from {1 / MOST_SCALE:g} to {MOST_SCALE:g}" if least == 0 else f"of at most {MOST_SCALE:g}"
+            if abs(checked) > MAX_SCALE or (least == 0 and checked < 1 / MAX_SCALE):
+                bounds = f"from {1 / MAX_SCALE:g} to {MAX_SCALE:g}" if least == 0 else f"of at most {MAX_SCALE:g}"
                 raise ArgumentError(f"{name}: expected a number {bounds}; found {checked}")
             object.__setattr__(self, field.name, checked)
 

@@ -20,7 +20,7 @@ from blocksim._linear_neurons import Component, LinearIF, Rectified, Softplus
 from blocksim._neurons import ALIF, LIF
 from blocksim._run import Run
 from blocksim._simulation import simulate
-from blocksim._validation import whole
+from blocksim._validation import whole_number
 from blocksim.backend import Backend, get_backend
 from blocksim.errors import ArgumentError
 from blocksim.surrogates import HAZARD, SURROGATES, get_surrogate
@@ -88,7 +88,7 @@ def check_backend(backend: Any, *, layers: int = 60, seed: int = 0, own_products
     >>> check_backend("numpy", layers=5)
     """
     engine = get_backend(backend)
-    layers, seed = whole("layers", layers, 1), whole("seed", seed, 0)
+    layers, seed = whole_number("layers", layers, 1), whole_number("seed", seed, 0)
     _check_arrays(engine)
     # every third layer, where the backend can, has several components, synapses and delays
     for number in range(layers):

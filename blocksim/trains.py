@@ -14,7 +14,7 @@ import numpy as np
 
 from blocksim._libraries import library
 from blocksim._units import in_unit
-from blocksim._validation import choice, finite, found, frozen, items, milliseconds, number, real_array, whole
+from blocksim._validation import choice, finite, found, frozen, items, milliseconds, number, real_array, whole_number
 from blocksim.errors import ArgumentError
 
 # A time this far below an edge, as a fraction of the step, counts as on it: 0.3 ms at dt = 0.1 ms is step 3.
@@ -26,12 +26,12 @@ COLLISIONS = ("count", "merge", "error")
 UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3}
 DECIMALS = {"s": 6, "ms": 3, "us": 0}
 # steps beyond are as good as for ever; int64 holds them, and some more
-MOST_STEPS = 2**62
+MAX_STEPS = 2**62
 # rows, one a step of a sample, that few events may make: 128 MiB of offsets
 FREE_ROWS = 2**24
 ROWS_AN_EVENT = 1000
 # rows that are never made: 16 GiB
-MOST_ROWS = 2**31
+MAX_ROWS = 2**31
 # Spikes that an array of counts may become: 64 MiB of them, or as many an element, whichever is more. Beyond, they
 # would take more memory than the array, and it holds no counts.
 FREE_SPIKES = 2**24
@@ -98,8 +98,8 @@ def steps_of(times: np.ndarray, dt: float) -> np.ndarray:
         times = exact_times(times)
     with np.errstate(over="ignore"):
         steps = np.floor(times / dt + EDGE)
-    if steps.size and not -MOST_STEPS <= steps.min() <= steps.max() <= MOST_STEPS:
-        steps = np.clip(steps, -MOST_STEPS, MOST_STEPS)
+    if steps.size and not -MAX_STEPS <= steps.min() <= steps.max() <= MAX_STEPS:
+        steps = np.clip(steps, -MAX_STEPS, MAX_STEPS)
     return steps.astype(np.int64)
 
 
@@ -124,7 +124,7 @@ def plausible_rows(rows: int, events: int) -> bool:
 
     One stray time stamp would otherwise take all memory: a step takes 8 bytes, whether or not anything happens in it.
     """
-    return rows <= min(max(FREE_ROWS, ROWS_AN_EVENT * events), MOST_ROWS)
+    return rows <= min(max(FREE_ROWS, ROWS_AN_EVENT * events), MAX_ROWS)
 
 
 def before(times: np.ndarray, edge: float) -> np.ndarray:
@@ -264,7 +264,7 @@ class SpikeTrains:
             order = np.argsort(train, kind="stable")
             train, step = train[order], step[order]
         counts = array[train, step].astype(np.float64)
-        if not ((counts >= 0) & (counts == np.floor(counts)) & (counts < MOST_ROWS)).all():
+        if not ((counts >= 0) & (counts == np.floor(counts)) & (counts < MAX_ROWS)).all():
             raise ArgumentError("spikes: expected bool or counts, whole numbers of 0 or more; found other numbers")
         if counts.sum() > max(FREE_SPIKES, SPIKES_A_STEP * array.size):
             raise ArgumentError(
@@ -486,7 +486,7 @@ class SpikeTrains:
         >>> SpikeTrains.of([0.2, 0.7, 2.0]).to_steps(dt=1.0, steps=3)
         array([[2, 0, 1]], dtype=uint8)
         """
-        dt, steps = milliseconds("dt", dt), whole("steps", steps, 1)
+        dt, steps = milliseconds("dt", dt), whole_number("steps", steps, 1)
         collisions = choice("collisions", collisions, COLLISIONS)
         where = steps_of(self.times, dt)
         if where.size and not 0 <= where.min() <= where.max() < steps:
@@ -555,7 +555,7 @@ def near_spikes(trains: SpikeTrains, window: tuple[float, float], dt: float, ste
            [0, 0, 0, 0, 0, 0, 0]])
     """
     # cut to what int64 adds: beyond is as good as for ever
-    before, after = (min(nearest_steps(time, dt), MOST_STEPS // 2) for time in window)
+    before, after = (min(nearest_steps(time, dt), MAX_STEPS // 2) for time in window)
     at = steps_of(trains.times, dt)
     at = np.where(at == steps, steps - 1, at)
     edges = np.zeros((len(trains), steps + 1), np.int64)

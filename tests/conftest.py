@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import itertools
 import os
 import shutil
+from collections import defaultdict
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -16,8 +19,10 @@ import blocksim
 
 from .cuda_emulation import emulated_cupy
 
-# modules of many layers, for each of which g++ compiles kernels: the emulation runs the first of each test, unless slow
-# tests are wanted
+# Unless slow tests are wanted, the emulation, which is slow and compiles kernels, runs of each test the cases that show
+# a pair of values of two parameters for the first time, and of random cases the first few; in modules of many layers,
+# for each of which g++ compiles kernels, the first case
+EMULATED_SEEDS = 6
 EMULATED_ONCE = ("test_escape", "test_escape_independent", "test_imposed")
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -48,15 +53,33 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--slow") or IN_CI:
         return
-    seen = set()
+    seen = defaultdict(set)
     for item in items:
-        emulated = getattr(item, "callspec", None) and item.callspec.params.get("backend") == "cupy-emulated"
-        if emulated and item.path.stem in EMULATED_ONCE:
-            if (item.path, item.originalname) in seen:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if {"cupy-emulated", "CPU emulation"} & {parameters.get("backend"), parameters.get("cupy")}:
+            pairs = set(itertools.combinations([(name, repr(value)) for name, value in parameters.items()], 2)) or {()}
+            shown = seen[item.path, item.originalname]
+            once = item.path.stem in EMULATED_ONCE and shown
+            if once or pairs <= shown or parameters.get("seed", 0) >= EMULATED_SEEDS:
                 item.add_marker("slow")
-            seen.add((item.path, item.originalname))
+            elif "slow" not in item.keywords:
+                shown |= pairs
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, and where CI=true"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """With xdist, all tests of a file run in one process: what they share is made, and compiled, once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadfile"
+
+
+def pytest_collection_finish():
+    """Compiling kernels makes much that lives long; looking through all of it for garbage takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def engine_names() -> list[str]:

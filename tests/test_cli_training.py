@@ -157,7 +157,7 @@ def test_a_configuration_and_flags_that_win_over_it(run, tmp_path):
     assert model.network.layers[0].neuron.refractory_steps == 3
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_a_grid(run, tmp_path, jobs):
     arguments = ["train", "--data", "train.npz", "-o", "grid", *SMALL, "--refractory", "2,4", "--seeds", "2", "--jobs",
                  jobs, "--epochs", "1"]  # fmt: skip

@@ -169,7 +169,7 @@ def test_the_weight_gradient_of_bytes_takes_a_few_samples_at_a_time(cupy, monkey
     g = np.random.default_rng(0).normal(size=(5, 30, 5))
     found = []
     for limit in (1 << 25, 30 * 4 * 2, 1):
-        monkeypatch.setattr(backend, "NUMBERS", limit)
+        monkeypatch.setattr(backend, "MAX_CONVERTED", limit)
         found.append(engine.to_numpy(engine.projection_adjoint(engine.asarray(case.x > 0), engine.asarray(g))))
     expected = np.einsum("btk,btn->kn", case.x, g)
     for each in found:

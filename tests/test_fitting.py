@@ -223,12 +223,12 @@ class SquaredCounts(SpikeLoss):
 
 def test_a_loss_of_ones_own_is_fitted_by():
     data = synthetic()
-    result = fit(data, replace(QUICK, loss=SquaredCounts(), backend="numpy"))
+    result = fit(data, replace(QUICK, loss=SquaredCounts()))
     assert result.config.to_dict()["loss"] == "SquaredCounts"
     assert result.loss["training"] < 0.2  # of the loss of a silent cell
-    counts = result.cell.predict(data.current, data.dt, backend="numpy").spikes.sum()
+    counts = result.cell.predict(data.current, data.dt).spikes.sum()
     assert counts == pytest.approx(data.spikes.sum(), rel=0.1)
-    assert result.loss["training"] != fit(data, replace(QUICK, backend="numpy")).loss["training"]
+    assert result.loss["training"] != fit(data, QUICK).loss["training"]
 
 
 class Broken(SpikeLoss):

@@ -290,7 +290,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
 
 
 def test_a_sample_of_an_archive_is_no_bomb(tmp_path, monkeypatch):
-    monkeypatch.setattr(_nmnist, "MOST_BYTES", 1000)
+    monkeypatch.setattr(_nmnist, "MAX_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "n.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("Test/0/1.bin", bytes(1000))
         archive.writestr("Test/1/2.bin", bytes(10_000))

@@ -291,8 +291,9 @@ def test_a_spike_where_it_can_hardly_be_counts_in_the_held_out_part():
 
 def test_a_coupling_that_is_there_twice_is_its_sum():
     """Imposed as in the simulation: neurons have both."""
-    twice = replace(CELL, coupling=[(12, None, 0.2), (12, -58, 0.4), (12, None, 0.1), (30, -58, 0.1)])
-    once = replace(CELL, coupling=[(12, None, 0.2 + 0.1), (12, -58, 0.4), (30, -58, 0.1)])
+    alone = replace(CELL, currents=[], thresholds=[])
+    twice = replace(alone, coupling=[(12, None, 0.2), (12, -58, 0.4), (12, None, 0.1), (30, -58, 0.1)])
+    once = replace(alone, coupling=[(12, None, 0.2 + 0.1), (12, -58, 0.4), (30, -58, 0.1)])
     current = current_of(7, 5000)
     spikes = simulate(twice.layer(0.2), current[..., None], seed=1).spikes
     run = simulate(twice.layer(0.2), current[..., None], impose=spikes, record=("threshold",))
@@ -383,11 +384,11 @@ def test_a_fit_is_saved_and_shown(fitted, tmp_path):
 def test_a_neuron_without_noise_spikes_as_often_as_recorded():
     recording = recording_of(COUPLED, 3, 100_000, sweeps=3)
     training, test = recording.split(at=15_000)
-    fit = fit_gif(training, GIFConfig(noise=False))
+    fit = fit_gif(training, GIFConfig(noise=False, currents=(10, 50), thresholds=(50,), coupling=(12,), knots=(0.5,)))
     cell = fit.cell
     assert not cell.is_stochastic
     assert "without noise" in str(fit)
-    noisy = fit_gif(training).cell
+    noisy = fit_gif(training, replace(fit.config, noise=True)).cell
     assert cell.threshold > noisy.threshold
     assert replace(cell, threshold=noisy.threshold, width=noisy.width) == noisy
     trains = cell.sample(training.current[0], 0.2, repeats=3)

@@ -40,10 +40,16 @@ def known_of(recording, **settings):
 
 
 @pytest.mark.parametrize("refine", ["joint", "spikes"])
-@pytest.mark.parametrize("model", ["igif", "glif"])
-def test_the_gradient_of_a_refinement_is_its_differences(short, model, refine):
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [
+        ("igif", {"currents": (20,), "thresholds": (50, 200), "coupling": (12,), "knots": (0.5,)}),
+        ("glif", {"currents": (20, 100), "thresholds": (50, 200)}),
+    ],
+)
+def test_the_gradient_of_a_refinement_is_its_differences(short, model, parts, refine):
     recording = Recording(short.current[:, :15_000], short.voltage[:, :15_000], 5000, short.spikes.window(0, 3000))
-    known, config, first = known_of(recording, model=model, refine=refine, electrode="series")
+    known, config, first = known_of(recording, model=model, refine=refine, electrode="series", **parts)
     numbers = _Numbers.of(first, config)
     objective = _Objective(known, numbers, _weight(known, first) if refine == "joint" else 0.0)
     start = numbers.start + 0.01

@@ -95,7 +95,7 @@ def test_networks(readout):
 def test_a_tape_that_is_gone_is_made_again():
     """More forward passes than are kept before the first backward one; and a backward pass that is asked for twice."""
     parameters, run = function(double())
-    x = np.random.default_rng(0).normal(0.5, 1, (interop.MOST_TAPES + 3, 2, 20, 4))
+    x = np.random.default_rng(0).normal(0.5, 1, (interop.MAX_TAPES + 3, 2, 20, 4))
     pulls = [jax.vjp(lambda parameters, part=part: run(parameters, part).spikes, parameters)[1] for part in x]
     ones = np.ones((2, 20, 3))
     for part, pull in zip(x, pulls, strict=True):

@@ -141,7 +141,7 @@ def test_seeds_and_runs_of_stochastic_neurons_share_nothing():
     for k, one in enumerate(trains):
         for other in trains[:k]:
             assert abs(np.corrcoef(one, other)[0, 1]) < 5 / np.sqrt(len(one))
-    assert min(FOURTH) > blocksim._validation.MOST_SIZE  # no layer of a network has such a place
+    assert min(FOURTH) > blocksim._validation.MAX_SIZE  # no layer of a network has such a place
 
 
 def test_the_same_bits_in_parts_of_time_and_batch_and_for_any_number_of_threads():

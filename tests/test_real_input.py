@@ -16,9 +16,9 @@ DT = 0.1  # ms
 
 @pytest.fixture(scope="module")
 def current(shared_data, request):
-    """Nine sweeps of 20 s in nA, (9, 200000, 1); three of 6 s where slow tests are left out."""
+    """Nine sweeps of 20 s in nA, (9, 200000, 1); three of 3 s where slow tests are left out."""
     whole = IN_CI or request.config.getoption("--slow")
-    sweeps, steps = (9, 200_000) if whole else (3, 60_000)
+    sweeps, steps = (9, 200_000) if whole else (3, 30_000)
     with np.load(shared_data / "recordings" / "l5_cell3.npz") as data:
         return (data["i_q"][:sweeps, :steps] * (data["i_lsb_pA"] / 1000))[:, :, None]
 
@@ -44,8 +44,8 @@ def test_recorded_current(backend, current, reference):
     assert_same_bits("spikes", blocks.spikes, reference.spikes)
     assert_same_bits("voltage", blocks.voltage, reference.voltage)
     state, parts = None, []
-    for start in range(0, x.shape[1], 33_333):
-        run = blocksim.simulate(cell(), x[:, start : start + 33_333], backend, state=state)
+    for start in range(0, x.shape[1], 13_333):
+        run = blocksim.simulate(cell(), x[:, start : start + 13_333], backend, state=state)
         state = run.state
         parts.append(run.spikes)
     assert_same_bits("spikes in pieces", np.concatenate(parts, axis=1), reference.spikes)

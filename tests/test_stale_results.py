@@ -113,3 +113,10 @@ def test_what_is_no_path_is_refused_in_one_line(call, expected, tmp_path, monkey
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
     assert not os.listdir()
+
+
+def test_missing_predictions_are_not_said_to_be_written(fit):
+    fit("--no-report")
+    os.remove("out/predictions.npz")
+    result = fit("--no-report")
+    assert "predictions.npz" not in result.output or os.path.exists("out/predictions.npz")

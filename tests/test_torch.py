@@ -61,7 +61,7 @@ def test_a_layer_has_the_values_and_gradients_of_a_call(transforms, batched):
         np.testing.assert_allclose(parameter.grad, expected, rtol=1e-12, atol=0, err_msg=name)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in (4, 5))])
 def test_gradcheck(seed):
     """Every parameter, the input and the state, of random layers of the family and of ALIF, spikes frozen."""
     rng = np.random.default_rng(seed)

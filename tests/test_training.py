@@ -180,7 +180,8 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("batches", [1, 4, 5, 8, 11])  # four an epoch
+# four an epoch; those in later epochs with --slow, and where CI=true
+@pytest.mark.parametrize("batches", [1, 4, 5, *(pytest.param(late, marks=pytest.mark.slow) for late in (8, 11))])
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path, monkeypatch, batches, where):
     backend = "numba" if batches == 5 else "numpy"

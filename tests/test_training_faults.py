@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+import shutil
 from concurrent.futures import CancelledError
 from dataclasses import replace
 
@@ -368,9 +369,17 @@ def test_silent_layers_are_told_once():
 # states
 
 
-def state_file(tmp_path, change):
-    """A checkpoint after two epochs of four batches, changed by a function of its info and its extra arrays."""
-    train(choices=training(epochs=2, schedule="constant"), folder=tmp_path / "run")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a training after two epochs of four batches."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(choices=training(epochs=2, schedule="constant"), folder=folder / "run")
+    return folder / "run"
+
+
+def state_file(trained, tmp_path, change):
+    """A checkpoint, changed by a function of its info and its extra arrays."""
+    shutil.copytree(trained, tmp_path / "run")
     path = tmp_path / "run" / "last.npz"
     model = load_model(path)
     info, extra = model.info, model.extra
@@ -431,8 +440,8 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=[change.__name__ for change in CHANGES])
-def test_a_damaged_state_is_one_line(tmp_path, change):
-    path = state_file(tmp_path, change)
+def test_a_damaged_state_is_one_line(trained, tmp_path, change):
+    path = state_file(trained, tmp_path, change)
     before = path.read_bytes()
     with pytest.raises((FileError, ArgumentError)) as error:
         train(choices=training(epochs=4, schedule="constant"), folder=tmp_path / "run", resume=True)
@@ -440,8 +449,8 @@ def test_a_damaged_state_is_one_line(tmp_path, change):
     assert path.read_bytes() == before
 
 
-def test_a_state_of_before_the_step_was_kept_goes_on(tmp_path):
-    state_file(tmp_path, lambda meta, extra: meta["description"].pop("binning"))
+def test_a_state_of_before_the_step_was_kept_goes_on(trained, tmp_path):
+    state_file(trained, tmp_path, lambda meta, extra: meta["description"].pop("binning"))
     resumed = train(choices=training(epochs=3, schedule="constant"), folder=tmp_path / "run", resume=True)
     whole = train(choices=training(epochs=3, schedule="constant"))
     np.testing.assert_array_equal(resumed.history["loss"], whole.history["loss"])

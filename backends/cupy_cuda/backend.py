@@ -36,17 +36,17 @@ from blocksim.arrays import (
 )
 from blocksim.backend import FusedBackend
 from blocksim.errors import DeviceError, MissingLibraryError
-from blocksim.numerics import MOST_SPIKES, spike_rows, tiny
+from blocksim.numerics import MAX_SPIKES, spike_rows, tiny
 from blocksim.surrogates import Surrogate, require_compiled
 
 from . import dynamics, linear
 from .copies import Copies
-from .kernels import EACH, MOST_THREADS, WARP, Kernels, tiles, units
+from .kernels import EACH, MAX_THREADS, WARP, Kernels, tiles, units
 
 BYTE = 255  # the most spikes of an input in a step that a byte holds
 # neurons that a read of memory brings at once: with fewer in a layer, one thread each wastes a part of every read
 SIDE_BY_SIDE = 8
-NUMBERS = 1 << 26  # as many spikes are made numbers at a time, for a product
+MAX_CONVERTED = 1 << 26  # as many spikes are made numbers at a time, for a product
 
 
 T = TypeVar("T")
@@ -204,7 +204,7 @@ class CupyBackend(FusedBackend):
             counts = x.view(np.uint8) if x.dtype == np.bool_ else x
             row = counts.reshape(-1, inputs).sum(axis=1, dtype=np.float64)
             least, most, spikes = self.fetch([counts.min(), counts.max(), row.max()])
-            if least < 0 or most > BYTE or spikes > MOST_SPIKES * inputs:
+            if least < 0 or most > BYTE or spikes > MAX_SPIKES * inputs:
                 return None
             return x if x.dtype == np.bool_ else counts.astype(np.uint8, copy=False)
         rows = x.reshape(-1, inputs)
@@ -236,7 +236,7 @@ class CupyBackend(FusedBackend):
         batch, steps, inputs = x.shape
         if not isinstance(x, Events):
             # spikes as numbers take two, four or eight times their memory: so many samples at a time
-            samples = batch if x.dtype == grad_current.dtype else max(NUMBERS // (steps * inputs), 1)
+            samples = batch if x.dtype == grad_current.dtype else max(MAX_CONVERTED // (steps * inputs), 1)
             on_tensor_cores = x.dtype.itemsize == 1 and grad_current.dtype == np.float32
             grad = None
             for start in range(0, batch, samples):
@@ -373,7 +373,7 @@ class CupyBackend(FusedBackend):
         slices = -(-size // (wide * WARP))
         grid = (max(multiprocessors * (2 if 2 * part * row <= most else 1) // slices, 1), slices)
         counts = int(x.dtype == np.uint8)
-        self.launch("add_input", weights.dtype, grid, counts, wide, threads=MOST_THREADS, shared=part * row)(
+        self.launch("add_input", weights.dtype, grid, counts, wide, threads=MAX_THREADS, shared=part * row)(
             x, weights, out, np.int32(inputs), np.int32(size), np.int64(rows), np.int32(part)
         )
 

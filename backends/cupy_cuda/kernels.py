@@ -27,7 +27,7 @@ FILES = (
 )
 OPTIONS = ("-std=c++17",)
 THREADS = 128  # of a block of threads: whole warps, and enough blocks for small layers
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 # recurrent.cuh's: the most threads of a block that has a whole sample
 TOGETHER = {"float32": 512, "float64": 256}
 FAMILY = 256

@@ -69,7 +69,7 @@ template <typename T, int C, int ABOVE, int NOISE> struct LinearNeuron {
         return is_soft(j) ? logistic(bent(j, u)) : T(distance(j, u) > T(0));
     }
     __device__ T slope_in_softness(int j, T u) const {
-        const T size = abs(bent(j, u));
+        const T size = min(T(abs(bent(j, u))), sizeof(T) == 4 ? T(87) : T(708));  // farther away it is 0
         return bend(size) + size * logistic(-size);
     }
     __device__ T heard(int j, T u, T v) const { return is_above(j) ? over(j, u) : is_set(after, j) ? v : u; }

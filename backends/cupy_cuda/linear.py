@@ -54,7 +54,7 @@ MODES = {"ignore": 0, "hold": 1, "integrate": 2}  # linear.cu's
 CARRIED = 5  # arrays of a carry before those of (39)
 # what a launch is told of recurrent connections that are not its own
 NOT_TOGETHER = (None, None, np.int32(0), np.int32(0))
-MOST = 62  # components or receptors: flags of all are the bits of one number
+MAX_PARTS = 62  # components or receptors: flags of all are the bits of one number
 
 
 def forward(
@@ -182,8 +182,10 @@ def adjoint(
 def _check(layer: LinearLayer) -> None:
     """Raise for more parts than kernels have flags for."""
     for what, number in (("components", len(layer.listens)), ("receptors with a time course", len(layer.alpha))):
-        if number > MOST:
-            raise ArgumentError(f"backend 'cupy': expected at most {MOST} {what}; found {number}; use backend='numba'")
+        if number > MAX_PARTS:
+            raise ArgumentError(
+                f"backend 'cupy': expected at most {MAX_PARTS} {what}; found {number}; use backend='numba'"
+            )
 
 
 def _recurrent(engine: CupyBackend, layer: LinearLayer) -> tuple[Array, Array, Array]:

@@ -32,7 +32,7 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.backend import FusedBackend, HostBackend
-from blocksim.numerics import MOST_SPIKES, spike_rows
+from blocksim.numerics import MAX_SPIKES, spike_rows
 from blocksim.surrogates import Surrogate, require_compiled
 
 from . import events, filters, forward, imposed, launch, linear_launch, poisson
@@ -211,7 +211,7 @@ def _listed(flat: np.ndarray, shape: tuple[int, ...]) -> Events | None:
     events.pack(rows, flat, words, counts, width_for(64))
     packed = not rows or counts.min() >= 0
     if not packed:
-        events.count(rows, flat, MOST_SPIKES * inputs, counts)
+        events.count(rows, flat, MAX_SPIKES * inputs, counts)
         if counts.min() < 0:
             return None
     indptr = np.zeros(rows + 1, np.int64)

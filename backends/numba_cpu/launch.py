@@ -29,7 +29,7 @@ from blocksim.arrays import (
     Tape,
 )
 from blocksim.backend import Backend
-from blocksim.numerics import EXPONENTIAL, MOST_SPIKES, tiny
+from blocksim.numerics import EXPONENTIAL, MAX_SPIKES, tiny
 from blocksim.surrogates import kernel_scales
 
 from . import adjoint, adjoint_paper, filters, forward, narrow, transposed_products
@@ -375,7 +375,7 @@ def project(x: Input, weights: np.ndarray, out: np.ndarray) -> None:
         forward.project(x.shape[0] * x.shape[1], plain(x.indptr), plain(x.indices), weights, as_rows(out), width)
     else:
         values, width = plain(as_rows(x)), width_of(PRODUCT_BYTES, out)
-        most = MOST_SPIKES * x.shape[2]
+        most = MAX_SPIKES * x.shape[2]
         transposed_products.project_values(
             -(-len(values) // transposed_products.SPAN), values, weights, most, as_rows(out), width
         )

@@ -192,7 +192,9 @@ def _slopes_of_softplus(neurons, p, over):
     one = fill(1.0, y)
     less_likely = div(y, add(one, y))
     in_u = select(greater(x, fill(0.0, x)), sub(one, less_likely), less_likely)
-    return in_u, multiply_add(absolute(x), less_likely, log_one_plus(y, neurons.softens))
+    size, farthest = absolute(x), fill(-neurons.lowest, x)  # farther away it is 0, and no number times 0
+    size = select(less(size, farthest), size, farthest)
+    return in_u, multiply_add(size, less_likely, log_one_plus(y, neurons.softens))
 
 
 @inlined

@@ -7,6 +7,7 @@ entries but one in thousands of millions; the second word is drawn for those alo
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -200,7 +201,9 @@ def counts(means: np.ndarray, weights: np.ndarray, entries: Entries) -> np.ndarr
     """`blocksim._poisson.counts`."""
     (batch, steps, size), (tables, moments, _) = entries.shape, means.shape
     padded = -(-size // number_of_lanes(WIDTH)) * number_of_lanes(WIDTH)
-    thresholds = _thresholds(means[:, 0], padded) if moments == 1 else np.empty((tables, 0, padded), np.uint32)
+    few = tables == 1 or tables * _deepest(means.max()) * padded <= batch * steps * size  # tables beside the result
+    tabled = moments == 1 and few
+    thresholds = _thresholds(means[:, 0], padded) if tabled else np.empty((tables, 0, padded), np.uint32)
     out = empty(entries.shape, weights.dtype)
     law = Law(
         thresholds.reshape(-1, padded),
@@ -219,6 +222,11 @@ def counts(means: np.ndarray, weights: np.ndarray, entries: Entries) -> np.ndarr
     )
     draw_counts(batch * law.groups, law, as_rows(out))
     return out
+
+
+def _deepest(mean: float) -> float:
+    """About as many values of the distribution function as there are below 1."""
+    return mean + 12 * math.sqrt(mean) + 24
 
 
 def _padded(array: np.ndarray, size: int, value: int) -> np.ndarray:

@@ -485,7 +485,7 @@ multiply_add = _llvm_function("fmuladd", 3, "x * y + z, in one rounding where th
 
 @intrinsic
 def clear_seldom(typingctx: Any, lanes: Any, tiny: Any) -> Any:
-    """Lanes or a stack, those smaller than `tiny` set to zero by a branch that is seldom taken.
+    """Lanes or a stack, those smaller than `tiny`, and -0, set to zero by a branch that is seldom taken.
 
     What follows does not wait for the comparison, as it would for a selection: for chains of dependent steps.
     """
@@ -494,6 +494,7 @@ def clear_seldom(typingctx: Any, lanes: Any, tiny: Any) -> Any:
         value, bound = args
         kind = ir.VectorType(ELEMENTS[lanes.dtype], lanes.count)
         zero = ir.Constant(kind, [0.0] * lanes.count)
+        whole_numbers = ir.VectorType(ir.IntType(lanes.dtype.bitwidth), lanes.count)
         function = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(kind, [kind]), f"llvm.fabs.{_vector_name(kind)}"
         )
@@ -503,7 +504,8 @@ def clear_seldom(typingctx: Any, lanes: Any, tiny: Any) -> Any:
         for part in parts:
             size = builder.call(function, [part])
             below = builder.fcmp_ordered("<", size, _splat(builder, bound, lanes.count))
-            smalls.append(builder.and_(below, builder.fcmp_ordered(">", size, zero)))
+            own_bits = builder.bitcast(part, whole_numbers)
+            smalls.append(builder.and_(below, builder.icmp_unsigned("!=", own_bits, ir.Constant(whole_numbers, None))))
         if not smalls:
             return value
         some = builder.bitcast(reduce(builder.or_, smalls), ir.IntType(lanes.count))

@@ -22,7 +22,7 @@ from blocksim.arrays import (
     LinearParameters,
     LinearTraces,
 )
-from blocksim.numerics import bend, exponential, logistic, rise, steepness
+from blocksim.numerics import bend, bend_slope, exponential, logistic, rise, steepness
 from blocksim.surrogates import Hazard
 
 from .common import after_spike, first_crossing, flush, live_at_start, steps_left
@@ -140,10 +140,10 @@ def _heard(layer: LinearLayer, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """What each component listens to, (B, C, N): U, V after the reset, or a static function of U."""
     neuron = layer.neuron
     after, above, soft = (_flags(layer.listening(each)) for each in (AFTER, ABOVE, SOFTPLUS))
-    over = u[:, None] - neuron.knot
+    over, x = _from_knot(neuron, u)
     function = np.maximum(over, 0)
     if soft.any():
-        function = np.where(soft, function + neuron.softness * bend(over * steepness(neuron.softness)), function)
+        function = np.where(soft, function + neuron.softness * bend(x), function)
     return np.where(above | soft, function, np.where(after, v[:, None], u[:, None]))
 
 
@@ -151,10 +151,16 @@ def _function_slopes(layer: LinearLayer, u: np.ndarray) -> tuple[np.ndarray, np.
     """The slopes of what each component listens to, (B, C, N): in U, but for V after the reset, and in its softness."""
     neuron = layer.neuron
     above, soft = (_flags(layer.listening(each)) for each in (ABOVE, SOFTPLUS))
-    over = u[:, None] - neuron.knot
-    x = over * steepness(neuron.softness)
+    over, x = _from_knot(neuron, u)
     in_u = np.where(above, over > 0, np.where(soft, logistic(x), 1))
-    return in_u, np.where(soft, bend(x) + np.abs(x) * logistic(-np.abs(x)), 0)
+    return in_u, np.where(soft, bend_slope(x), 0)
+
+
+def _from_knot(neuron: LinearParameters, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """U - knot, (B, C, N), and as a multiple of the softness."""
+    over = u[:, None] - neuron.knot
+    with np.errstate(over="ignore"):
+        return over, over * steepness(neuron.softness)
 
 
 def _flags(flags: tuple[bool, ...]) -> np.ndarray:

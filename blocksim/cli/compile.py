@@ -15,7 +15,7 @@ from blocksim.cli.options import Several, console, progress
 
 DTYPES = ("float32", "float64")
 # a layer for each kernel and width of vectors: neurons, and whether they are recurrent
-MOST_COMPONENTS = 16
+MAX_COMPONENTS = 16
 LAYERS = ((1, False), (70, False), (70, True))
 
 
@@ -26,7 +26,7 @@ LAYERS = ((1, False), (70, False), (70, True))
 @click.option("--paper", is_flag=True, help='Compile gradient="paper" too.')
 @click.option(
     "--components",
-    type=Several(int, "numbers of components", tuple(range(MOST_COMPONENTS + 1))),
+    type=Several(int, "numbers of components", tuple(range(MAX_COMPONENTS + 1))),
     default=None,
     help="Compile the linear family too, for neurons of so many components: 0 for CubaLIF, 4 for a GIF of 2 + 2.",
 )

@@ -311,6 +311,7 @@ def _folders(files: list[Path], output: Path) -> list[Path]:
 
 def _one(task: Task, screen: Console) -> None:
     row = finished(task)
+    made = "results" if row else "written"
     if row is not None:
         screen.print(f"{Path(task.folder)}: finished before, with the same settings; nothing to do")
     else:
@@ -320,8 +321,8 @@ def _one(task: Task, screen: Console) -> None:
             row = fit_file(task, lambda stage, done, total: bar.update(
                 item, description=stage, completed=done, total=max(total, 1)), parts)  # fmt: skip
     _print(row, screen)
-    names = [DONE, PREDICTIONS, *([REPORT] if task.report else []), *([NWB] if task.nwb else [])]
-    screen.print("written: " + ", ".join(str(Path(task.folder) / name) for name in names))
+    places = [Path(task.folder) / name for name in (DONE, PREDICTIONS, REPORT, NWB)]
+    screen.print(f"{made}: {', '.join(str(place) for place in places if place.is_file())}")
 
 
 def _summarise(rows: list[dict[str, Any]], screen: Console) -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from blocksim._units import in_unit
-from blocksim._validation import decimal, found, whole
+from blocksim._validation import decimal, found, whole_number
 from blocksim.data._binning import Sample, Space
 from blocksim.errors import ArgumentError
 from blocksim.trains import EDGE
 
 # more than any sample lasts, or has of channels
-MOST = 1e6
+MAX_CHANGE = 1e6
 LAST_STEP = 2**31 - 1
 # e to the power of more is no gain that a float holds
 WIDEST = 10.0
@@ -101,16 +101,16 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("channel_shift", "mask_channels"):
-            object.__setattr__(self, name, whole(name, getattr(self, name), 0))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 0))
         for name, top, wanted in (
             ("blend", 1.0, "a probability, 0 to 1"),
             ("stretch", np.nextafter(1.0, 0.0), "a fraction from 0 to below 1"),
-            ("time_shift", MOST, f"a time of 0 to {MOST:g} ms"),
-            ("time_jitter", MOST, f"a time of 0 to {MOST:g} ms"),
-            ("channel_shift", MOST, f"0 to {MOST:g} channels"),
-            ("channel_jitter", MOST, f"0 to {MOST:g} channels"),
-            ("mask_time", MOST, f"a time of 0 to {MOST:g} ms"),
-            ("mask_channels", MOST, f"0 to {MOST:g} channels"),
+            ("time_shift", MAX_CHANGE, f"a time of 0 to {MAX_CHANGE:g} ms"),
+            ("time_jitter", MAX_CHANGE, f"a time of 0 to {MAX_CHANGE:g} ms"),
+            ("channel_shift", MAX_CHANGE, f"0 to {MAX_CHANGE:g} channels"),
+            ("channel_jitter", MAX_CHANGE, f"0 to {MAX_CHANGE:g} channels"),
+            ("mask_time", MAX_CHANGE, f"a time of 0 to {MAX_CHANGE:g} ms"),
+            ("mask_channels", MAX_CHANGE, f"0 to {MAX_CHANGE:g} channels"),
             ("drop", 1.0, "a probability, 0 to 1"),
             ("channel_stretch", np.nextafter(1.0, 0.0), "a fraction from 0 to below 1"),
             ("equalise", WIDEST, f"a standard deviation of 0 to {WIDEST:g}"),

@@ -13,14 +13,14 @@ from typing import Any, Self
 import numpy as np
 
 from blocksim._events import Events
-from blocksim._validation import flag, found, frozen, milliseconds, number, real_array, whole
-from blocksim.data._augmentation import MOST, Augmentation
+from blocksim._validation import flag, found, frozen, milliseconds, number, real_array, whole_number
+from blocksim.data._augmentation import MAX_CHANGE, Augmentation
 from blocksim.data._binning import Clock, Sample, Space, binned, pooled_space
 from blocksim.data._plausibility import warn_of_unit
 from blocksim.data._randomness import AUGMENT, SHUFFLE, Streams
-from blocksim.data.sources import MOST_CHANNELS, ArraySource, OwnLock, Source, join_lists
+from blocksim.data.sources import MAX_CHANNELS, ArraySource, OwnLock, Source, join_lists
 from blocksim.errors import ArgumentError
-from blocksim.trains import MOST_ROWS, given_times, plausible_rows, steps_of
+from blocksim.trains import MAX_ROWS, given_times, plausible_rows, steps_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +138,8 @@ class EventDataset:
     ) -> None:
         dt = milliseconds("dt", dt)
         clip = flag("clip", clip)
-        self.steps = None if steps is None else whole("steps", steps, 1)
-        pool = min(whole("pool", pool, 1), MOST_CHANNELS)
+        self.steps = None if steps is None else whole_number("steps", steps, 1)
+        pool = min(whole_number("pool", pool, 1), MAX_CHANNELS)
         space = pooled_space(source, dt, pool, clip)
         self.delays = _delays(delays, dt)
         if trim is not None:
@@ -148,9 +148,9 @@ class EventDataset:
             span = milliseconds("span", span)
             if trim is None:
                 raise ArgumentError("span: expected trim beside it, the share of events at either end; found None")
-        self._store = _Store(source, space, pool, Clock(trim, span), whole("cache_bytes", cache_bytes, 0))
+        self._store = _Store(source, space, pool, Clock(trim, span), whole_number("cache_bytes", cache_bytes, 0))
         self._select(np.arange(len(source)))
-        if self.channels > MOST_CHANNELS:
+        if self.channels > MAX_CHANNELS:
             raise ArgumentError(f"delays: expected at most 2**31 - 1 inputs in all; found {self.channels}")
         warn_of_unit(source, self._store.clock, dt)
 
@@ -325,7 +325,7 @@ class EventDataset:
         ArgumentError
             An argument out of range; at once, not when the first batch is asked for.
         """
-        batch_size = whole("batch_size", batch_size, 1)
+        batch_size = whole_number("batch_size", batch_size, 1)
         shuffle, drop_last = flag("shuffle", shuffle), flag("drop_last", drop_last)
         if augmentation is not None and not isinstance(augmentation, Augmentation):
             raise _no_augmentation(augmentation)
@@ -410,7 +410,7 @@ class EventDataset:
     def _length(self, samples: list[Sample], places: np.ndarray) -> int:
         """Steps of a batch of those samples, found to be so few that a batch can be made of them."""
         if self.steps is not None:
-            if len(samples) * self.steps > MOST_ROWS:
+            if len(samples) * self.steps > MAX_ROWS:
                 raise ArgumentError(
                     f"steps: expected at most 2**31 steps of all samples of a batch together; found "
                     f"{len(samples) * self.steps}"
@@ -519,7 +519,7 @@ def from_lists(
     when, which, offsets = join_lists(times, units)
     source = ArraySource(
         when, which, offsets, name="from_lists", kind="arrays in memory", labels=labels,
-        channels=whole("channels", channels, 1), class_names=class_names, groups=groups, group_names=group_names,
+        channels=whole_number("channels", channels, 1), class_names=class_names, groups=groups, group_names=group_names,
         error=ArgumentError,
     )  # fmt: skip
     return EventDataset(source, dt, steps, **settings)
@@ -555,7 +555,7 @@ def _delays(delays: Sequence[float], dt: float) -> tuple[int, ...]:
     """Delays in ms as steps."""
     values = given_times("delays", delays)
     steps = np.zeros(0, np.int64)
-    if values.ndim == 1 and np.isfinite(values).all() and (np.abs(values) <= MOST).all():
+    if values.ndim == 1 and np.isfinite(values).all() and (np.abs(values) <= MAX_CHANGE).all():
         steps = steps_of(values, dt)
     if not len(steps) or steps[0] < 0 or (np.diff(steps) < 1).any():
         raise ArgumentError(

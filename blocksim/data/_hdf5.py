@@ -24,7 +24,7 @@ CHANNELS = 700
 LISTS = ("spikes/times", "spikes/units")
 NEEDED = (*LISTS, "labels")
 # of the arrays of one value a sample, and of the texts: more than files of this layout have, and memory holds
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30
 # what h5py raises on a damaged file, but for what our own reading would raise
 DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, NotImplementedError,
            MemoryError)  # fmt: skip
@@ -72,7 +72,7 @@ class HDF5Source(Source):
             return None
         if not isinstance(data, library("h5py", "hdf5", str(self._path)).Dataset) or data.shape is None:
             raise FileError(f"{self._path}: expected {name} to be an array; found {_kind(data)}")
-        if data.ndim != 1 or data.size * data.dtype.itemsize > MOST_BYTES:
+        if data.ndim != 1 or data.size * data.dtype.itemsize > MAX_BYTES:
             raise FileError(f"{self._path}: expected {name} to have one axis; found shape {data.shape}, {data.dtype}")
         values: np.ndarray = data[()]
         return values

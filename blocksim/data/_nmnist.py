@@ -28,7 +28,7 @@ OVERFLOW_Y = 240
 OVERFLOW_US = 2**13
 EVENT_BYTES = 5
 # of a sample, in an archive that could unpack to anything: 27 million events
-MOST_BYTES = 2**27
+MAX_BYTES = 2**27
 # what macOS adds to archives
 LITTER = "__MACOSX/"
 MEMBER = re.compile(r"(?:(.*)/)?(\d+)/[^/.][^/]*\.bin")
@@ -154,5 +154,5 @@ class TreeSource(Source):
 
 
 def _small(name: str, size: int) -> None:
-    if size > MOST_BYTES:
-        raise ValueError(f"{size} bytes in {name}, more than a sample has ({MOST_BYTES})")
+    if size > MAX_BYTES:
+        raise ValueError(f"{size} bytes in {name}, more than a sample has ({MAX_BYTES})")

@@ -14,7 +14,7 @@ import numpy as np
 
 from blocksim._array_io import DAMAGED, check_output, npz_archive, write_npz
 from blocksim._npy import one_line
-from blocksim._validation import whole
+from blocksim._validation import whole_number
 from blocksim.data._nmnist import POLARITIES, SENSOR
 from blocksim.data.sources import ArraySource, Source, grid_channels, join_lists, listed
 from blocksim.errors import ArgumentError, FileError
@@ -144,7 +144,7 @@ def write_events(
     when, which, offsets = join_lists(times, units)
     source = ArraySource(
         when, which, offsets, name="write_events", kind="arrays", labels=labels,
-        channels=whole("channels", channels, 1), class_names=class_names, groups=groups, group_names=group_names,
+        channels=whole_number("channels", channels, 1), class_names=class_names, groups=groups, group_names=group_names,
         error=ArgumentError,
     )  # fmt: skip
     for sample in range(len(source)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blocksim._array_io import DAMAGED, opened
 from blocksim._atomic_io import named
-from blocksim._validation import found, items, whole
+from blocksim._validation import found, items, whole_number
 from blocksim.data._dataset import EventDataset
 from blocksim.data._hdf5 import HDF5Source
 from blocksim.data._nmnist import TreeSource
@@ -84,10 +84,10 @@ def open_dataset(
         Times of another unit would fit: see `EventDataset`.
     """
     if channels is not None:
-        channels = whole("channels", channels, 1)
+        channels = whole_number("channels", channels, 1)
     if sensor is not None:
         height, width = items("sensor", sensor, "(height, width)", 2)
-        sensor = (whole("sensor: height", height, 1), whole("sensor: width", width, 1))
+        sensor = (whole_number("sensor: height", height, 1), whole_number("sensor: width", width, 1))
     if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
         raise ArgumentError(f"path: expected the name of a file or folder; found {found(path)}")
     source = _source(named(path), channels, sensor)

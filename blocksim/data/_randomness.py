@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from blocksim._validation import whole
+from blocksim._validation import whole_number
 
 # what a stream is for; streams of two purposes never meet
 SHUFFLE, AUGMENT, SPLIT, NOISE, HELD_OUT_NOISE, EVALUATION_NOISE = range(6)
@@ -26,7 +26,7 @@ class Streams:
     """
 
     def __init__(self, purpose: int, seed: int, epoch: int = 0) -> None:
-        entropy = [purpose, whole("seed", seed, 0), whole("epoch", epoch, 0)]
+        entropy = [purpose, whole_number("seed", seed, 0), whole_number("epoch", epoch, 0)]
         self._key = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from blocksim._validation import choice, found, number, whole
+from blocksim._validation import choice, found, number, whole_number
 from blocksim.data._dataset import EventDataset
 from blocksim.data._randomness import SPLIT, Streams
 from blocksim.errors import ArgumentError
@@ -100,7 +100,7 @@ def folds(
     """
     _check(dataset)
     if k is not None:
-        k = whole("k", k, 2)
+        k = whole_number("k", k, 2)
     if choice("by", by, BY) == "group":
         groups, numbers = _groups(dataset)
         _enough("groups", len(groups), k or 2)

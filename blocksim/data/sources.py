@@ -21,9 +21,9 @@ from blocksim.errors import ArgumentError, BlocksimError, FileError
 from blocksim.trains import exact_times
 
 # a network has an output for every class: more are no classes, but numbers of something else
-MOST_CLASSES = 100_000
+MAX_CLASSES = 100_000
 # of `Events`
-MOST_CHANNELS = 2**31 - 1
+MAX_CHANNELS = 2**31 - 1
 
 
 class Numbered(Sequence[str]):
@@ -165,12 +165,12 @@ class Source:
     ) -> None:
         self.name, self.kind, self.channels, self.grid, self.error = name, kind, channels, grid, error
         self.unit = unit
-        if channels > MOST_CHANNELS:
-            raise self.wrong(f"expected at most {MOST_CHANNELS} channels; found {channels}")
+        if channels > MAX_CHANNELS:
+            raise self.wrong(f"expected at most {MAX_CHANNELS} channels; found {channels}")
         self.labels = self._numbers("labels", labels, None)
         if not len(self.labels):
             raise self.wrong("expected at least one labelled sample; found none")
-        if self.labels.max() >= MOST_CLASSES:
+        if self.labels.max() >= MAX_CLASSES:
             raise self.wrong(
                 f"expected labels, classes numbered 0, 1, ...; found {self.labels.max()} (number them with "
                 "numpy.unique(labels, return_inverse=True), and give the class names)"

@@ -5,6 +5,7 @@ Owns the way from a cell in pA and mV to a layer and back.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +97,7 @@ def load_cell(path: str | Path) -> FittedCell:
     (True, 0.5)
     """
     path = named(path)
-    return read_fit(path / "fit.json" if path.is_dir() else path, "the result of a fit, fit.json", _cell_of)
+    return read_fit(path / "fit.json" if os.path.isdir(path) else path, "the result of a fit, fit.json", _cell_of)
 
 
 def _cell_of(saved: Mapping[str, Any]) -> FittedCell:

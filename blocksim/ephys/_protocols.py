@@ -14,7 +14,17 @@ from blocksim import _notebook, plotting
 from blocksim._escape import checked_seed
 from blocksim._layer import Layer
 from blocksim._simulation import simulate
-from blocksim._validation import finite, flag, found, instance, milliseconds, number, real_array, sweep_array, whole
+from blocksim._validation import (
+    finite,
+    flag,
+    found,
+    instance,
+    milliseconds,
+    number,
+    real_array,
+    sweep_array,
+    whole_number,
+)
 from blocksim.backend import Backend
 from blocksim.ephys._fitted import neurons_of
 from blocksim.ephys._fitting.model import Cell
@@ -26,8 +36,8 @@ from blocksim.trains import before as is_before
 
 EDGE = 5.0  # ms: means of currents so long on either side of an edge are compared, for recorded currents are noisy
 CLEAR = 0.2  # of the squared jumps at the larger edge of the step are those at the smaller, at least
-MOST_SHOWN = 6  # potentials in a notebook
-MOST_WANDER = 0.25  # of the largest step, by which such means may leave the steps; an edge may take some samples
+MAX_SHOWN = 6  # potentials in a notebook
+MAX_WANDER = 0.25  # of the largest step, by which such means may leave the steps; an edge may take some samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +140,7 @@ class StepResponses:
 
     def _repr_html_(self) -> str:
         """In a notebook: what it is, and the first six potentials with their spikes."""
-        some = slice(0, MOST_SHOWN)
+        some = slice(0, MAX_SHOWN)
         first = self.trains.take(range(0, len(self.trains), self.repeats)[some])
         return _notebook.shown(
             repr(self), lambda: plotting.traces(
@@ -157,7 +167,7 @@ class StepResponses:
         fitted[:, begin:end] = levels[1][:, None]
         wander = float(np.abs(_smoothed(current - fitted, width)).max())
         largest = float(np.abs(amplitudes).max())
-        if not wander <= MOST_WANDER * largest:
+        if not wander <= MAX_WANDER * largest:
             raise ArgumentError(
                 "recording: expected one step of the current in each sweep, all at the same time; found a current that "
                 f"leaves such steps, the largest of {largest:.3g} pA, by {wander:.3g} pA"
@@ -288,7 +298,7 @@ def step_responses(
     begin, end = lengths[0], lengths[0] + lengths[1]
     current = np.full((len(sizes), sum(lengths)), number("holding", holding))
     current[:, begin:end] += sizes[:, None]
-    repeats = whole("repeats", repeats, 1)
+    repeats = whole_number("repeats", repeats, 1)
     offset, scale = 0.0, 1.0
     if isinstance(cell, Layer):
         if cell.inputs not in (None, 1):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from blocksim import metrics
-from blocksim._validation import whole
+from blocksim._validation import whole_number
 from blocksim.backend import Backend
 from blocksim.ephys._fitting.data import means_of, repeats_of
 from blocksim.ephys._fitting.doubts import squared_correlation
@@ -152,7 +152,7 @@ def predict(
     groups = repeats_of(current)
     means = means_of(current, groups)
     if isinstance(cell, GIFCell):
-        repeats = whole("repeats", repeats, 1) if cell.is_stochastic else 1
+        repeats = whole_number("repeats", repeats, 1) if cell.is_stochastic else 1
         return _predict_gif(cell, at, groups, means, earlier, backend, repeats, seed)
     traces = Prediction(*(trace[:, lead:] for trace in cell.predict(means, dt, backend=backend, dtype=np.float32)))
     unit = "1" if cell.millivolts is None else "mV"

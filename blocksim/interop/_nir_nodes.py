@@ -22,7 +22,7 @@ from blocksim.interop._nir_graph import kind_of
 KEY = "blocksim"  # of our metadata
 WEIGHTED = ("Linear", "Affine")
 # what neurons and leaky integrators are given by
-NUMBERS = ("tau", "tau_mem", "tau_syn", "r", "w_in", "v_leak", "v_threshold", "v_reset")
+FIELDS = ("tau", "tau_mem", "tau_syn", "r", "w_in", "v_leak", "v_threshold", "v_reset")
 NEURONS: dict[str, type[LIF | ALIF]] = {"LIF": LIF, "ALIF": ALIF, "CubaLIF": CubaLIF}
 # those of a neuron's parameters that are kept in its metadata
 PARAMETERS = ("beta", "theta", "refractory_steps", "p", "b")
@@ -178,7 +178,7 @@ def _in_nir(weights: np.ndarray, factor: np.ndarray) -> np.ndarray:
 def same_numbers(one: Any, other: Any) -> bool:
     """Whether two nodes of neurons or leaky integrators are equal to the bit; both may be None."""
     return kind_of(one) == kind_of(other) and all(
-        np.array_equal(getattr(one, name, 0.0), getattr(other, name, 0.0)) for name in NUMBERS
+        np.array_equal(getattr(one, name, 0.0), getattr(other, name, 0.0)) for name in FIELDS
     )
 
 

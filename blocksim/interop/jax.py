@@ -40,7 +40,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 # Tapes that wait for their backward pass: JAX may never ask for one, or ask twice. Where a tape is gone, it runs again.
-MOST_TAPES = 8
+MAX_TAPES = 8
 
 
 class Outputs(NamedTuple):
@@ -240,7 +240,7 @@ class _Tapes:
         with self.lock:
             number = next(self.numbers) % 2**32
             self.kept[number] = run
-            while len(self.kept) > MOST_TAPES:
+            while len(self.kept) > MAX_TAPES:
                 self.kept.popitem(last=False)
         return np.asarray(number, np.uint32)
 

@@ -11,7 +11,7 @@ import numpy as np
 from blocksim._validation import finite, found, milliseconds, real_array
 from blocksim.errors import ArgumentError
 from blocksim.plotting._sheet import align, legend, sheet_of, text
-from blocksim.plotting._spikes import MOST_PANELS
+from blocksim.plotting._spikes import MAX_PANELS
 from blocksim.trains import SpikeTrains, checked_window, near_spikes
 
 STRETCHES, LEVELS, BARS = 1000, 30, 60  # of residuals: over time, over the potential, in the histogram
@@ -67,8 +67,8 @@ def traces(
     """
     rows = _rows("voltage", voltage)
     dt, unit = milliseconds("dt", dt), text("unit", unit)
-    if len(rows) > MOST_PANELS:
-        raise ArgumentError(f"voltage: expected at most {MOST_PANELS} potentials; found {len(rows)}")
+    if len(rows) > MAX_PANELS:
+        raise ArgumentError(f"voltage: expected at most {MAX_PANELS} potentials; found {len(rows)}")
     trains = None if spikes is None else SpikeTrains.of(spikes)
     if trains is not None and len(trains) != len(rows):
         raise ArgumentError(f"spikes: expected a train for each of {len(rows)} potentials; found {len(trains)}")

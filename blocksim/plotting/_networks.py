@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._validation import MOST_SIZE, choice, finite, found, items, real_array, whole
+from blocksim._validation import MAX_SIZE, choice, finite, found, items, real_array, whole_number
 from blocksim.errors import ArgumentError
 from blocksim.plotting._sheet import legend, one_panel, sheet_of
 
@@ -147,7 +147,7 @@ def learning_curve(
         wrong = f"one without {', '.join(missing)}" if missing else found(history)
         raise ArgumentError(f"history: expected the history of a training; found {wrong}")
     if best_epoch is not None:
-        best_epoch = whole("best_epoch", best_epoch, 0, MOST_SIZE)
+        best_epoch = whole_number("best_epoch", best_epoch, 0, MAX_SIZE)
     sheet = sheet_of(axes, figure, (9, 3.2), 3, nrows=1, ncols=3)
     from matplotlib.ticker import MaxNLocator
 

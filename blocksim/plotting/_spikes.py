@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from blocksim._validation import MOST_SIZE, finite, found, milliseconds, real_array, whole
+from blocksim._validation import MAX_SIZE, finite, found, milliseconds, real_array, whole_number
 from blocksim.errors import ArgumentError
 from blocksim.plotting._sheet import SPIKE, align, one_panel, sheet_of, text
 
-MOST_PANELS = 100
+MAX_PANELS = 100
 
 
 def raster(
@@ -129,7 +129,7 @@ def rates(times: np.ndarray, count: int, duration: float, *, width: float | None
     array([300.,   0.])
     """
     times, duration = _spikes(times, duration)
-    count = whole("count", count, 1, MOST_SIZE)
+    count = whole_number("count", count, 1, MAX_SIZE)
     if width is not None:
         width = milliseconds("width", width)
         if duration / width > 1e6:
@@ -204,7 +204,7 @@ def _spikes(times: Any, duration: Any) -> tuple[np.ndarray, float]:
 def _raster_of(times: Any, rows: Any, count: Any, duration: Any) -> tuple[np.ndarray, np.ndarray, int, float]:
     """What a raster is of, checked."""
     times, duration = _spikes(times, duration)
-    count = whole("count", count, 1, MOST_SIZE)
+    count = whole_number("count", count, 1, MAX_SIZE)
     rows = real_array("rows", rows)
     if rows.shape != times.shape or (rows.size and rows.dtype.kind not in "iu"):
         raise ArgumentError(f"rows: expected an integer for each of {len(times)} times; found {found(rows)}")

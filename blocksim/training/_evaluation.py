@@ -15,7 +15,7 @@ import numpy as np
 from blocksim import _notebook, plotting
 from blocksim._escape import Noise
 from blocksim._network import Network
-from blocksim._validation import found, whole
+from blocksim._validation import found, whole_number
 from blocksim.backend import Backend
 from blocksim.classification import confusion_matrix
 from blocksim.data import Augmentation
@@ -59,7 +59,7 @@ class Variations:
 
     def __post_init__(self) -> None:
         for name in ("rounds", "seed"):
-            object.__setattr__(self, name, whole(name, getattr(self, name), 0))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 0))
         if self.augmentation is not None and not isinstance(self.augmentation, Augmentation):
             raise ArgumentError(
                 f"augmentation: expected a blocksim.data.Augmentation or None; found {found(self.augmentation)}"
@@ -192,7 +192,7 @@ def evaluate(
         network = network.network
     if not isinstance(network, Network):
         raise ArgumentError(f"network: expected a blocksim.Network, or a Model of load_model; found {found(network)}")
-    size = whole("batch_size", batch_size, 1)
+    size = whole_number("batch_size", batch_size, 1)
     if variations is not None and not isinstance(variations, Variations):
         raise ArgumentError(f"variations: expected a blocksim.training.Variations or None; found {found(variations)}")
     samples = as_samples("data", data, network)

@@ -14,7 +14,7 @@ import numpy as np
 
 from blocksim._network import Network
 from blocksim._options import check_choices
-from blocksim._validation import choice, found, instance, items, number, whole
+from blocksim._validation import choice, found, instance, items, number, whole_number
 from blocksim.data import Augmentation
 from blocksim.errors import ArgumentError
 from blocksim.optimisers import AdamW, Optimiser, is_named
@@ -69,7 +69,7 @@ class RatePenalty:
             set_field(self, "upper", number("upper", self.upper, least=self.lower))
         if self.layers is not None:
             layers = items("layers", self.layers, "numbers of layers")
-            set_field(self, "layers", tuple(whole("layers", layer, 0) for layer in layers))
+            set_field(self, "layers", tuple(whole_number("layers", layer, 0) for layer in layers))
         choice("over", self.over, ("batch", "sample"))
 
 
@@ -104,7 +104,8 @@ class Training:
         Names of trained parameters, as in `Network.parameters`; `*` stands for any text.
     transforms : dict of Transform
         Reparametrisation by name; the first pattern that fits counts, then those of beta and p (`Decay`, 0.5 to 1e4
-        and 1e5 steps) and theta (`Positive`). Others are free.
+        and 1e5 steps), of theta (`Positive`), and of parameters of components, synapses and noise that have a range.
+        Others are free.
     surrogate, gradient, detach, method, tape
         As for `blocksim.simulate`.
     validation : float
@@ -164,9 +165,9 @@ class Training:
     def __post_init__(self) -> None:
         set_field = object.__setattr__
         for name, least in (("epochs", 1), ("batch_size", 1), ("shares", 1), ("seed", 0)):
-            set_field(self, name, whole(name, getattr(self, name), least))
+            set_field(self, name, whole_number(name, getattr(self, name), least))
         if self.patience is not None:
-            set_field(self, "patience", whole("patience", self.patience, 1))
+            set_field(self, "patience", whole_number("patience", self.patience, 1))
         if not isinstance(self.optimiser, Optimiser):
             raise ArgumentError(f"optimiser: expected one of blocksim.optimisers; found {found(self.optimiser)}")
         choice("schedule", self.schedule, SCHEDULES)

@@ -15,7 +15,7 @@ import numpy as np
 
 from blocksim._array_io import plain
 from blocksim._network import Network
-from blocksim._validation import number, whole
+from blocksim._validation import number, whole_number
 from blocksim.errors import FileError
 from blocksim.models import Model, load_model, save_model
 from blocksim.optimisers import Arrays, OptimiserState
@@ -162,15 +162,15 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any], Model]:
     try:
         best = meta["best"]
         state = TrainingState(
-            epoch=whole("epoch", meta["epoch"], 0),
-            batch=whole("batch", meta["batch"], 0),
+            epoch=whole_number("epoch", meta["epoch"], 0),
+            batch=whole_number("batch", meta["batch"], 0),
             free=part("free/"),
             optimiser=OptimiserState.from_arrays(part("optimiser/")),
             totals=_totals(meta["totals"]),
             best=None
             if best is None
             else Best(
-                whole("best epoch", best["epoch"], 1),
+                whole_number("best epoch", best["epoch"], 1),
                 tuple(number("score", value) for value in best["score"]),
                 part("best/"),
             ),
@@ -180,7 +180,7 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any], Model]:
             ),
         )
         for record in state.history:
-            whole("epoch", record["epoch"] if record.keys() == state.history[0].keys() else None, 1)
+            whole_number("epoch", record["epoch"] if record.keys() == state.history[0].keys() else None, 1)
         description = {**meta["description"], "training": dict(meta["description"]["training"])}
         return state, description, model
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -198,7 +198,7 @@ def _checked(name: str, value: Any) -> Any:
 def _totals(stored: Mapping[str, Any]) -> Totals:
     kinds = {item.name: item.type for item in fields(Totals)}
     values: dict[str, Any] = {
-        name: whole(name, value, 0) if kinds[name] == "int" else number(name, value)
+        name: whole_number(name, value, 0) if kinds[name] == "int" else number(name, value)
         for name, value in stored.items()
         if name != "spikes"
     }

@@ -19,7 +19,7 @@ import numpy as np
 from blocksim._array_io import plain, write_json
 from blocksim._network import Network
 from blocksim._settings import check_names, make, read_settings, section
-from blocksim._validation import choice, found, instance, items, milliseconds, whole
+from blocksim._validation import choice, found, instance, items, milliseconds, whole_number
 from blocksim.data import Augmentation, EventDataset, open_dataset
 from blocksim.errors import ArgumentError
 from blocksim.initialisers import calibrate, make_network
@@ -33,9 +33,9 @@ AXES = ("refractory", "method", "gradient")  # of a grid
 # samples that the first weights are calibrated on
 CALIBRATION = 64
 # of the highest rate that a refractory period allows, how much a layer begins with at most
-MOST = 0.3
+MAX_RATE = 0.3
 # of a sample: indices of events are 32-bit numbers in some backends
-MOST_STEPS = 2**31 - 1
+MAX_STEPS = 2**31 - 1
 # of a result, besides loss and accuracy
 SECONDS = ("seconds_an_epoch", "seconds")
 VALIDATION = ("validation_loss", "validation_accuracy")
@@ -249,7 +249,7 @@ def grid_of(experiment: Experiment, seeds: int = 1, **axes: Sequence[Any]) -> li
     ['out/refractory20-seed0', 'out/refractory20-seed1', 'out/refractory40-seed0', 'out/refractory40-seed1']
     """
     instance("experiment", experiment, Experiment, "an Experiment")
-    seeds = whole("seeds", seeds, 1)
+    seeds = whole_number("seeds", seeds, 1)
     check_names("axes", axes, AXES)
     some = {name: values for name, values in axes.items() if not (isinstance(values, (list, tuple)) and not values)}
     axes = {name: items(name, values, "a sequence of values") for name, values in some.items()}
@@ -284,8 +284,8 @@ def open_samples(path: str | Path, choices: DataChoices) -> EventDataset:
     if duration is None:
         duration = data.statistics()["duration_ms"]["max"] + data.delays[-1] * dt
     number = milliseconds("duration", duration) / dt
-    if number > MOST_STEPS:
-        raise ArgumentError(f"duration: expected at most {MOST_STEPS} steps of {dt:g} ms; found {duration:g} ms")
+    if number > MAX_STEPS:
+        raise ArgumentError(f"duration: expected at most {MAX_STEPS} steps of {dt:g} ms; found {duration:g} ms")
     steps = max(1, math.floor(number + 1e-6))
     return open_dataset(path, dt, steps, **binning)
 
@@ -298,7 +298,7 @@ def first_network(data: EventDataset, experiment: Experiment) -> Network:
     rng = np.random.default_rng([seed, CALIBRATION])
     some = data.batch(np.sort(rng.permutation(len(data))[:CALIBRATION])).x
     input_rate = max(some.density / (data.dt / 1000), 1e-3)
-    rate = min(rate, MOST / ((experiment.network.refractory + data.dt) / 1000))
+    rate = min(rate, MAX_RATE / ((experiment.network.refractory + data.dt) / 1000))
     # samples end in silence, as long as they are all of the longest one's duration
     assert data.steps is not None
     rate *= min(1.0, data.statistics()["duration_ms"]["mean"] / (data.steps * data.dt))

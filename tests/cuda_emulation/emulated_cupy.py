@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+HEADER = HERE / "cuda_on_cpu.h"
 CACHE = Path(os.environ.get("BLOCKSIM_EMULATION_CACHE", Path(tempfile.gettempdir()) / "blocksim-cuda-emulation"))
 FLAGS = os.environ.get("BLOCKSIM_EMULATION_FLAGS", "-O0").split()  # compiling takes longer than running
 ORDER = 0  # of threads: 0 as they come, 1 reversed, more: shuffled
@@ -339,6 +340,34 @@ def stack(arrays):
 LETTERS = {"f": "f", "d": "d", "i": "i", "I": "I", "q": "ql", "Q": "QL", "h": "hH", "b": "bB?"}
 
 
+def _mark(*texts):
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]
+
+
+def _compiled_header(options):
+    """The folder of the header as g++ reads it fastest, which takes most of a build otherwise."""
+    text = HEADER.read_text()
+    folder = CACHE / _mark(text, *options, *FLAGS)
+    built = folder / f"{HEADER.name}.gch"
+    if not built.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _build(built, text, [*options, "-x", "c++-header"], HEADER.name)
+    return folder
+
+
+def _build(built, text, options, what):
+    """Have g++ make a file of a text; another process may make the same one."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        source, made = Path(folder) / "kernels.cpp", Path(folder) / "made"
+        source.write_text(text)
+        command = ["g++", *FLAGS, "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas", *options, f"-I{HERE}"]
+        done = subprocess.run([*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"compiling {what}:\n{done.stderr}")
+        os.replace(made, built)
+
+
 class RawModule:
     """Kernels of one text, built by g++."""
 
@@ -351,20 +380,11 @@ class RawModule:
         )
         text = f'#include "cuda_on_cpu.h"\n#line 1 "kernels.cu"\n{code}\n#line 1 "exports"\n{exports}\n'
         wanted = [option for option in options if option.startswith(("-std", "-D"))]
-        mark = hashlib.sha256("\0".join([text, (HERE / "cuda_on_cpu.h").read_text(), *wanted, *FLAGS]).encode())
-        library = CACHE / f"{mark.hexdigest()[:24]}.so"
+        mark = _mark(text, HEADER.read_text(), *wanted, *FLAGS)
+        library = CACHE / f"{mark}.so"
         if not library.exists():
-            CACHE.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-                source, built = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-                source.write_text(text)
-                command = ["g++", *wanted, *FLAGS, "-fPIC", "-shared", "-ffp-contract=off", "-Wno-unknown-pragmas"]
-                done = subprocess.run(
-                    [*command, f"-I{HERE}", str(source), "-o", str(built)], capture_output=True, text=True, check=False
-                )
-                if done.returncode:
-                    raise RuntimeError(f"compiling {', '.join(self.names)}:\n{done.stderr}")
-                os.replace(built, library)
+            folder = _compiled_header([option for option in wanted if option.startswith("-std")])
+            _build(library, text, [*wanted, "-shared", f"-I{folder}"], ", ".join(self.names))
         self.library = ctypes.CDLL(str(library))
 
     def get_function(self, name):

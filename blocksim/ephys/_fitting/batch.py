@@ -33,7 +33,7 @@ from blocksim.errors import ArgumentError, BlocksimError, FileError
 
 DONE, PREDICTIONS, REPORT, NWB = "fit.json", "predictions.npz", "report.html", "fit.nwb"
 # columns of the table of cells that its model brings, by what makes the fit
-NUMBERS = {
+COLUMNS = {
     FitConfig: ("tau_mem_ms", "tau_adapt_ms", "adaptation", "gain_per_pa", "bias", "refractory_ms", "rheobase_pa",
                 "adaptation_pa", "reset_mv", "scale_mv", "dt_ms", "training_loss", "warnings"),
     GIFConfig: ("tau_mem_ms", "resistance_mohm", "capacitance_pf", "rest_mv", "reset_mv", "threshold_mv", "width_mv",
@@ -48,7 +48,7 @@ def columns_of(config: FitConfig | GIFConfig) -> dict[str, type]:
     gif = isinstance(config, GIFConfig)
     scored = SCORES + (STOCHASTIC if isinstance(config, GIFConfig) and config.noise else ())
     texts: dict[str, type] = dict.fromkeys(("cell", "file", "model") if gif else ("cell", "file"), str)
-    numbers = dict.fromkeys(NUMBERS[type(config)], float) | dict.fromkeys(["training_spikes", "test_spikes"], int)
+    numbers = dict.fromkeys(COLUMNS[type(config)], float) | dict.fromkeys(["training_spikes", "test_spikes"], int)
     numbers |= {f"{part}_{name}": float for part in ("training", "test") for name in scored} | {"seconds": float}
     return texts | {name: str if name in TEXTS else kind for name, kind in numbers.items()}
 
@@ -184,7 +184,7 @@ def digest(task: Task) -> str:
 
 
 def finished(task: Task) -> dict[str, Any] | None:
-    """The row of a file that was fitted before, or None; so too where a report or NWB that is wanted is missing.
+    """The row of a file that was fitted before, or None; so too where a file that is wanted is missing.
 
     Raises
     ------
@@ -203,7 +203,8 @@ def finished(task: Task) -> dict[str, Any] | None:
             f"{place}: expected the result of a fit; found another file ({type(error).__name__}: {error})"
         ) from error
     if same:
-        wanted = [name for name, asked in ((REPORT, task.report), (NWB, task.nwb)) if asked]
+        files = {PREDICTIONS: True, REPORT: task.report, NWB: task.nwb}
+        wanted = [name for name, asked in files.items() if asked]
         return row if all(place.with_name(name).is_file() for name in wanted) else None
     if task.overwrite:
         return None

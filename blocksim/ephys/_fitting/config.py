@@ -13,7 +13,7 @@ import numpy as np
 
 from blocksim._options import check_choices
 from blocksim._settings import of_fields
-from blocksim._validation import choice, choices, instance, items, milliseconds, number, numbers_by_name, whole
+from blocksim._validation import choice, choices, instance, items, milliseconds, number, numbers_by_name, whole_number
 from blocksim.ephys._fitting.losses import SpikeLoss, spike_loss
 from blocksim.ephys._fitting.translation import PARAMETERS
 from blocksim.errors import ArgumentError
@@ -134,7 +134,7 @@ class FitConfig:
             ("candidates", 1), ("restarts", 1), ("epochs", 0), ("patience", 1), ("generations", 0), ("population", 16),
             ("seed", 0),
         ):  # fmt: skip
-            set_field(self, name, whole(name, getattr(self, name), least))
+            set_field(self, name, whole_number(name, getattr(self, name), least))
         if self.restarts > self.candidates:
             raise ArgumentError(
                 f"restarts: expected at most as many as candidates, {self.candidates}; found {self.restarts}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blocksim._validation import finite, found, frozen, milliseconds, real_array, whole
+from blocksim._validation import finite, found, frozen, milliseconds, real_array, whole_number
 from blocksim.ephys._recordings.recording import Recording
 from blocksim.errors import ArgumentError
 from blocksim.trains import checked_window, near_spikes, nearest_steps
@@ -87,7 +87,7 @@ class FitData:
             kind = np.bool_ if name == "near_spike" else np.float32
             object.__setattr__(self, name, frozen(np.array(array, kind, order="C")))
         object.__setattr__(self, "dt", milliseconds("dt", self.dt))
-        warm_up = whole("warm_up", self.warm_up, 0)
+        warm_up = whole_number("warm_up", self.warm_up, 0)
         if warm_up >= current.shape[1]:
             raise ArgumentError(
                 f"{label}warm_up: expected fewer steps than a window's {current.shape[1]}; found {warm_up}"

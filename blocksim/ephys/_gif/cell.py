@@ -19,7 +19,7 @@ from blocksim._milliseconds import steps_of_ms
 from blocksim._parameters import tuple_of
 from blocksim._presets import GIF
 from blocksim._simulation import simulate
-from blocksim._validation import found, milliseconds, number, real_array, whole
+from blocksim._validation import found, milliseconds, number, real_array, whole_number
 from blocksim.backend import Backend
 from blocksim.ephys._fitting.model import Cell, parameter_table, sweeps_of
 from blocksim.ephys._gif.imposed import Basis, hazard_of, impose, weighted, where_live
@@ -207,7 +207,7 @@ class GIFCell:
             The current is of another rank, empty or not finite, or another argument is out of range.
         """
         array, dt = sweeps_of(current), milliseconds("dt", dt)
-        repeats = whole("repeats", repeats, 1)
+        repeats = whole_number("repeats", repeats, 1)
         layer = Layer(self.neuron(dt, repeats if self.is_stochastic else 1, np.float32))
         gain = self.gain(dt)
         seeds = np.random.SeedSequence(checked_seed(seed)).generate_state(len(array), np.uint64)

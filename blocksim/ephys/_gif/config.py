@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from blocksim._settings import of_fields
-from blocksim._validation import choice, flag, found, milliseconds, number, numbers_by_name, whole
+from blocksim._validation import choice, flag, found, milliseconds, number, numbers_by_name, whole_number
 from blocksim.errors import ArgumentError
 
 
@@ -168,8 +168,8 @@ class GIFConfig:
         if self.validation > 0.9:
             raise ArgumentError(f"validation: expected a share of at most 0.9; found {self.validation:g}")
         put("ridge", number("ridge", self.ridge, least=0))
-        put("repeats", whole("repeats", self.repeats, 1))
-        put("seed", whole("seed", self.seed, 0))
+        put("repeats", whole_number("repeats", self.repeats, 1))
+        put("seed", whole_number("seed", self.seed, 0))
 
     def _checked_bins(self) -> tuple[float, ...]:
         bins = tuple(milliseconds("bins", each, zero=True) for each in _each(self.bins))

@@ -33,9 +33,9 @@ TOLERANCE = 1e-6  # of the log-likelihood, by which a step has to raise it
 FURTHEST, NOWHERE = 5.0, 1e100
 NUDGE = 1e-5  # of a free number, in its unit, for the derivatives of the layer's numbers
 FAR = 1e-3  # of a standard error, for those of the gradient
-LEAST_VARIANCE = 1e-6  # mV^2, of residuals: made-up recordings may have none
-LEAST_ERROR, LEAST_SIZE = 1e-3, 1e-4  # of a number that the data do not determine, or only with others
-LEAST_CURVATURE = 0.01  # in units of the first fit's: an error grows tenfold at most
+MIN_VARIANCE = 1e-6  # mV^2, of residuals: made-up recordings may have none
+MIN_ERROR, MIN_SIZE = 1e-3, 1e-4  # of a number that the data do not determine, or only with others
+MIN_CURVATURE = 0.01  # in units of the first fit's: an error grows tenfold at most
 
 
 def optimiser() -> Any:
@@ -81,7 +81,7 @@ def refine(
     level, free = np.asarray(result.jac, np.float64), numbers.start + scale @ best
     bent = np.array([below(best + FAR * each)[1] - level for each in np.eye(size)]) / FAR
     curvature, vectors = np.linalg.eigh((bent + bent.T) / 2)
-    spread = numbers.units(free)[:, None] * (scale @ vectors / np.sqrt(np.maximum(curvature, LEAST_CURVATURE)))
+    spread = numbers.units(free)[:, None] * (scale @ vectors / np.sqrt(np.maximum(curvature, MIN_CURVATURE)))
     cell, series = numbers.cell(free), numbers.value(free, "series_resistance")
     found = replace(
         first, cell=cell, series_resistance=series, names=numbers.names, covariance=spread @ spread.T,
@@ -207,10 +207,10 @@ def _scale(numbers: _Numbers, first: Estimate) -> np.ndarray:
     units = numbers.units(numbers.start)[own]
     covariance = first.covariance[np.ix_(theirs, theirs)] / np.outer(units, units)
     errors = np.sqrt(np.maximum(np.diagonal(covariance), 0))
-    errors = np.where(errors > 0, errors, LEAST_ERROR)
+    errors = np.where(errors > 0, errors, MIN_ERROR)
     sizes, vectors = np.linalg.eigh(covariance / np.outer(errors, errors))
     scale = TAU * np.eye(len(numbers.names))
-    scale[np.ix_(own, own)] = errors[:, None] * vectors * np.sqrt(np.maximum(sizes, LEAST_SIZE))
+    scale[np.ix_(own, own)] = errors[:, None] * vectors * np.sqrt(np.maximum(sizes, MIN_SIZE))
     return scale
 
 
@@ -226,4 +226,4 @@ def _weight(known: Recorded, first: Estimate) -> float:
     sums = np.add.reduceat(slope.ravel(), np.arange(0, slope.size, stretch_of(slope.size, known.dt)))
     squares = float(np.square(slope).sum())
     inflation = max(1.0, float(np.square(sums).sum()) / squares) if squares else 1.0
-    return 1 / (max(float(np.square(off[known.counted]).mean()), LEAST_VARIANCE) * inflation)
+    return 1 / (max(float(np.square(off[known.counted]).mean()), MIN_VARIANCE) * inflation)

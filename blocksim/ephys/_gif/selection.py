@@ -18,7 +18,7 @@ from blocksim.ephys._gif.estimate import Estimate, Score, estimate, score
 from blocksim.ephys._gif.recorded import Recorded
 from blocksim.ephys._gif.refinement import refined
 
-LEAST_SPIKES = 5  # in each part
+MIN_SPIKES = 5  # in each part
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def select(known: Recorded, config: GIFConfig, tell: Callable[[str, int, int], N
     options = [replace(config, model=model, fixed=_known(config, model)) for model in models]
     stop = round((1 - config.validation) * known.current.shape[1])
     parts = known.spikes[:, :stop], known.spikes[:, stop:]
-    if not (0 < stop < known.current.shape[1] and all(part.sum() >= LEAST_SPIKES for part in parts)):
+    if not (0 < stop < known.current.shape[1] and all(part.sum() >= MIN_SPIKES for part in parts)):
         return Selection(options[-1], {}, float("nan"), float("nan"))
     earlier = known.until(stop)
     compared: dict[str, float] = {}

@@ -19,7 +19,7 @@ from blocksim.ephys._gif.imposed import hazard_of, is_live
 CHUNK = 8192  # steps at a time: their regressors stay in a core's cache
 THINNED = 8  # the first iterations count one silent step in so many
 STEPS = 60
-LEAST_SLOPE = 1e-3  # of the log of the hazard, per mV: a neuron must spike more readily where its potential is higher
+MIN_SLOPE = 1e-3  # of the log of the hazard, per mV: a neuron must spike more readily where its potential is higher
 CRITICAL = 1.36  # over the root of their number: what the Kolmogorov-Smirnov distance of many exceeds in 5 % of samples
 
 
@@ -131,7 +131,7 @@ def fit_spikes(
     every = _Likelihood(regressors, wanted, live.astype(np.float64), mean, scale, penalty)
     weights, _ = _ascend(first, weights, free, 1e-4)
     weights, converged = _ascend(every, weights, free, 1e-10)
-    least = LEAST_SLOPE * scale[0]
+    least = MIN_SLOPE * scale[0]
     if at_bound := bool(free[0] and weights[0] < least):
         weights[0], free[0] = least, False
         weights, converged = _ascend(every, weights, free, 1e-10)

@@ -17,7 +17,7 @@ from blocksim.errors import ArgumentError
 from blocksim.trains import near_spikes, nearest_steps
 
 STRETCH = 100.0  # ms at most, of steps that share an offset: slower changes of rest do not count
-MOST_LAGS = 5000  # steps of the full kernel: 200 MB of products
+MAX_LAGS = 5000  # steps of the full kernel: 200 MB of products
 ROWS_A_LAG = 10  # steps that must be left, for each step of the full kernel
 FEWEST_TAIL = 10  # steps that an exponential is fitted to
 LEFT = 1e-9  # of a step's variance, not told by the steps around; below, rounding errors decide what the kernel is
@@ -260,9 +260,9 @@ def _lengths(dt: float, duration: float, membrane_from: float | None, length: fl
     duration, length = milliseconds("duration", duration), milliseconds("length", length)
     begin = duration if membrane_from is None else milliseconds("membrane_from", membrane_from)
     lags, own, tail = nearest_steps(length, dt), max(1, nearest_steps(duration, dt)), max(1, nearest_steps(begin, dt))
-    if lags > MOST_LAGS:
+    if lags > MAX_LAGS:
         raise ArgumentError(
-            f"length: expected at most {MOST_LAGS} steps of {dt:g} ms; found {length:g} ms, {lags} steps (use a longer "
+            f"length: expected at most {MAX_LAGS} steps of {dt:g} ms; found {length:g} ms, {lags} steps (use a longer "
             "step, by Recording.at_dt)"
         )
     for name, given, steps in (("duration", duration, own), ("membrane_from", begin, tail)):

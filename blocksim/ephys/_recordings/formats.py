@@ -219,8 +219,9 @@ def _told(path: Path) -> _Format:
     try:
         with path.open("rb") as file:
             head = file.read(8)
-    except OSError as error:
-        raise FileError(f"{path}: expected a file that can be read; found: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        why = getattr(error, "strerror", None) or error
+        raise FileError(f"{path}: expected a file that can be read; found: {why}") from error
     if not head:
         raise FileError(f"{path}: expected a recording; found an empty file")
     for magic, reader in ((b"PK\x03\x04", "npz"), (b"\x93NUMPY", "arrays"), (b"ABF ", "abf"), (b"ABF2", "abf")):

@@ -15,7 +15,7 @@ from blocksim.trains import EDGE, steps_that_hold
 
 ENDS = ("zero", "mean")
 
-MOST_STEPS = 2**31 - 1
+MAX_STEPS = 2**31 - 1
 
 
 def resampled_steps(steps: int, dt: float, new_dt: float) -> int:
@@ -64,8 +64,8 @@ def resample(trace: Any, dt: float, new_dt: float, end: str = "zero") -> np.ndar
     finite("trace", trace)
     steps = trace.shape[-1]
     total = resampled_steps(steps, dt, new_dt)
-    if total > MOST_STEPS:
-        raise ArgumentError(f"new_dt: expected at most {MOST_STEPS} new steps; found {total} of {new_dt:g} ms")
+    if total > MAX_STEPS:
+        raise ArgumentError(f"new_dt: expected at most {MAX_STEPS} new steps; found {total} of {new_dt:g} ms")
     # edges of the new steps in units of the old; a whole ratio is met without rounding errors
     edges = np.arange(total + 1) * (new_dt / dt)
     near = np.rint(edges)
