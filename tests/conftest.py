@@ -70,8 +70,12 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """With xdist, all tests of a file run in one process: what they share is made, and compiled, once."""
-    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+    """With xdist, all tests of a file run in one process: what they share is made, and compiled, once.
+
+    Not where slow tests run: one file has minutes of them, for which every other process would wait.
+    """
+    every = IN_CI or config.getoption("--slow")
+    if not every and getattr(config.option, "numprocesses", None) and config.option.dist == "no":
         config.option.dist = "loadfile"
 
 

@@ -97,7 +97,7 @@ def budget(name):
 # of one precision, and one surrogate
 OTHERS = re.compile(
     r"double|linear_adjoint<float, \d, [1-5]|^adjoint\w*<float, [1-9]|linear_\w+<float, [123]|_forward<float, \d, 1"
-    r"|linear_\w+<float, 0, .* 1>|linear_forward<float, 4, 0"
+    r"|linear_\w+<float, 0, .* 1>|linear_forward<float, 4, 0|linear_adjoint<float, 4, \d, \d, 0, 0>"
 )
 FEW = [name for name in NAMES if not OTHERS.search(name)]
 

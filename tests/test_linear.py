@@ -298,7 +298,8 @@ def test_delays_of_single_synapses_are_connections_of_one_delay_each(backend):
     rng = np.random.default_rng(5)
     weights, delays = rng.normal(0.4, 0.4, (4, 3)), rng.integers(0, 3, (4, 3))
     recurrent, own = rng.normal(0, 0.4, (3, 3)), rng.integers(2, 4, (3, 3))
-    neuron, x = LinearIF(0.9, refractory_steps=2), rng.random((2, 40, 4)) < 0.3
+    neuron = LinearIF(0.9, 1.0, 2, [Component(0.9, to_threshold=0.2), Component(0.5, to_voltage=-0.1)])
+    x = rng.random((2, 40, 4)) < 0.3
     one = Layer(neuron, inputs=[Connection(weights, delays)], recurrent=[Connection(recurrent, own)])
     several = Layer(
         neuron,
@@ -326,7 +327,7 @@ def test_sparse_weights_stay_sparse(backend, tmp_path):
     stored.data[0] = 0
     present = stored.toarray() != 0
     present[tuple(np.argwhere(weights)[0])] = True
-    neuron = LinearIF(0.9, 0.5, 2, [Component(0.9, to_threshold=0.2)])
+    neuron = LinearIF(0.9, 0.5, 2, [Component(0.9, to_threshold=0.2), Component(0.5, to_voltage=-0.1)])
 
     def layer(*of):
         return Layer(neuron, inputs=[Connection(of[0], 1)], recurrent=[Connection(of[1], of[2])])

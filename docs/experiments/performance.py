@@ -2,7 +2,7 @@
 
     python docs/experiments/performance.py [-o FOLDER] [--page docs/performance.md]
 
-FOLDER holds ratios.json, network.json, roofline.json and peers.json, written by the commands below with --json. Owns what is shown, under which name and beside which bar; measures nothing.
+FOLDER holds ratios.json, network.json, roofline.json, peers.json and families.json, written by the commands below with --json. Owns what is shown, under which name and beside which bar; measures nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ COMMANDS = {
     "network": "ratios.py --only network --rounds 5",
     "roofline": "roofline.py",
     "peers": "peers.py",
+    "families": 'peers.py --work population "synapse step"',
 }
 # name in ratios.json: what it is called, the bar it is held to, the aim
 RATIOS = {
@@ -121,8 +122,9 @@ def tables(found: dict[str, dict[str, Any]]) -> dict[str, str]:
             ["ratio", ""],
             [[words, "{:.2f} ({:.2f} to {:.2f})".format(*ratios[name])] for name, words in OF_STEP.items()],
         )
-    if "peers" in found:
-        made |= {mark: of_peers(name, found["peers"][name]) for name, mark in WORK.items() if name in found["peers"]}
+    for part in ("peers", "families"):
+        own = found.get(part, {})
+        made |= {mark: of_peers(name, own[name]) for name, mark in WORK.items() if name in own}
     if "roofline" in found:
         made |= of_roofline(found["roofline"])
     if found:
