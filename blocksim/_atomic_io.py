@@ -57,16 +57,16 @@ def check_output(
 
 
 def named(path: Any) -> Path:
-    """A caller's name of a file; `ArgumentError` where it is none."""
+    """A caller's name of a file; `ArgumentError` where it is none, `FileError` where no file can have it."""
     name = os.fspath(instance("path", path, (str, os.PathLike), "the name of a file, a text or a Path"))
     if not isinstance(name, str):
         raise ArgumentError(f"path: expected the name of a file, a text or a Path; found {found(name)}")
     try:
-        possible = b"\0" not in os.fsencode(name)
+        wrong = "a null character" if b"\0" in os.fsencode(name) else None
     except UnicodeEncodeError:
-        possible = False
-    if not possible:
-        raise ArgumentError(f"path: expected the name of a file; found {name!r}, which no file can have")
+        wrong = "a character that names of files cannot have"
+    if wrong:
+        raise FileError(f"{name!r}: expected the name of a file; found one with {wrong}")
     return Path(name)
 
 

@@ -64,10 +64,8 @@ template <typename T, int C, int ABOVE, int NOISE> struct LinearNeuron {
         const T function = max(distance(j, u), T(0));
         return is_soft(j) ? add(function, mul(softness(j), bend(bent(j, u)))) : function;
     }
-    // The slopes of that in U, and in the softness.
-    __device__ T slope_of_over(int j, T u) const {
-        return is_soft(j) ? logistic(bent(j, u)) : T(distance(j, u) > T(0));
-    }
+    // The slopes of the softplus in U, and in the softness.
+    __device__ T slope_of_softplus(int j, T u) const { return logistic(bent(j, u)); }
     __device__ T slope_in_softness(int j, T u) const {
         const T size = min(T(abs(bent(j, u))), sizeof(T) == 4 ? T(87) : T(708));  // farther away it is 0
         return bend(size) + size * logistic(-size);
@@ -446,15 +444,17 @@ __global__ void linear_adjoint(
                     T lambda_u = now.grad_v[i] + delta + (spike ? neuron.factor * into_v : into_v);  // (36)
 #pragma unroll
                     for (int j = 0; j < C; ++j) {
-                        if (is_set(after, j)) continue;
-                        const T pull = neuron.k[j] * into_c[j];
-                        const T through = neuron.is_above(j) ? neuron.slope_of_over(j, u) * pull : pull;
+                        if (is_set(after, j) || (neuron.is_above(j) && neuron.over(j, u) == T(0))) continue;
+                        T through = neuron.k[j] * into_c[j];
+                        // few have a knot or a softness: no registers for their sums
+                        if (neuron.is_soft(j)) {
+                            component_sums[6 * C * units + component + (Index)j * neurons] +=
+                                neuron.slope_in_softness(j, u) * through;
+                            through *= neuron.slope_of_softplus(j, u);
+                        }
                         lambda_u += through;
-                        if (!neuron.is_above(j) || through == T(0)) continue;
-                        // few have these: no registers for their sums
-                        double* of_knot = component_sums + 5 * C * units + component + (Index)j * neurons;
-                        *of_knot -= through;
-                        if (neuron.is_soft(j)) of_knot[C * units] += neuron.slope_in_softness(j, u) * pull;
+                        if (neuron.is_above(j))
+                            component_sums[5 * C * units + component + (Index)j * neurons] -= through;
                     }
                     lambda_u = flush(lambda_u, tiny);
                     const T lambda_j = moved ? lambda_u : T(0);
