@@ -16,6 +16,7 @@ import numpy as np
 from blocksim._parameters import check_fields, parameter
 from blocksim._validation import found, milliseconds, real_array
 from blocksim.errors import ArgumentError
+from blocksim.numerics import atanh_series
 from blocksim.transforms import Positive
 
 MAX_SEED = 2**64
@@ -184,11 +185,7 @@ def exponential_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     small = part < np.sqrt(0.5)
     x, exponent = np.where(small, 2 * part, part), exponent - small
     s = (x - 1) / (x + 1)
-    square = s * s
-    total = np.full_like(s, 1 / (2 * ATANH_TERMS + 1))
-    for term in range(ATANH_TERMS - 1, -1, -1):
-        total = total * square + 1 / (2 * term + 1)
-    return np.asarray(-(exponent * np.log(2.0) + 2 * s * total))
+    return np.asarray(-(exponent * np.log(2.0) + 2 * s * atanh_series(s * s, ATANH_TERMS)))
 
 
 class SpikeTerms(NamedTuple):

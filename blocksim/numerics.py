@@ -51,6 +51,15 @@ def steepness(width: np.ndarray) -> np.ndarray:
     return np.where(known, inverse, 0).astype(width.dtype)
 
 
+def atanh_series(square: np.ndarray, terms: int) -> np.ndarray:
+    """atanh(s) / s from s squared, to so many terms beyond the first: what logarithms are made of."""
+    number = square.dtype.type
+    total = np.full_like(square, 1.0 / (2 * terms + 1))
+    for term in range(terms - 1, -1, -1):
+        total = total * square + number(1.0 / (2 * term + 1))
+    return total
+
+
 # of log(1 + y): terms beyond the exponential's degree, so that y up to 1 is exact to rounding
 MORE_TERMS = 4
 
@@ -60,15 +69,10 @@ def bend(x: np.ndarray) -> np.ndarray:
 
     By additions, multiplications and divisions in this order, as `exponential`.
     """
-    number = x.dtype.type
+    two = x.dtype.type(2)
     y = exponential(-np.abs(x))
-    s = y / (number(2) + y)
-    square = s * s
-    terms = EXPONENTIAL[x.dtype][1] + MORE_TERMS
-    total = np.full_like(s, 1.0 / (2 * terms + 1))
-    for term in range(terms - 1, -1, -1):
-        total = total * square + number(1.0 / (2 * term + 1))
-    return np.asarray(number(2) * s * total)
+    s = y / (two + y)
+    return np.asarray(two * s * atanh_series(s * s, EXPONENTIAL[x.dtype][1] + MORE_TERMS))
 
 
 def logistic(x: np.ndarray) -> np.ndarray:

@@ -40,6 +40,47 @@ def assert_same_state(got, expected):
         assert_same_bits(f"state.{name}", getattr(got, name), getattr(expected, name))
 
 
+def steps_of(x, start, stop):
+    return x[start:stop] if isinstance(x, blocksim.Events) else x[:, start:stop]
+
+
+def assert_same_in_blocks_and_chunks(backend, layer, x, cut, whole):
+    """The bits of `whole`, a batch's run step by step, in blocks of two lengths and in chunks cut at a step."""
+    record = ("voltage", "threshold")
+
+    def run(x, **options):
+        return blocksim.simulate(layer, x, backend, record=record, **options)
+
+    blocks = run(x)
+    assert blocks.block_length == min(layer.block_length, x.shape[1])
+    assert_same_run(blocks, whole)
+    assert_same_run(run(x, block_length=max(layer.block_length - 1, 1)), whole)
+    one = run(steps_of(x, 0, cut))
+    two = run(steps_of(x, cut, x.shape[1]), state=one.state)
+    for name in ("spikes", *record):
+        joined = np.concatenate([getattr(one, name), getattr(two, name)], axis=1)
+        assert_same_bits(f"{name} of chunks", joined, getattr(whole, name))
+    assert_same_state(two.state, whole.state)
+
+
+def assert_threshold_follows(backend, components, slopes, level_after):
+    """A neuron that holds while refractory, step by step; its components become level_after(level, v, spike)."""
+    current = np.random.default_rng(0).normal(0.12, 0.2, 300)
+    neuron = blocksim.LinearIF(0.9, 0.5, 3, components, refractory="hold")
+    run = blocksim.simulate(blocksim.Layer(neuron), current[:, None], backend, record=("voltage", "threshold"))
+    v, level, left = 0.0, np.zeros(len(components)), 0
+    for t, each in enumerate(current):
+        v = 0.9 * v + each if not left else v
+        threshold = 0.5 + slopes @ level
+        assert run.voltage[t, 0] == pytest.approx(v, abs=1e-12)
+        assert run.threshold[t, 0] == pytest.approx(threshold, abs=1e-12)
+        spike = not left and v > threshold
+        assert run.spikes[t, 0] == spike
+        level = level_after(level, v, spike)
+        v, left = (0.0, 3) if spike else (v, max(left - 1, 0))
+    assert run.spikes.sum() > 5
+
+
 def relative(got, expected):
     """Norm of the difference over the norm of what is expected; the plain norm where that is zero."""
     got, expected = np.asarray(got, float), np.asarray(expected, float)

@@ -181,7 +181,7 @@ PLANTED_IN_FAMILY = {
     "the gradient of a bend that is not scaled": ("bend(size) + size * logistic(-size)", "bend(size)"),
     "another component's softness": ("knots[(Index)(C + j) * neurons]", "knots[(Index)C * neurons]"),
     "another component's sharpness": ("knots[(Index)(2 * C + j) * neurons]", "knots[(Index)2 * C * neurons]"),
-    "a logarithm's series that is short": ("(sizeof(T) == 4 ? 7 : 13) + 4", "(sizeof(T) == 4 ? 7 : 13) - 3"),
+    "a logarithm's series that is short": ("DEGREE<T> + 4", "DEGREE<T> - 3"),
     "a logistic function the wrong way round": ("(x > T(0) ? T(1) : y) / ", "(x > T(0) ? y : T(1)) / "),
     "a reset without its factor": ("spike ? add(mul(factor, u), reset) : u", "spike ? reset : u"),
     "components of the step after": ("kept[((Index)(t - start) * C + j) * units + unit] = c[j];",

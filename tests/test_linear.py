@@ -17,7 +17,16 @@ from blocksim.models import load_network, save_model
 from blocksim.transforms import Positive
 
 from .conftest import engine_names
-from .helpers import assert_close, assert_refused, assert_same_bits, assert_same_run, assert_same_state, relative
+from .helpers import (
+    assert_close,
+    assert_refused,
+    assert_same_bits,
+    assert_same_in_blocks_and_chunks,
+    assert_same_run,
+    assert_threshold_follows,
+    relative,
+    steps_of,
+)
 
 TOLERANCE = 1e-10
 
@@ -167,10 +176,6 @@ def random_input(rng, steps, dtype, bits=None):
     ]
 
 
-def steps_of(x, start, stop):
-    return x[start:stop] if isinstance(x, blocksim.Events) else x[:, start:stop]
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_block_lengths_and_chunks_give_the_same_bits(backend, seed):
     rng = np.random.default_rng(seed)
@@ -180,16 +185,7 @@ def test_block_lengths_and_chunks_give_the_same_bits(backend, seed):
     x, record = random_input(rng, steps, dtype, backend), ("voltage", "threshold")
     whole = simulate(layer, x, "numpy", "standard", record=record)
     assert whole.spikes.any()
-    blocks = simulate(layer, x, backend, record=record)
-    assert blocks.block_length == min(layer.block_length, steps)
-    assert_same_run(blocks, whole)
-    assert_same_run(simulate(layer, x, backend, record=record, block_length=max(layer.block_length - 1, 1)), whole)
-    one = simulate(layer, steps_of(x, 0, cut), backend, record=record)
-    two = simulate(layer, steps_of(x, cut, steps), backend, record=record, state=one.state)
-    for name in ("spikes", *record):
-        joined = np.concatenate([getattr(one, name), getattr(two, name)], axis=1)
-        assert_same_bits(f"{name} of chunks", joined, getattr(whole, name))
-    assert_same_state(two.state, whole.state)
+    assert_same_in_blocks_and_chunks(backend, layer, x, cut, whole)
     alone = x.samples(1, 2) if isinstance(x, blocksim.Events) else x[1:]
     assert_same_bits("a sample alone", simulate(layer, alone, backend, record=record).voltage, whole.voltage[1:])
 
@@ -275,23 +271,14 @@ def test_alif_is_an_instance_with_its_bits_and_gradients(backend):
 
 def test_a_threshold_that_follows_the_potential(backend):
     """Step by step, from its definition; and a piecewise linear function of several knots."""
-    rng = np.random.default_rng(0)
-    decay, knots, slopes = 0.9, (0.1, 0.4), (0.3, 0.5)
-    current = rng.normal(0.12, 0.2, 300)
-    neuron = LinearIF(0.9, 0.5, 3, [Rectified(decay, knot, from_voltage=0.1, to_threshold=slope)
-                                    for knot, slope in zip(knots, slopes, strict=True)], refractory="hold")  # fmt: skip
-    run = simulate(Layer(neuron), current[:, None], backend, record=("voltage", "threshold"))
-    v, level, left = 0.0, np.zeros(2), 0
-    for t, each in enumerate(current):
-        v = 0.9 * v + each if not left else v
-        threshold = 0.5 + slopes @ level
-        assert run.voltage[t, 0] == pytest.approx(v, abs=1e-12)
-        assert run.threshold[t, 0] == pytest.approx(threshold, abs=1e-12)
-        level = decay * level + 0.1 * np.maximum(v - np.array(knots), 0)
-        spike = not left and v > threshold
-        assert run.spikes[t, 0] == spike
-        v, left = (0.0, 3) if spike else (v, max(left - 1, 0))
-    assert run.spikes.sum() > 5
+    decay, knots, slopes = 0.9, np.array([0.1, 0.4]), np.array([0.3, 0.5])
+    components = [Rectified(decay, knot, from_voltage=0.1, to_threshold=slope)
+                  for knot, slope in zip(knots, slopes, strict=True)]  # fmt: skip
+
+    def level_after(level, v, spike):
+        return decay * level + 0.1 * np.maximum(v - knots, 0)
+
+    assert_threshold_follows(backend, components, slopes, level_after)
 
 
 def test_delays_of_single_synapses_are_connections_of_one_delay_each(backend):

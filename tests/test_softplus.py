@@ -14,7 +14,7 @@ from blocksim.losses import log_likelihood
 from blocksim.models import load_network, save_model
 from blocksim.numerics import bend, logistic
 
-from .helpers import assert_close, assert_same_bits, assert_same_run, assert_same_state
+from .helpers import assert_close, assert_same_bits, assert_same_in_blocks_and_chunks, assert_threshold_follows
 
 TRACES = ("voltage", "threshold")
 
@@ -49,24 +49,14 @@ def test_the_functions_are_exact_to_rounding(dtype):
 
 
 def test_step_by_step_from_its_definition(backend):
-    rng = np.random.default_rng(0)
     decay, knots, slopes, softness = 0.9, np.array([0.1, 0.4]), np.array([0.3, 0.5]), np.array([0.2, 0.05])
-    current = rng.normal(0.12, 0.2, 300)
     components = [Softplus(decay, knot, 0.1, 0.1, slope, soft)
                   for knot, slope, soft in zip(knots, slopes, softness, strict=True)]  # fmt: skip
-    neuron = LinearIF(0.9, 0.5, 3, components, refractory="hold")
-    run = simulate(Layer(neuron), current[:, None], backend, record=TRACES)
-    v, level, left = 0.0, np.zeros(2), 0
-    for t, each in enumerate(current):
-        v = 0.9 * v + each if not left else v
-        threshold = 0.5 + slopes @ level
-        assert run.voltage[t, 0] == pytest.approx(v, abs=1e-12)
-        assert run.threshold[t, 0] == pytest.approx(threshold, abs=1e-12)
-        spike = not left and v > threshold
-        assert run.spikes[t, 0] == spike
-        level = decay * level + 0.1 * spike + 0.1 * softness * np.log1p(np.exp((v - knots) / softness))
-        v, left = (0.0, 3) if spike else (v, max(left - 1, 0))
-    assert run.spikes.sum() > 5
+
+    def level_after(level, v, spike):
+        return decay * level + 0.1 * spike + 0.1 * softness * np.log1p(np.exp((v - knots) / softness))
+
+    assert_threshold_follows(backend, components, slopes, level_after)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -78,14 +68,7 @@ def test_block_lengths_and_chunks_give_the_same_bits(backend, seed):
     x = rng.normal(0.2, 0.5, (2, steps, layer.size)).astype(dtype)
     whole = simulate(layer, x, "numpy", "standard", record=TRACES)
     assert whole.spikes.any()
-    assert_same_run(simulate(layer, x, backend, record=TRACES), whole)
-    assert_same_run(simulate(layer, x, backend, record=TRACES, block_length=max(layer.block_length - 1, 1)), whole)
-    one = simulate(layer, x[:, :cut], backend, record=TRACES)
-    two = simulate(layer, x[:, cut:], backend, record=TRACES, state=one.state)
-    for name in ("spikes", *TRACES):
-        joined = np.concatenate([getattr(one, name), getattr(two, name)], axis=1)
-        assert_same_bits(f"{name} of chunks", joined, getattr(whole, name))
-    assert_same_state(two.state, whole.state)
+    assert_same_in_blocks_and_chunks(backend, layer, x, cut, whole)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -4,16 +4,18 @@
 __device__ __forceinline__ float power_of_two(float k) { return __int_as_float(((int)k + 127) << 23); }
 __device__ __forceinline__ double power_of_two(double k) { return __longlong_as_double(((long long)k + 1023) << 52); }
 
+// Of the exponential: where it underflows, and the degree of its series.
+template <typename T> constexpr T LOWEST = sizeof(T) == 4 ? T(-87) : T(-708);
+template <typename T> constexpr int DEGREE = sizeof(T) == 4 ? 7 : 13;
+
 // exp(x), of x up to 60; 0 where it would underflow.
 template <typename T> __device__ __forceinline__ T exponential(T x) {
-    constexpr int DEGREE = sizeof(T) == 4 ? 7 : 13;
-    constexpr T LOWEST = sizeof(T) == 4 ? T(-87) : T(-708);
-    const T within = max(x, LOWEST), k = rint(mul(within, T(1.4426950408889634)));
+    const T within = max(x, T(LOWEST<T>)), k = rint(mul(within, T(1.4426950408889634)));
     const T r = add(add(within, -mul(k, T(0.693145751953125))), -mul(k, T(1.4286068203094172e-06)));
     T total = T(1);
 #pragma unroll
-    for (int n = DEGREE; n > 0; --n) total = add(mul(mul(total, r), T(1.0 / n)), T(1));
-    return x < LOWEST ? T(0) : mul(total, power_of_two(k));
+    for (int n = DEGREE<T>; n > 0; --n) total = add(mul(mul(total, r), T(1.0 / n)), T(1));
+    return x < LOWEST<T> ? T(0) : mul(total, power_of_two(k));
 }
 
 // exp(-|x|).
@@ -21,7 +23,7 @@ template <typename T> __device__ __forceinline__ T decayed(T x) { return exponen
 
 // log(1 + exp(-|x|)): blocksim.numerics.bend.
 template <typename T> __device__ __forceinline__ T bend(T x) {
-    constexpr int LAST = (sizeof(T) == 4 ? 7 : 13) + 4;
+    constexpr int LAST = DEGREE<T> + 4;
     const T y = decayed(x), s = y / add(T(2), y), square = mul(s, s);
     T total = T(1.0 / (2 * LAST + 1));
 #pragma unroll

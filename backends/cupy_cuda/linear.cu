@@ -67,7 +67,7 @@ template <typename T, int C, int ABOVE, int NOISE> struct LinearNeuron {
     // The slopes of the softplus in U, and in the softness.
     __device__ T slope_of_softplus(int j, T u) const { return logistic(bent(j, u)); }
     __device__ T slope_in_softness(int j, T u) const {
-        const T size = min(T(abs(bent(j, u))), sizeof(T) == 4 ? T(87) : T(708));  // farther away it is 0
+        const T size = min(T(abs(bent(j, u))), -LOWEST<T>);  // farther away it is 0
         return bend(size) + size * logistic(-size);
     }
     __device__ T heard(int j, T u, T v) const { return is_above(j) ? over(j, u) : is_set(after, j) ? v : u; }

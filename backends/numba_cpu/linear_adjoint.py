@@ -17,14 +17,13 @@ from blocksim.surrogates import Hazard
 from .adjoint import surrogate_slope
 from .compiling import inlined, kernel
 from .escape import decayed, exponential, hazard_of, log_one_plus
-from .forward import CHUNK, counted_down, flush
+from .forward import CHUNK, flush
 from .linear_forward import (
     BETA,
-    component_of,
+    after_spikes,
     constants_of,
     flushed,
     heard_of,
-    may_spike,
     next_components,
     synapse_of,
     threshold_of,
@@ -131,11 +130,10 @@ def _walk_forward(
     number = number_of_rows(components)
     for n in range(begin, end, lanes):
         valid = end - n
-        p = constants_of(neurons, n, components, width)
+        p = constants_of(neurons, n, 0, number, components, width)
         c = load_rows(tape.start_components, now * number, n, valid, components, width)
         left = load(tape.start_refractory, now, n, valid, width)
         none = fill(0, left)
-        step = fill(1, left)
         for t in range(rows):
             spike = load(tape.spikes, row + t, n, valid, width)
             u = load(tape.voltage, row + t, n, valid, width)
@@ -144,11 +142,7 @@ def _walk_forward(
             store_rows(c, kept, t * number, n, lanes)
             m = sub(u, threshold_of(neurons, p, c))
             store(select(live, _slope(m, p, rule, lowest, terms, noise), p.zero), slope, t, n, lanes)
-            v = u
-            left = counted_down(left, live, none, step)
-            if may_spike(spike, width):
-                v = select(spike, add(mul(p.factor, u), p.reset), u)
-                left = select(spike, p.period, left)
+            v, left = after_spikes(p, u, left, live, spike, width)
             c = next_components(neurons, p, c, u, v, spike, width)
 
 
@@ -227,8 +221,7 @@ def _add_component_sums(
     """out.component_sums INOUT: one chunk of a component's sums over time, last step first."""
     lanes = lanes_of(width)
     one = (0,)
-    p = component_of(neurons, each, number, n, width)
-    zero = fill(0.0, load(delta, offset, n, lanes, width))
+    p = constants_of(neurons, n, each, number, one, width)
     none = fill(0.0, p.decay)
     sum_decay, sum_jump, sum_pull, sum_drive, sum_rise = none, none, none, none, none
     sum_knot, sum_softness = none, none
@@ -236,7 +229,7 @@ def _add_component_sums(
         t = rows - 1 - back
         c = load_rows(kept, (offset + t) * number + each, n, lanes, one, width)
         into_c = load_rows(into, t * number + each, 0, lanes, one, width)
-        less_delta = repeat(sub(zero, load(delta, offset + t, n, lanes, width)), c)
+        less_delta = repeat(sub(p.zero, load(delta, offset + t, n, lanes, width)), c)
         current = repeat(load(out.current, row + t, n, valid, width), c)
         spike = load(tape.spikes, row + t, n, valid, width)
         u = load(tape.voltage, row + t, n, valid, width)
@@ -279,7 +272,7 @@ def _walk_backward(
     number = number_of_rows(components)
     for n in range(begin, end, lanes):
         valid = end - n
-        p = constants_of(neurons, n, components, width)
+        p = constants_of(neurons, n, 0, number, components, width)
         into_v = load(out.voltage, sample, n, valid, width)
         into_c = load_rows(out.components, sample * number, n, valid, components, width)
         none = fill(0.0, p.decay)

@@ -189,10 +189,12 @@ class Constants(NamedTuple):
 
 
 @inlined
-def constants_of(neurons, n, components, width):
-    """Those of the neurons from n on; what a caller does not use, the compiler does not load."""
+def constants_of(neurons, n, first, number, rows, width):
+    """Those of the neurons from n on; of their `number` components so many as `rows` stands for, from `first` on.
+
+    What a caller does not use, the compiler does not load.
+    """
     lanes = lanes_of(width)
-    number = number_of_rows(components)
     beta = load(neurons.values, BETA, n, lanes, width)
     return Constants(
         beta,
@@ -202,53 +204,19 @@ def constants_of(neurons, n, components, width):
         load(neurons.values, RATE, n, lanes, width),
         load(neurons.values, STEEPNESS, n, lanes, width),
         load(neurons.refractory, 0, n, lanes, width),
-        load_rows(neurons.components, DECAY * number, n, lanes, components, width),
-        load_rows(neurons.components, JUMP * number, n, lanes, components, width),
-        load_rows(neurons.components, FROM_VOLTAGE * number, n, lanes, components, width),
-        load_rows(neurons.components, TO_VOLTAGE * number, n, lanes, components, width),
-        load_rows(neurons.components, TO_THRESHOLD * number, n, lanes, components, width),
-        load_rows(neurons.components, KNOT * number, n, lanes, components, width),
-        load_rows(neurons.components, SOFTNESS * number, n, lanes, components, width),
-        load_rows(neurons.components, SHARPNESS * number, n, lanes, components, width),
-        load_rows(neurons.after, 0, n, lanes, components, width),
-        load_rows(neurons.above, 0, n, lanes, components, width),
-        load_rows(neurons.soft, 0, n, lanes, components, width),
+        load_rows(neurons.components, DECAY * number + first, n, lanes, rows, width),
+        load_rows(neurons.components, JUMP * number + first, n, lanes, rows, width),
+        load_rows(neurons.components, FROM_VOLTAGE * number + first, n, lanes, rows, width),
+        load_rows(neurons.components, TO_VOLTAGE * number + first, n, lanes, rows, width),
+        load_rows(neurons.components, TO_THRESHOLD * number + first, n, lanes, rows, width),
+        load_rows(neurons.components, KNOT * number + first, n, lanes, rows, width),
+        load_rows(neurons.components, SOFTNESS * number + first, n, lanes, rows, width),
+        load_rows(neurons.components, SHARPNESS * number + first, n, lanes, rows, width),
+        load_rows(neurons.after, first, n, lanes, rows, width),
+        load_rows(neurons.above, first, n, lanes, rows, width),
+        load_rows(neurons.soft, first, n, lanes, rows, width),
         fill(neurons.tiny, beta),
         fill(0.0, beta),
-    )
-
-
-class ComponentConstants(NamedTuple):
-    """Of one component what its sums over time need, stacks of one row, and of the reset."""
-
-    factor: Any
-    reset: Any
-    decay: Any
-    pull: Any
-    knot: Any
-    softness: Any
-    sharpness: Any
-    after: Any
-    above: Any
-    soft: Any
-
-
-@inlined
-def component_of(neurons, each, number, n, width):
-    """Those of a component, of the neurons from n on."""
-    lanes = lanes_of(width)
-    one = (0,)
-    return ComponentConstants(
-        load(neurons.values, RESET_FACTOR, n, lanes, width),
-        load(neurons.values, V_RESET, n, lanes, width),
-        load_rows(neurons.components, DECAY * number + each, n, lanes, one, width),
-        load_rows(neurons.components, FROM_VOLTAGE * number + each, n, lanes, one, width),
-        load_rows(neurons.components, KNOT * number + each, n, lanes, one, width),
-        load_rows(neurons.components, SOFTNESS * number + each, n, lanes, one, width),
-        load_rows(neurons.components, SHARPNESS * number + each, n, lanes, one, width),
-        load_rows(neurons.after, each, n, lanes, one, width),
-        load_rows(neurons.above, each, n, lanes, one, width),
-        load_rows(neurons.soft, each, n, lanes, one, width),
     )
 
 
@@ -352,6 +320,17 @@ def may_spike(spike, width):
 
 
 @inlined
+def after_spikes(p, u, left, live, spike, width):
+    """V of (33), and the refractory steps that are left of (1)."""
+    v = u
+    left = counted_down(left, live, fill(0, left), fill(1, left))
+    if may_spike(spike, width):
+        v = select(spike, add(mul(p.factor, u), p.reset), u)
+        left = select(spike, p.period, left)
+    return v, left
+
+
+@inlined
 def next_components(neurons, p, c, u, v, spike, width):
     """(34)."""
     c = mul(p.decay, c)
@@ -371,7 +350,7 @@ def _dynamics(
     number = number_of_rows(components)
     for n in range(begin, end, lanes):
         valid = end - n
-        p = constants_of(neurons, n, components, width)
+        p = constants_of(neurons, n, 0, number, components, width)
         v = load(carry.voltage, sample, n, valid, width)
         c = load_rows(carry.components, sample * number, n, valid, components, width)
         left = load(carry.refractory, sample, n, valid, width)
@@ -379,7 +358,6 @@ def _dynamics(
         if number_of_rows(noise) == DRAWN:
             remaining = load(carry.remaining, sample, n, valid, width)
         none = fill(0, left)
-        step = fill(1, left)
         integrate = equal(none, fill(0 if neurons.integrate else 1, left))
         hold = equal(none, fill(0 if neurons.hold else 1, left))
         for t in range(rows):
@@ -408,11 +386,7 @@ def _dynamics(
                 store(u, out.voltage, row + t, n, valid)
             if out.keep_threshold:
                 store(threshold, out.threshold, row + t, n, valid)
-            v = u
-            left = counted_down(left, live, none, step)
-            if may_spike(spike, width):
-                v = select(spike, add(mul(p.factor, u), p.reset), u)  # (33)
-                left = select(spike, p.period, left)
+            v, left = after_spikes(p, u, left, live, spike, width)
             c = next_components(neurons, p, c, u, v, spike, width)
         store(v, carry.voltage, sample, n, valid)
         store_rows(c, carry.components, sample * number, n, valid)

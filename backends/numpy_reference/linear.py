@@ -140,10 +140,10 @@ def _heard(layer: LinearLayer, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """What each component listens to, (B, C, N): U, V after the reset, or a static function of U."""
     neuron = layer.neuron
     after, above, soft = (_flags(layer.listening(each)) for each in (AFTER, ABOVE, SOFTPLUS))
-    over, x = _from_knot(neuron, u)
+    over = u[:, None] - neuron.knot
     function = np.maximum(over, 0)
     if soft.any():
-        function = np.where(soft, function + neuron.softness * bend(x), function)
+        function = np.where(soft, function + neuron.softness * bend(_in_softness(neuron, over)), function)
     return np.where(above | soft, function, np.where(after, v[:, None], u[:, None]))
 
 
@@ -151,16 +151,19 @@ def _function_slopes(layer: LinearLayer, u: np.ndarray) -> tuple[np.ndarray, np.
     """The slopes of what each component listens to, (B, C, N): in U, but for V after the reset, and in its softness."""
     neuron = layer.neuron
     above, soft = (_flags(layer.listening(each)) for each in (ABOVE, SOFTPLUS))
-    over, x = _from_knot(neuron, u)
-    in_u = np.where(above, over > 0, np.where(soft, logistic(x), 1))
-    return in_u, np.where(soft, bend_slope(x), 0)
-
-
-def _from_knot(neuron: LinearParameters, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """U - knot, (B, C, N), and as a multiple of the softness."""
     over = u[:, None] - neuron.knot
+    in_u = np.where(above, over > 0, 1).astype(u.dtype)
+    if not soft.any():
+        return in_u, np.zeros_like(in_u)
+    x = _in_softness(neuron, over)
+    return np.where(soft, logistic(x), in_u), np.where(soft, bend_slope(x), 0)
+
+
+def _in_softness(neuron: LinearParameters, over: np.ndarray) -> np.ndarray:
+    """U - knot, (B, C, N), as a multiple of the softness."""
     with np.errstate(over="ignore"):
-        return over, over * steepness(neuron.softness)
+        multiple: np.ndarray = over * steepness(neuron.softness)
+        return multiple
 
 
 def _flags(flags: tuple[bool, ...]) -> np.ndarray:
